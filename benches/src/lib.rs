@@ -1,1 +1,1 @@
-//! TODO
+//! Benches of the parts, each beside its peers; they live in `benches/`. This library holds nothing.

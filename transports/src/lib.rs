@@ -1,7 +1,46 @@
-//! Front ends: bytes in, bytes and requests out.
+//! Front ends: what listens, reads, answers, and puts messages into the engine.
 //!
-//! The protocol modules are sans-IO: they never see a socket or a clock.
+//! ```text
+//! listener → accept → connection ─┬─ session_h1 (h1) ─┬─ ingest → lane → engine-core
+//!                                 └─ session_h2 (h2) ─┘
+//!                                        └─ cold: everything that is no hot route, by channel
+//! ```
+//!
+//! The protocol modules ([`h1`], [`h2`], [`grpc`], [`message`]) are sans-IO: they never see a socket or a clock.
+//! `fleet` runs it all on one thread per core.
+
+mod accept;
+mod answer;
+mod clock;
+pub mod cold;
+mod connection;
+mod core;
+mod counters;
+mod driver;
+mod fleet;
 pub mod grpc;
 pub mod h1;
 pub mod h2;
+mod hook;
+mod ingest;
+mod lane;
+mod limits;
+mod listener;
 pub mod message;
+mod message_id;
+mod routes;
+mod service_h2;
+mod session_h1;
+mod session_h2;
+mod socket;
+
+pub use crate::{
+    core::Health,
+    counters::{Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally},
+    driver::{Driver, DriverChoice, choose},
+    fleet::{Farewell, Fleet, Plan},
+    lane::{BoxedSink, PartitionKey},
+    limits::Limits,
+    listener::{Role, bind},
+    routes::{ENDPOINTS, Endpoint, Row},
+};

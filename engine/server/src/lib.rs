@@ -1,1 +1,14 @@
-//! TODO
+//! The binary's parts: command line, settings, cold lane, start and end. Nothing else in the house reads the
+//! environment.
+
+mod banner;
+pub mod cli;
+pub mod cold;
+mod commands;
+mod logging;
+mod role;
+pub mod run;
+pub mod settings;
+
+pub use commands::main;
+pub use role::Part;

@@ -1,2 +1,78 @@
-//! Placeholder.
-fn main() {}
+//! Chores of the workspace, run as `cargo xtask <chore>`.
+//!
+//! `proto` writes `proto/src/gen` from the `.proto` files; `proto --check` only says whether it would change.
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, bail};
+use prost::Message;
+
+/// The files that are compiled, in one descriptor set; their paths are what reflection shows.
+const PROTO_FILES: [&str; 3] = ["diplom/v1/ingest.proto", "diplom/v1/messages.proto", "compat/ingest.proto"];
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["proto"] => write_generated(),
+        ["proto", "--check"] => check_generated(),
+        _ => bail!("usage: cargo xtask proto [--check]"),
+    }
+}
+
+fn proto_root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto")
+}
+
+/// Generates into a scratch folder and returns file name → contents.
+fn generate() -> Result<BTreeMap<String, Vec<u8>>> {
+    let root = proto_root();
+    let files: Vec<PathBuf> = PROTO_FILES.iter().map(|file| root.join(file)).collect();
+    let descriptors = protox::compile(&files, [&root]).context("compiling the .proto files")?;
+    let scratch = std::env::temp_dir().join(format!("tidegate-proto-{}", std::process::id()));
+    fs::create_dir_all(&scratch)?;
+    tonic_prost_build::configure()
+        .out_dir(&scratch)
+        .build_transport(false)
+        .compile_fds(descriptors.clone())
+        .context("generating Rust")?;
+    let mut generated = BTreeMap::new();
+    for entry in fs::read_dir(&scratch)? {
+        let entry = entry?;
+        generated.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
+    }
+    fs::remove_dir_all(&scratch)?;
+    generated.insert("descriptors.bin".to_owned(), descriptors.encode_to_vec());
+    Ok(generated)
+}
+
+fn write_generated() -> Result<()> {
+    let folder = proto_root().join("src/gen");
+    fs::create_dir_all(&folder)?;
+    for (name, contents) in generate()? {
+        fs::write(folder.join(&name), contents)?;
+        println!("wrote proto/src/gen/{name}");
+    }
+    Ok(())
+}
+
+fn check_generated() -> Result<()> {
+    let folder = proto_root().join("src/gen");
+    for (name, contents) in generate()? {
+        let committed = fs::read(folder.join(&name)).with_context(|| format!("proto/src/gen/{name}"))?;
+        if committed != contents {
+            bail!("proto/src/gen/{name} has drifted from the .proto files: run `cargo xtask proto`");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn generated_code_matches_the_proto_files() {
+        super::check_generated().unwrap();
+    }
+}

@@ -1,1 +1,30 @@
-//! To come.
+//! Decoders for what the hot routes take in: JSON bodies and protobuf messages.
+//!
+//! They borrow from the body and allocate only where a text has to change on its way (an escape in a JSON
+//! string). A message is validated whole before a caller sees any of it, so nothing malformed is ever half
+//! enqueued, and its sizes are known before a slot is taken for it.
+
+mod answer;
+mod data_message;
+mod error;
+mod ingest_json;
+mod json;
+mod pairs;
+mod protobuf;
+mod strict;
+
+pub use answer::{write_error, write_json_text};
+pub use data_message::{DataMessage, decode_data_message};
+pub use error::{Class, MessageError};
+pub use ingest_json::{IngestJson, decode_ingest_json};
+pub use pairs::{Pairs, PairsIter};
+pub use protobuf::{
+    DataKind, IngestProto, MetadataIter, MetadataProto, decode_ingest_proto, encode_ingest_response,
+};
+
+/// How deep a JSON document may nest; its outermost object is depth 1.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+/// How many metadata pairs one message may carry. A pair costs a few bytes on the wire and many times that
+/// in memory, so the body limit alone would not bound it.
+pub const METADATA_PAIRS_MAX: usize = 1024;

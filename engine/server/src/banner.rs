@@ -1,0 +1,75 @@
+//! What is said at the start: where it listens, what it runs on, and lines to try it with.
+
+use std::{net::SocketAddr, time::Duration};
+
+use transports::Role;
+
+/// What there is to say.
+#[derive(Debug)]
+pub struct Banner<'a> {
+    /// Addresses by role, as bound.
+    pub listeners: &'a [(Role, SocketAddr)],
+    /// `io_uring` or `epoll`.
+    pub driver: &'static str,
+    /// Core threads.
+    pub cores: usize,
+    /// Messages in flight at most.
+    pub queue_size: usize,
+    /// Since the process began.
+    pub took: Duration,
+}
+
+impl Banner<'_> {
+    fn port(&self, role: Role) -> Option<u16> {
+        self.listeners.iter().find(|(known, _)| *known == role).map(|(_, address)| address.port())
+    }
+
+    /// One line for machines.
+    pub fn log(&self) {
+        let addresses: Vec<String> =
+            self.listeners.iter().map(|(role, address)| format!("{}={address}", role.name())).collect();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            driver = self.driver,
+            cores = self.cores,
+            queue = "memory",
+            queue_size = self.queue_size,
+            ack = "queued",
+            listeners = addresses.join(" "),
+            start_ms = self.took.as_secs_f64() * 1e3,
+            "tidegate is ready"
+        );
+    }
+
+    /// A few lines for people.
+    pub fn print(&self) {
+        println!("tidegate {} is ready after {:.0} ms", env!("CARGO_PKG_VERSION"), self.took.as_secs_f64() * 1e3);
+        for (role, address) in self.listeners {
+            let speaks = match role {
+                Role::Gateway => "public API: HTTP/1.1, HTTP/2, gRPC",
+                Role::Ingest => "ingest service",
+                Role::Processor => "processor",
+                Role::Grpc => "gRPC",
+                Role::Metrics => "Prometheus metrics",
+            };
+            println!("  {:<10} {:<22} {speaks}", role.name(), address.to_string());
+        }
+        println!("  {:<10} {} x {} threads, one front end and one worker each", "cores", self.cores, self.driver);
+        println!(
+            "  {:<10} memory, {} messages; \"accepted\" means queued: it does not survive a crash",
+            "queue", self.queue_size
+        );
+        println!("\ntry:");
+        if let Some(port) = self.port(Role::Gateway).or_else(|| self.port(Role::Ingest)) {
+            println!(
+                "  curl -X POST http://localhost:{port}/ingest -H 'Content-Type: application/json' \
+                 -d '{{\"source\":\"test\",\"data\":\"Hello World\",\"metadata\":{{\"type\":\"demo\"}}}}'"
+            );
+            println!("  curl http://localhost:{port}/status");
+        }
+        if let Some(port) = self.port(Role::Grpc).or_else(|| self.port(Role::Gateway)) {
+            println!("  grpcurl -plaintext -d '{{\"source\":\"test\",\"data\":\"Hello gRPC\"}}' localhost:{port} IngestService/Ingest");
+        }
+        println!("stop with Ctrl-C: what was accepted is finished first.\n");
+    }
+}

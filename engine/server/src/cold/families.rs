@@ -1,0 +1,99 @@
+//! Metric families as the `prometheus` crate's encoder takes them, made at scrape time from the counters of the
+//! cores: nothing on the hot lane knows of Prometheus.
+
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+/// Label names and values of one series.
+pub type Labels<'a> = &'a [(&'a str, &'a str)];
+
+/// A family under construction.
+#[derive(Debug)]
+pub struct Family(MetricFamily);
+
+impl Family {
+    fn new(name: &str, help: &str, kind: MetricType) -> Self {
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        Self(family)
+    }
+
+    /// A counter.
+    pub fn counter(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::COUNTER)
+    }
+
+    /// A gauge.
+    pub fn gauge(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::GAUGE)
+    }
+
+    /// A histogram.
+    pub fn histogram(name: &str, help: &str) -> Self {
+        Self::new(name, help, MetricType::HISTOGRAM)
+    }
+
+    fn push(&mut self, labels: Labels<'_>, set: impl FnOnce(&mut Metric)) {
+        let pairs = labels.iter().map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value((*value).to_owned());
+            pair
+        });
+        let mut metric = Metric::from_label(pairs.collect());
+        set(&mut metric);
+        self.0.mut_metric().push(metric);
+    }
+
+    /// Adds a series of a counter.
+    #[must_use]
+    pub fn count(mut self, labels: Labels<'_>, value: u64) -> Self {
+        self.add_count(labels, value);
+        self
+    }
+
+    /// Adds a series of a counter.
+    pub fn add_count(&mut self, labels: Labels<'_>, value: u64) {
+        self.push(labels, |metric| {
+            let mut counter = Counter::default();
+            counter.set_value(value as f64);
+            metric.set_counter(counter);
+        });
+    }
+
+    /// Adds a series of a gauge.
+    #[must_use]
+    pub fn level(mut self, labels: Labels<'_>, value: f64) -> Self {
+        self.push(labels, |metric| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        });
+        self
+    }
+
+    /// Adds a series of a histogram: `bounds` and the counts of their buckets (not cumulative; one more for +Inf).
+    pub fn add_distribution(&mut self, labels: Labels<'_>, bounds: &[f64], counts: &[u64], sum: f64) {
+        self.push(labels, |metric| {
+            let mut histogram = Histogram::default();
+            let mut cumulative = 0;
+            let buckets = bounds.iter().zip(counts).map(|(bound, count)| {
+                cumulative += count;
+                let mut bucket = Bucket::default();
+                bucket.set_upper_bound(*bound);
+                bucket.set_cumulative_count(cumulative);
+                bucket
+            });
+            histogram.set_bucket(buckets.collect());
+            histogram.set_sample_count(counts.iter().sum());
+            histogram.set_sample_sum(sum);
+            metric.set_histogram(histogram);
+        });
+    }
+
+    /// The finished family; `None` when it has no series (the encoder refuses empty ones).
+    pub fn finish(self) -> Option<MetricFamily> {
+        (!self.0.get_metric().is_empty()).then_some(self.0)
+    }
+}

@@ -1,0 +1,176 @@
+//! What the cold lane can see of the process: the cores' counters, added up, and how the process is.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use engine_core::CounterReader;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
+
+/// The view of one core.
+#[derive(Debug)]
+pub struct CoreView {
+    /// What its front end counts.
+    pub front: Arc<FrontCounters>,
+    /// What its engine counts.
+    pub engine: CounterReader,
+}
+
+/// Whether and how the process is.
+#[derive(Debug)]
+pub struct House {
+    /// The cores.
+    pub cores: Vec<CoreView>,
+    /// The bound of messages in flight, over all cores.
+    pub queue_capacity: usize,
+    /// Where the processor listens, for the probe; `None` when this process has no such listener.
+    pub processor: Option<SocketAddr>,
+    /// Marks the probe's message as ours.
+    pub probe_token: String,
+    /// The metrics' further path.
+    pub metrics_path: String,
+    /// When the process began.
+    pub started: Instant,
+    /// A shutdown has begun.
+    pub draining: Arc<AtomicBool>,
+    /// Requests that the cold lane answered.
+    pub cold: ColdCounts,
+}
+
+/// The messages' way through the process, counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Messages of well-formed requests.
+    pub received: u64,
+    /// Of these, how many went into the queue.
+    pub accepted: u64,
+    /// Of these, how many did not.
+    pub refused: u64,
+    /// Of the accepted, how many a worker has finished.
+    pub processed: u64,
+    /// Of the accepted, how many a worker gave up.
+    pub errors: u64,
+    /// Accepted and not yet finished.
+    pub in_queue: u64,
+    /// Time the workers spent on messages.
+    pub busy: Duration,
+}
+
+impl House {
+    /// The counts of this moment. Cores are read one after the other while they work, so sums can be off by what is
+    /// under way; they agree when the process is at rest.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for core in &self.cores {
+            // What is finished is read before what was accepted: so the difference is never negative.
+            let engine = core.engine.snapshot();
+            totals.processed += engine.processed;
+            totals.errors += engine.failed;
+            totals.busy += Duration::from_secs_f64(core.front.processing().sum_seconds);
+        }
+        for core in &self.cores {
+            totals.received += core.front.tally(Tally::MessagesReceived);
+            totals.accepted += core.front.tally(Tally::MessagesAccepted);
+            totals.refused += core.front.tally(Tally::MessagesRefused);
+            // Probes went the whole way, but are nobody's messages.
+            totals.processed = totals.processed.saturating_sub(core.front.tally(Tally::Probes));
+        }
+        totals.in_queue = totals.accepted.saturating_sub(totals.processed + totals.errors);
+        totals
+    }
+
+    /// Whether messages are being taken in.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// A front-end count over all cores.
+    pub fn tally(&self, tally: Tally) -> u64 {
+        self.cores.iter().map(|core| core.front.tally(tally)).sum()
+    }
+
+    /// Hits of a limit over all cores.
+    pub fn hits(&self, cause: Cause) -> u64 {
+        self.cores.iter().map(|core| core.front.hits(cause)).sum()
+    }
+
+    /// Requests of a role and endpoint with one outcome over all cores.
+    pub fn durations(&self, role: Role, endpoint: Endpoint, outcome: usize) -> Durations {
+        let mut all = Durations::default();
+        for core in &self.cores {
+            all.merge(&core.front.durations(role, endpoint, outcome));
+        }
+        all
+    }
+
+    /// The ingest service's part of `/stats`.
+    pub fn ingest_stats(&self) -> Value {
+        let totals = self.totals();
+        json!({
+            "TotalReceived": totals.received,
+            "TotalSent": totals.accepted,
+            "TotalFailed": totals.refused,
+        })
+    }
+
+    /// The processor's part of `/stats`.
+    pub fn processor_stats(&self) -> Value {
+        let totals = self.totals();
+        let finished = totals.processed + totals.errors;
+        json!({
+            "queue": {
+                "CurrentSize": totals.in_queue,
+                "TotalEnqueued": totals.accepted,
+                "TotalDequeued": finished,
+                "size": totals.in_queue,
+                "capacity": self.queue_capacity,
+                "type": "memory",
+            },
+            "pool": {
+                "ProcessedCount": totals.processed,
+                "ErrorCount": totals.errors,
+                "TotalDuration": u64::try_from(totals.busy.as_nanos()).unwrap_or(u64::MAX),
+                "processed": totals.processed,
+                "errors": totals.errors,
+                "workers": self.cores.len(),
+            },
+        })
+    }
+}
+
+/// One kind of request: role, method, endpoint pattern, status.
+pub type ColdKey = (Role, &'static str, String, u16);
+
+/// What the cold lane answered, by kind. Bounded: methods and patterns come from fixed sets.
+#[derive(Debug, Default)]
+pub struct ColdCounts(Mutex<BTreeMap<(usize, &'static str, String, u16), Durations>>);
+
+impl ColdCounts {
+    /// Counts one answer.
+    pub fn note(&self, (role, method, endpoint, status): ColdKey, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bounds = transports::DURATION_BOUNDS;
+        let bucket = bounds.iter().position(|bound| seconds <= *bound).unwrap_or(bounds.len());
+        let mut counts = self.0.lock();
+        let durations = counts.entry((role.index(), method, endpoint, status)).or_default();
+        durations.buckets[bucket] += 1;
+        durations.sum_seconds += seconds;
+    }
+
+    /// A copy of all counts.
+    pub fn all(&self) -> Vec<(ColdKey, Durations)> {
+        let counts = self.0.lock();
+        let all = counts.iter().map(|((role, method, endpoint, status), durations)| {
+            ((Role::ALL[*role], *method, endpoint.clone(), *status), durations.clone())
+        });
+        all.collect()
+    }
+}

@@ -1,0 +1,217 @@
+//! `/metrics`: every name that the older systems' dashboards and alerts ask for, and our own, in Prometheus' text
+//! format. All series are made from the cores' counters when they are asked for.
+
+use std::collections::BTreeMap;
+
+use prometheus::{Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector, proto::MetricFamily};
+use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
+
+use super::{families::Family, house::House};
+
+/// gRPC code names as `grpc_code` labels, by number.
+const CODE_NAMES: [&str; GRPC_CODES] = [
+    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists",
+    "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented",
+    "Internal", "Unavailable", "DataLoss", "Unauthenticated",
+];
+
+/// The whole page and its content type.
+///
+/// # Errors
+/// When the encoder refuses a family, which would be a mistake of ours.
+pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
+    let encoder = TextEncoder::new();
+    let mut families: Vec<MetricFamily> = Vec::new();
+    ingest(house, &mut families);
+    processor(house, &mut families);
+    requests(house, &mut families);
+    own(house, &mut families);
+    families.extend(ProcessCollector::for_self().collect());
+    let mut text = Vec::new();
+    encoder.encode(&families, &mut text)?;
+    Ok((encoder.format_type().to_owned(), text))
+}
+
+/// The `status` label of ingest for an outcome of a hot route.
+fn ingest_status(endpoint: Endpoint, outcome: usize) -> &'static str {
+    if endpoint.is_grpc() {
+        return match outcome {
+            0 => "success",
+            8 | 14 => "service_unavailable",
+            _ => "bad_request",
+        };
+    }
+    match STATUSES[outcome.min(STATUSES.len() - 1)] {
+        200 | 202 => "success",
+        405 => "method_not_allowed",
+        500 | 503 | 504 => "service_unavailable",
+        _ => "bad_request",
+    }
+}
+
+/// Every hot series that has counted something.
+fn hot(house: &House) -> impl Iterator<Item = (Role, Endpoint, usize, Durations)> {
+    let all = Role::ALL.into_iter().flat_map(move |role| {
+        Endpoint::all().flat_map(move |endpoint| {
+            (0..GRPC_CODES).map(move |outcome| (role, endpoint, outcome, house.durations(role, endpoint, outcome)))
+        })
+    });
+    all.filter(|(.., durations)| durations.count() > 0)
+}
+
+fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
+    let mut by_status: BTreeMap<&str, Durations> = BTreeMap::new();
+    for status in ["success", "bad_request", "method_not_allowed", "service_unavailable"] {
+        by_status.insert(status, Durations::default());
+    }
+    for (_, endpoint, outcome, durations) in hot(house) {
+        if endpoint.is_ingest() {
+            by_status.entry(ingest_status(endpoint, outcome)).or_default().merge(&durations);
+        }
+    }
+    let mut requests = Family::counter("ingest_requests_total", "Requests that bring messages in, by outcome.");
+    let mut durations = Family::histogram(
+        "ingest_request_duration_seconds",
+        "From the read that completed a request to its answer being given to the socket.",
+    );
+    for (status, taken) in &by_status {
+        requests.add_count(&[("status", status)], taken.count());
+        durations.add_distribution(&[("status", status)], &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+    }
+    let totals = house.totals();
+    let messages = Family::counter("ingest_messages_processed_total", "Messages at the ingest stage.")
+        .count(&[("status", "received")], totals.received)
+        .count(&[("status", "sent")], totals.accepted)
+        .count(&[("status", "failed")], totals.refused);
+    families.extend([requests, durations, messages].into_iter().filter_map(Family::finish));
+}
+
+fn processor(house: &House, families: &mut Vec<MetricFamily>) {
+    let totals = house.totals();
+    let in_queue = totals.in_queue as f64;
+    let workers = house.cores.len() as f64;
+    let mut duration = Family::histogram(
+        "processor_processing_duration_seconds",
+        "Time a worker spent on a message, as its share of the batch's.",
+    );
+    let mut taken = Durations::default();
+    for core in &house.cores {
+        taken.merge(&core.front.processing());
+    }
+    duration.add_distribution(&[("status", "processed")], &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+    families.extend(
+        [
+            Family::counter("processor_messages_total", "Messages that workers finished.")
+                .count(&[("status", "processed")], totals.processed)
+                .count(&[("status", "error")], totals.errors),
+            Family::counter("messages_processed_total", "Alias of processor_messages_total{status=\"processed\"}.")
+                .count(&[], totals.processed),
+            Family::gauge("processor_worker_pool_size", "Workers: one per core thread.").level(&[], workers),
+            Family::gauge("worker_pool_active", "Alias of processor_worker_pool_size.").level(&[], workers),
+            Family::gauge("processor_queue_size", "Messages accepted and not yet finished.").level(&[], in_queue),
+            Family::gauge("queue_size", "Alias of processor_queue_size.").level(&[], in_queue),
+            Family::gauge("queue_current_size", "Alias of processor_queue_size.").level(&[], in_queue),
+            Family::gauge("queue_capacity", "Messages that may be in flight, over all cores.")
+                .level(&[], house.queue_capacity as f64),
+            Family::gauge("system_health_status", "1 while messages are taken in, 0 while draining.")
+                .level(&[], if house.is_draining() { 0.0 } else { 1.0 }),
+            duration,
+        ]
+        .into_iter()
+        .filter_map(Family::finish),
+    );
+}
+
+/// `http_*`, `gateway_*` and `grpc_*`.
+fn requests(house: &House, families: &mut Vec<MetricFamily>) {
+    // One request is one increment, whichever lane answered it.
+    let mut all: BTreeMap<(String, String, String), Durations> = BTreeMap::new();
+    let mut gateway: BTreeMap<(String, String, String), Durations> = BTreeMap::new();
+    let mut upstream: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut grpc: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
+    for (role, endpoint, outcome, durations) in hot(house) {
+        let row = endpoint.row();
+        let mut status = "200".to_owned();
+        if endpoint.is_grpc() {
+            // A gRPC error travels under HTTP status 200; its code is counted in grpc_server_handled_total.
+            let (service, method) = row.path.trim_start_matches('/').split_once('/').unwrap_or_default();
+            *grpc.entry((service, method, CODE_NAMES[outcome])).or_default() += durations.count();
+        } else {
+            status = STATUSES[outcome.min(STATUSES.len() - 1)].to_string();
+        }
+        let method = if status == "405" { "OTHER" } else { row.method };
+        let key = (method.to_owned(), row.path.to_owned(), status);
+        all.entry(key.clone()).or_default().merge(&durations);
+        if role == Role::Gateway {
+            gateway.entry(key).or_default().merge(&durations);
+            let service = if row.path == "/enqueue" { "processor" } else { "ingest" };
+            match ingest_status(endpoint, outcome) {
+                _ if !endpoint.is_ingest() => {}
+                "success" => *upstream.entry((service, "success")).or_default() += durations.count(),
+                "service_unavailable" => *upstream.entry((service, "error")).or_default() += durations.count(),
+                _ => {}
+            }
+        }
+    }
+    for ((role, method, endpoint, status), durations) in house.cold.all() {
+        let key = (method.to_owned(), endpoint, status.to_string());
+        all.entry(key.clone()).or_default().merge(&durations);
+        if role == Role::Gateway {
+            gateway.entry(key).or_default().merge(&durations);
+        }
+    }
+    for (name, series) in [("http", &all), ("gateway", &gateway)] {
+        let whose = if name == "http" { "on every port" } else { "on the public API's port" };
+        let prefix = if name == "http" { "http_request" } else { "gateway_request" };
+        let mut count = Family::counter(&format!("{prefix}s_total"), &format!("Requests {whose}."));
+        let mut time = Family::histogram(&format!("{prefix}_duration_seconds"), &format!("Their durations, {whose}."));
+        for ((method, endpoint, status), taken) in series {
+            let labels = [("method", method.as_str()), ("endpoint", endpoint), ("status", status)];
+            count.add_count(&labels, taken.count());
+            time.add_distribution(&labels, &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+        }
+        families.extend([count, time].into_iter().filter_map(Family::finish));
+    }
+    let mut handed =
+        Family::counter("gateway_upstream_requests_total", "Requests the public API handed to the next stage.");
+    for ((service, status), count) in upstream {
+        handed.add_count(&[("service", service), ("status", status)], count);
+    }
+    let mut handled = Family::counter("grpc_server_handled_total", "RPCs finished, by code.");
+    for ((service, method, code), count) in grpc {
+        handled
+            .add_count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], count);
+    }
+    families.extend([handed, handled].into_iter().filter_map(Family::finish));
+}
+
+fn own(house: &House, families: &mut Vec<MetricFamily>) {
+    let opened = house.tally(Tally::ConnectionsOpened);
+    let open = opened.saturating_sub(house.tally(Tally::ConnectionsClosed));
+    let mut limits =
+        Family::counter("tidegate_limit_hits_total", "Connections or requests cut short by a limit, by reason.");
+    for cause in Cause::ALL {
+        limits.add_count(&[("reason", cause.label())], house.hits(*cause));
+    }
+    families.extend(
+        [
+            Family::gauge("tidegate_build_info", "Always 1; the labels say what runs.")
+                .level(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
+            Family::gauge("tidegate_uptime_seconds", "Seconds since the start.")
+                .level(&[], house.started.elapsed().as_secs_f64()),
+            Family::gauge("tidegate_connections", "Connections open now.").level(&[], open as f64),
+            Family::counter("tidegate_connections_total", "Connections accepted.").count(&[], opened),
+            Family::counter("tidegate_received_bytes_total", "Bytes read from sockets.")
+                .count(&[], house.tally(Tally::BytesReceived)),
+            Family::counter("tidegate_sent_bytes_total", "Bytes written to sockets.")
+                .count(&[], house.tally(Tally::BytesSent)),
+            Family::counter("tidegate_probes_total", "Probes of /api/v1/trace; in no other message count.")
+                .count(&[], house.tally(Tally::Probes)),
+            Family::counter("tidegate_cold_calls_total", "Requests handed to the cold lane.")
+                .count(&[], house.tally(Tally::ColdCalls)),
+            limits,
+        ]
+        .into_iter()
+        .filter_map(Family::finish),
+    );
+}

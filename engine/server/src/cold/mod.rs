@@ -1,0 +1,101 @@
+//! The cold lane: one tokio thread with axum and tonic, for everything that is no hot route.
+
+mod families;
+mod health;
+mod house;
+mod metrics;
+mod probe;
+mod routes;
+
+use std::time::Instant;
+
+use axum::{Router, body::Body, extract::MatchedPath};
+use http::{HeaderValue, Method, header::CONTENT_LENGTH};
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+use transports::{
+    Role,
+    cold::{Abandoned, Arrival, ColdAnswer, ColdCall, ColdReceiver},
+};
+
+pub use health::HealthReport;
+pub use house::{ColdCounts, CoreView, House, Totals};
+pub use routes::router;
+
+/// Answers calls until the bridge's other end is gone.
+pub async fn serve(mut calls: ColdReceiver, router: Router, house: std::sync::Arc<House>) {
+    while let Some(call) = calls.recv().await {
+        let (router, house) = (router.clone(), std::sync::Arc::clone(&house));
+        tokio::spawn(async move {
+            let ColdCall { request, mut answer } = call;
+            let started = Instant::now();
+            let role = request.extensions().get::<Arrival>().map_or(Role::Gateway, |arrival| arrival.role);
+            let method = method_label(request.method());
+            let abandoned = answer.abandoned();
+            let outcome = tokio::select! {
+                outcome = answer_one(router, request.map(Body::new), &answer) => outcome,
+                () = abandoned => Err(Abandoned),
+            };
+            match outcome {
+                Ok((endpoint, status)) => house.cold.note((role, method, endpoint, status), started.elapsed()),
+                // Nobody waits: that is not an answer.
+                Err(Abandoned) => {}
+            }
+        });
+    }
+}
+
+/// Lets the router answer and passes the answer on; returns its pattern and status.
+async fn answer_one(
+    router: Router,
+    request: http::Request<Body>,
+    answer: &ColdAnswer,
+) -> Result<(String, u16), Abandoned> {
+    let response = match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let (mut parts, mut body) = response.into_parts();
+    let endpoint = match parts.extensions.get::<MatchedPath>() {
+        Some(path) => path.as_str().to_owned(),
+        // Paths that nobody serves are one series, or a scan would fill the memory.
+        None => "unmatched".to_owned(),
+    };
+    let status = parts.status.as_u16();
+    if let Some(length) = http_body::Body::size_hint(&body).exact()
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+        && !parts.headers.contains_key("grpc-status")
+        && !parts.status.is_informational()
+        && status != 204
+    {
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    answer.head(parts)?;
+    let mut trailers = None;
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else {
+            answer.failed();
+            return Ok((endpoint, status));
+        };
+        match frame.into_data() {
+            Ok(data) => answer.data(data).await?,
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    answer.end(trailers)?;
+    Ok((endpoint, status))
+}
+
+/// A method as a label: the known ones by name, the rest as one.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "PATCH" => "PATCH",
+        "OPTIONS" => "OPTIONS",
+        _ => "OTHER",
+    }
+}

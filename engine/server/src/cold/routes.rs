@@ -1,0 +1,121 @@
+//! The cold lane's routes.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Request, State},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use http::{
+    HeaderValue, Method, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
+use serde_json::{Value, json};
+use tonic::service::Routes;
+use transports::{ENDPOINTS, Role, cold::Arrival};
+
+use super::{health::ready, house::House, metrics, probe};
+
+type HouseState = State<Arc<House>>;
+
+/// The router of the cold lane; `grpc` are the services that tonic serves.
+pub fn router(house: Arc<House>, grpc: Routes) -> Router {
+    let mut router = Router::new()
+        .route("/api/v1/status", get(status))
+        .route("/status", get(status))
+        .route("/api/v1/trace", get(trace))
+        .route("/stats", get(stats))
+        .route("/ready", get(readiness))
+        .route("/metrics", get(metrics_page));
+    if house.metrics_path.starts_with('/') && house.metrics_path != "/metrics" {
+        router = router.route(&house.metrics_path, get(metrics_page));
+    }
+    router
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(middleware::from_fn(keep_pattern))
+        .with_state(house)
+        .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
+        .fallback(not_found)
+}
+
+/// Puts the matched pattern where the counting finds it.
+async fn keep_pattern(pattern: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(pattern) = pattern {
+        response.extensions_mut().insert(pattern);
+    }
+    response
+}
+
+fn role(request: &Request) -> Role {
+    request.extensions().get::<Arrival>().map_or(Role::Gateway, |arrival| arrival.role)
+}
+
+async fn status(State(house): HouseState) -> Json<Value> {
+    let healthy = !house.is_draining();
+    Json(json!({
+        "services": {
+            "ingest": { "healthy": healthy },
+            "processor": { "healthy": healthy },
+        },
+        "ingest": { "healthy": healthy, "stats": house.ingest_stats() },
+        "processor": { "healthy": healthy, "stats": house.processor_stats() },
+    }))
+}
+
+async fn trace(State(house): HouseState) -> Json<Value> {
+    let body = match house.processor {
+        Some(address) => json!(probe::trace(address, &house.probe_token).await),
+        None => json!(probe::unreachable("this process has no processor listener (listen.processor)")),
+    };
+    Json(body)
+}
+
+async fn stats(State(house): HouseState, request: Request) -> Json<Value> {
+    Json(match role(&request) {
+        Role::Ingest => house.ingest_stats(),
+        Role::Processor => house.processor_stats(),
+        Role::Gateway | Role::Grpc | Role::Metrics => {
+            let (mut all, processor) = (house.ingest_stats(), house.processor_stats());
+            if let (Value::Object(all), Value::Object(processor)) = (&mut all, processor) {
+                all.extend(processor);
+            }
+            all
+        }
+    })
+}
+
+async fn readiness(State(house): HouseState, request: Request) -> impl IntoResponse {
+    let (ready, body) = ready(&house, role(&request));
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
+}
+
+async fn metrics_page(State(house): HouseState) -> Response {
+    match metrics::page(&house) {
+        Ok((content_type, text)) => ([(CONTENT_TYPE, content_type)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")).into_response(),
+    }
+}
+
+async fn method_not_allowed(method: Method) -> impl IntoResponse {
+    let text = format!("Method not allowed: {method} is not answered here; the Allow field says what is");
+    let body = json!({ "status": "error", "error": text, "code": "UNIMPLEMENTED" });
+    (StatusCode::METHOD_NOT_ALLOWED, Json(body))
+}
+
+async fn not_found(request: Request) -> Response {
+    let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if content_type.starts_with(b"application/grpc") {
+        let text = format!("there is no method {}", request.uri().path());
+        return tonic::Status::unimplemented(text).into_http::<axum::body::Body>();
+    }
+    if let Some(hot) = ENDPOINTS.iter().find(|row| row.path == request.uri().path()) {
+        // Only OPTIONS of a hot path comes here.
+        let allow = if hot.method == "GET" { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
+        return (StatusCode::NO_CONTENT, [(ALLOW, allow)]).into_response();
+    }
+    (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+}

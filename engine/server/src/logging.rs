@@ -1,0 +1,17 @@
+//! Log lines, for people or for machines, on standard error; standard output is left to answers of commands.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Starts logging at `level` (`error` … `trace`), as JSON objects or as lines for people.
+pub fn start(level: &str, json: bool) {
+    // h2 and hyper below tonic say much at debug level that is not about us.
+    let filter = EnvFilter::new(format!("{level},h2=warn,hyper=warn,tower=warn"));
+    let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
+    if json {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    } else {
+        lines.with_target(false).with_ansi(rustix::termios::isatty(io::stderr())).init();
+    }
+}

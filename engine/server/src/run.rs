@@ -1,0 +1,237 @@
+//! A run from start to end: bind, start the lanes, wait for a signal, drain, say what became of everything.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use engine_core::{MemorySink, Prefix};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use tonic::service::Routes;
+use transports::{Driver, Fleet, PartitionKey, Plan, Role, bind, choose};
+
+use crate::{
+    banner::Banner,
+    cold::{self, ColdCounts, CoreView, HealthReport, House},
+    logging,
+    role::Part,
+    settings::Settings,
+};
+
+/// Requests that may wait for the cold lane; further ones are answered 503.
+const COLD_CALLS_MAX: usize = 1024;
+
+/// Exit code after a second signal, as a shell reports an interrupted program.
+const INTERRUPTED: i32 = 130;
+
+/// Runs until a signal; the exit code is 0 when nothing that was accepted was lost.
+///
+/// # Errors
+/// What keeps it from starting, with the setting to change.
+pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
+    let started = Instant::now();
+    logging::start(&settings.log_level, settings.log_json);
+    // First of all: a signal that comes early must not kill a half-started process with work accepted.
+    let signals = Signals::new([SIGINT, SIGTERM]).context("signal handlers cannot be installed")?;
+
+    let cores = core_count(settings.cores);
+    let (driver, refused) = choose(settings.driver)
+        .context("engine.driver = io_uring: the kernel refuses a ring; set it to auto or epoll")?;
+    if let Some(error) = refused {
+        tracing::info!(%error, "io_uring is not available here, the core loops wait on epoll");
+    }
+    let (listeners, addresses) = bind_all(&settings, part, cores)?;
+
+    let (sender, calls) = transports::cold::bridge(COLD_CALLS_MAX);
+    let health = Arc::new(HealthReport::default());
+    let draining = Arc::new(AtomicBool::new(false));
+    let probe_token = random_token();
+    let queue_size = settings.queue_size;
+    let fleet = Fleet::start(Plan {
+        cores,
+        driver,
+        pin: settings.pin,
+        listeners,
+        limits: settings.limits.clone(),
+        queue_size,
+        queue_bytes_max: settings.queue_bytes_max,
+        partition: PartitionKey::from_setting(&settings.partition_key),
+        sink: Arc::new(|_| Box::new(MemorySink::new(Prefix))),
+        cold: sender,
+        health: Arc::clone(&health) as Arc<_>,
+        probe_token: probe_token.clone(),
+    })
+    .context("the core threads cannot be started")?;
+    let views = fleet.fronts.iter().zip(&fleet.engines);
+    let house = Arc::new(House {
+        cores: views.map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() }).collect(),
+        queue_capacity: queue_size,
+        processor: addresses.iter().find(|(role, _)| *role == Role::Processor).map(|(_, address)| *address),
+        probe_token,
+        metrics_path: settings.metrics_path.clone(),
+        started,
+        draining: Arc::clone(&draining),
+        cold: ColdCounts::default(),
+    });
+    health.know(Arc::clone(&house));
+    start_cold_lane(calls, house)?;
+
+    let banner = Banner { listeners: &addresses, driver: driver.name(), cores, queue_size, took: started.elapsed() };
+    if settings.log_json {
+        banner.log();
+    } else {
+        banner.print();
+    }
+    wait_for_the_end(&fleet, signals)?;
+    draining.store(true, Ordering::Relaxed);
+    finish(fleet, settings.shutdown_timeout, driver)
+}
+
+/// Cores to use: all, or as many as asked for and there.
+fn core_count(wanted: usize) -> usize {
+    let there = thread::available_parallelism().map_or(1, usize::from);
+    if wanted > there {
+        tracing::info!(wanted, there, "engine.cores (PROCESSOR_WORKERS) is more than this machine has: using what is there");
+    }
+    if wanted == 0 { there } else { wanted.min(there) }
+}
+
+type Bound = (Vec<(Role, Vec<TcpListener>)>, Vec<(Role, SocketAddr)>);
+
+fn bind_all(settings: &Settings, part: Part, cores: usize) -> Result<Bound> {
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for role in part.listeners().iter().copied().chain([Role::Metrics]) {
+        let (setting, wanted) = match role {
+            Role::Gateway => ("listen.gateway (API_PORT)", &settings.gateway),
+            Role::Ingest => ("listen.ingest (INGEST_PORT)", &settings.ingest),
+            Role::Processor => ("listen.processor (PROCESSOR_PORT)", &settings.processor),
+            Role::Grpc => ("listen.grpc (GRPC_PORT)", &settings.grpc),
+            Role::Metrics => ("listen.metrics (METRICS_PORT)", &settings.metrics),
+        };
+        for address in wanted {
+            match bind(*address, cores) {
+                Ok(sockets) => {
+                    addresses.push((role, sockets[0].local_addr().unwrap_or(*address)));
+                    listeners.push((role, sockets));
+                }
+                Err(error) if role == Role::Metrics => {
+                    tracing::warn!(%address, %error, "{setting}: not opened; metrics are on every other port, too");
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("{setting}: {address} cannot be opened; is another program using it? Choose another port there")
+                    });
+                }
+            }
+        }
+    }
+    Ok((listeners, addresses))
+}
+
+/// Starts the thread of the cold lane.
+fn start_cold_lane(calls: transports::cold::ColdReceiver, house: Arc<House>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the cold lane's runtime cannot be started")?;
+    thread::Builder::new()
+        .name("cold".to_owned())
+        .spawn(move || {
+            runtime.block_on(async move {
+                let grpc = grpc_services(&house).await;
+                let router = cold::router(Arc::clone(&house), grpc);
+                cold::serve(calls, router, house).await;
+            });
+        })
+        .context("the cold lane's thread cannot be started")?;
+    Ok(())
+}
+
+/// What tonic serves: health and reflection.
+async fn grpc_services(house: &Arc<House>) -> Routes {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for name in ["", "diplom.v1.IngestService", "IngestService"] {
+        reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+    let draining = Arc::clone(&house.draining);
+    tokio::spawn(async move {
+        // A process ends once in its life: looking ten times a second is cheaper than a channel to keep.
+        while !draining.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for name in ["", "diplom.v1.IngestService", "IngestService"] {
+            reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+        }
+    });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(tidegate_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let mut services = Routes::new(health);
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(v1), Ok(v1alpha)) => services = services.add_service(v1).add_service(v1alpha),
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "gRPC reflection is not served"),
+    }
+    services
+}
+
+/// Blocks until the first signal; the second ends the process at once.
+fn wait_for_the_end(fleet: &Fleet, mut signals: Signals) -> Result<()> {
+    let (sender, asked) = mpsc::channel();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for (count, signal) in signals.forever().enumerate() {
+            if count > 0 {
+                tracing::warn!("second signal: ending at once, what is under way is lost");
+                std::process::exit(INTERRUPTED);
+            }
+            // The receiver lives as long as the process.
+            let _ = sender.send(signal);
+        }
+    })?;
+    loop {
+        match asked.recv_timeout(Duration::from_millis(250)) {
+            Ok(signal) => {
+                let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+                tracing::info!(signal = name, "draining: readiness is 503, nothing new is accepted, open requests are finished");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) if fleet.has_ended() => {
+                tracing::error!("a core thread has ended by itself");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the signal thread has ended"),
+        }
+    }
+}
+
+fn finish(fleet: Fleet, timeout: Duration, driver: Driver) -> Result<ExitCode> {
+    fleet.drain(timeout);
+    let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
+    tracing::info!(
+        accepted = end.accepted,
+        processed = end.processed,
+        failed = end.failed,
+        lost = end.lost,
+        connections_cut = end.cut,
+        "stopped"
+    );
+    Ok(if end.lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn random_token() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}

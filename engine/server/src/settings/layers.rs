@@ -1,0 +1,397 @@
+//! Laying the sources over each other, keeping for each value the place it came from, and saying all that is wrong
+//! at once.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+use figment::{
+    Figment, Profile, Provider,
+    providers::{Format, Toml},
+    value::{Dict, Map, Value},
+};
+
+use super::{
+    DriverChoice, KEYS, Key, Kind, QueueType, Settings, find, nearest,
+    value::{address, check, duration, from_text, shown},
+};
+use crate::role::Part;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// The table of defaults.
+    Default,
+    /// A file.
+    File(PathBuf),
+    /// One or more variables.
+    Variable(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => write!(f, "default"),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Variable(name) => write!(f, "environment {name}"),
+            Origin::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// One thing that is wrong with the settings: which setting, where, what, and what would be right.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Problem(String);
+
+/// The sources of a run.
+#[derive(Debug, Default)]
+pub struct Layers {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// Variables: the process environment over `.env`.
+    pub environment: BTreeMap<String, String>,
+    /// `path=value` pairs of flags, with the flag as typed.
+    pub flags: Vec<(String, String, String)>,
+}
+
+/// The settings in force, with their origins.
+#[derive(Debug)]
+pub struct Resolved {
+    /// Typed.
+    pub settings: Settings,
+    values: BTreeMap<&'static str, (Value, Origin)>,
+}
+
+impl Resolved {
+    /// Value, as it would stand in the file, and origin.
+    pub fn value(&self, key: &Key) -> (String, &Origin) {
+        let (value, origin) = &self.values[key.path];
+        (shown(value), origin)
+    }
+}
+
+/// A provider of one value, so that figment merges it at its place.
+struct One(&'static str, Value);
+
+impl Provider for One {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named(self.0)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let dict = match figment::util::nest(self.0, self.1.clone()) {
+            Value::Dict(_, dict) => dict,
+            _ => Dict::new(),
+        };
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+impl Layers {
+    /// Resolves every setting for `part`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first.
+    pub fn resolve(&self, part: Part) -> Result<Resolved, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut origins: BTreeMap<&'static str, Origin> =
+            KEYS.iter().map(|key| (key.path, Origin::Default)).collect();
+        let mut figment = Figment::from(Toml::string(&super::commented_defaults()));
+
+        if let Some(path) = &self.file {
+            match Figment::from(Toml::file_exact(path)).extract::<Dict>() {
+                Ok(dict) => self.merge_file(path, &dict, &mut figment, &mut origins, &mut problems),
+                Err(error) => problems.push(Problem(format!("{}: {error}", path.display()))),
+            }
+        }
+        for key in KEYS {
+            match self.from_environment(key, part) {
+                Ok(Some((value, name))) => {
+                    figment = figment.merge(One(key.path, value));
+                    origins.insert(key.path, Origin::Variable(name));
+                }
+                Ok(None) => {}
+                Err(problem) => problems.push(problem),
+            }
+        }
+        self.unknown_variables(&mut problems);
+        for (path, text, flag) in &self.flags {
+            let Some(key) = find(path) else {
+                problems.push(unknown(path, &format!("flag {flag}")));
+                continue;
+            };
+            match from_text(key.kind, text) {
+                Ok(value) => {
+                    figment = figment.merge(One(key.path, value));
+                    origins.insert(key.path, Origin::Flag(flag.clone()));
+                }
+                Err(wrong) => problems.push(Problem(format!("flag {flag}: setting {path}: {wrong}"))),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+
+        let mut values = BTreeMap::new();
+        for key in KEYS {
+            let value = figment.find_value(key.path).map_err(|error| vec![Problem(error.to_string())])?;
+            let value = check(key.kind, value)
+                .map_err(|wrong| vec![Problem(format!("setting {}: {wrong}", key.path))])?;
+            values.insert(key.path, (value, origins[key.path].clone()));
+        }
+        let settings = typed(&values).map_err(|problem| vec![problem])?;
+        Ok(Resolved { settings, values })
+    }
+
+    fn merge_file(
+        &self,
+        path: &std::path::Path,
+        dict: &Dict,
+        figment: &mut Figment,
+        origins: &mut BTreeMap<&'static str, Origin>,
+        problems: &mut Vec<Problem>,
+    ) {
+        for (table, contents) in dict {
+            let Value::Dict(_, entries) = contents else {
+                problems.push(unknown(table, &path.display().to_string()));
+                continue;
+            };
+            for (name, value) in entries {
+                let full = format!("{table}.{name}");
+                let Some(key) = find(&full) else {
+                    problems.push(unknown(&full, &path.display().to_string()));
+                    continue;
+                };
+                match check(key.kind, value.clone()) {
+                    Ok(value) => {
+                        *figment = std::mem::take(figment).merge(One(key.path, value));
+                        origins.insert(key.path, Origin::File(path.to_owned()));
+                    }
+                    Err(wrong) => {
+                        problems.push(Problem(format!("{}: setting {full}: {wrong}", path.display())));
+                    }
+                }
+            }
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// What the variables say of one setting, and which of them did.
+    fn from_environment(&self, key: &Key, part: Part) -> Result<Option<(Value, String)>, Problem> {
+        let own = key.own_variable();
+        let mut named: Vec<(String, Value)> = Vec::new();
+        for name in key.variables.iter().copied().chain([own.as_str()]) {
+            let text = match name {
+                "SERVER_HOST+SERVER_PORT" => match (self.variable("SERVER_HOST"), self.variable("SERVER_PORT")) {
+                    (None, None) => None,
+                    (host, port) => {
+                        Some(format!("{}:{}", host.unwrap_or("0.0.0.0"), port.unwrap_or("8080")))
+                    }
+                },
+                // An unqualified GRPC_PORT moves 50051 alone (contracts: "Listeners are sets"); a lone gRPC server
+                // has no other.
+                "GRPC_PORT" if part != Part::GrpcServer => {
+                    self.variable(name).map(|port| format!("{port},:50052"))
+                }
+                _ => self.variable(name).map(str::to_owned),
+            };
+            let Some(text) = text else { continue };
+            let value = from_text(key.kind, &text)
+                .map_err(|wrong| Problem(format!("variable {name}: setting {}: {wrong}", key.path)))?;
+            named.push((name.to_owned(), value));
+        }
+        if let Kind::Addresses = key.kind {
+            // Several names for one listener are not a conflict: it listens on all they name.
+            let mut union: Vec<Value> = Vec::new();
+            for (_, value) in &named {
+                for one in value.as_array().unwrap_or_default() {
+                    if !union.iter().any(|known| known.as_str() == one.as_str()) {
+                        union.push(one.clone());
+                    }
+                }
+            }
+            let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
+            return Ok((!named.is_empty()).then(|| (Value::from(union), names.join(", "))));
+        }
+        if let Some(((first, value), others)) = named.split_first() {
+            if let Some((other, differs)) = others.iter().find(|(_, other)| shown(other) != shown(value)) {
+                return Err(Problem(format!(
+                    "variables {first} and {other} both set {} and differ ({} and {}): unset one",
+                    key.path,
+                    shown(value),
+                    shown(differs)
+                )));
+            }
+        }
+        Ok(named.into_iter().next().map(|(name, value)| (value, name)))
+    }
+
+    /// A misspelt `TIDEGATE_…` would otherwise be ignored in silence.
+    fn unknown_variables(&self, problems: &mut Vec<Problem>) {
+        for name in self.environment.keys().filter(|name| name.starts_with("TIDEGATE_")) {
+            if name == "TIDEGATE_CONFIG" || KEYS.iter().any(|key| key.own_variable() == *name) {
+                continue;
+            }
+            let meant = KEYS.iter().map(Key::own_variable).max_by(|a, b| {
+                strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b))
+            });
+            problems.push(Problem(format!(
+                "variable {name}: there is no such setting; did you mean {}?",
+                meant.unwrap_or_default()
+            )));
+        }
+    }
+}
+
+fn unknown(path: &str, place: &str) -> Problem {
+    Problem(format!("{place}: there is no setting `{path}`; did you mean `{}`?", nearest(path)))
+}
+
+/// Makes the typed settings of checked values.
+fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, Problem> {
+    let text = |path: &str| values[path].0.as_str().unwrap_or_default().to_owned();
+    let number = |path: &str| {
+        values[path].0.to_u128().and_then(|number| usize::try_from(number).ok()).unwrap_or(usize::MAX)
+    };
+    let truth = |path: &str| values[path].0.to_bool().unwrap_or_default();
+    let time = |path: &str| duration(&text(path)).unwrap_or_default();
+    let addresses = |path: &str| -> Vec<_> {
+        let list = values[path].0.as_array().unwrap_or_default();
+        list.iter().filter_map(|one| address(one.as_str()?).ok()).collect()
+    };
+    let queue_type = match text("queue.type").as_str() {
+        "memory" => QueueType::Memory,
+        other => {
+            return Err(Problem(format!(
+                "setting queue.type (from {}): this build cannot deliver to `{other}` yet, only to `memory`; unset it \
+                 or set QUEUE_TYPE=memory",
+                values["queue.type"].1
+            )));
+        }
+    };
+    Ok(Settings {
+        gateway: addresses("listen.gateway"),
+        ingest: addresses("listen.ingest"),
+        processor: addresses("listen.processor"),
+        grpc: addresses("listen.grpc"),
+        metrics: if truth("metrics.enabled") { addresses("listen.metrics") } else { Vec::new() },
+        metrics_path: text("metrics.path"),
+        cores: number("engine.cores"),
+        driver: match text("engine.driver").as_str() {
+            "io_uring" => DriverChoice::IoUring,
+            "epoll" => DriverChoice::Epoll,
+            _ => DriverChoice::Auto,
+        },
+        pin: truth("engine.pin"),
+        partition_key: text("engine.partition_key"),
+        queue_type,
+        queue_size: number("queue.size"),
+        queue_bytes_max: number("queue.bytes_max"),
+        limits: transports::Limits {
+            http_body_bytes_max: number("limits.http_body_bytes_max"),
+            grpc_message_bytes_max: number("limits.grpc_message_bytes_max"),
+            header_list_bytes_max: number("limits.header_list_bytes_max"),
+            header_fields_max: number("limits.header_fields_max"),
+            concurrent_streams_max: number("limits.concurrent_streams_max"),
+            frame_bytes_max: number("limits.frame_bytes_max"),
+            connections_max: number("limits.connections_max"),
+            connections_per_address_max: number("limits.connections_per_address_max"),
+            preface_timeout: time("timeouts.preface"),
+            header_timeout: time("timeouts.header"),
+            body_idle_timeout: time("timeouts.body_idle"),
+            write_timeout: time("timeouts.write"),
+            idle_timeout: time("timeouts.idle"),
+        },
+        shutdown_timeout: time("timeouts.shutdown"),
+        log_level: text("log.level"),
+        log_json: text("log.format") == "json",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Layers {
+        let environment = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Layers { environment, ..Layers::default() }
+    }
+
+    fn first_problem(layers: &Layers) -> String {
+        layers.resolve(Part::All).unwrap_err()[0].to_string()
+    }
+
+    #[test]
+    fn without_any_source_the_defaults_hold() {
+        let resolved = Layers::default().resolve(Part::All).unwrap();
+        assert_eq!(resolved.settings.queue_size, 1000);
+        assert_eq!(resolved.settings.grpc.len(), 2);
+        assert_eq!(*resolved.value(find("queue.size").unwrap()).1, Origin::Default);
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+        let folder = std::env::temp_dir().join(format!("tidegate-layers-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("tidegate.toml");
+        std::fs::write(&file, "[queue]\nsize = 2\n[log]\nlevel = \"warn\"\n[engine]\ncores = 1\n").unwrap();
+        let mut layers = environment(&[("QUEUE_SIZE", "3"), ("LOG_LEVEL", "debug")]);
+        layers.file = Some(file);
+        layers.flags = vec![("queue.size".into(), "4".into(), "--set queue.size=4".into())];
+        let resolved = layers.resolve(Part::All).unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+        assert_eq!(resolved.settings.queue_size, 4);
+        assert_eq!(resolved.settings.log_level, "debug");
+        assert_eq!(resolved.settings.cores, 1);
+        assert_eq!(resolved.value(find("log.level").unwrap()).1.to_string(), "environment LOG_LEVEL");
+    }
+
+    #[test]
+    fn a_listener_binds_the_union_of_the_addresses_its_variables_name() {
+        let layers = environment(&[("API_PORT", "8080"), ("SERVER_PORT", "9000"), ("SERVER_ADDRESS", ":8080")]);
+        let settings = layers.resolve(Part::All).unwrap().settings;
+        let shown: Vec<String> = settings.gateway.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["[::]:8080", "0.0.0.0:9000"]);
+    }
+
+    #[test]
+    fn an_unqualified_grpc_port_moves_only_the_first_of_the_pair() {
+        let layers = environment(&[("GRPC_PORT", "6000")]);
+        let ports = |part| -> Vec<u16> {
+            layers.resolve(part).unwrap().settings.grpc.iter().map(|address| address.port()).collect()
+        };
+        assert_eq!(ports(Part::All), [6000, 50052]);
+        assert_eq!(ports(Part::GrpcServer), [6000]);
+    }
+
+    #[test]
+    fn variables_that_differ_on_one_setting_are_refused() {
+        let problem = first_problem(&environment(&[("QUEUE_SIZE", "10"), ("TIDEGATE_QUEUE_SIZE", "20")]));
+        assert!(problem.contains("QUEUE_SIZE and TIDEGATE_QUEUE_SIZE"), "{problem}");
+    }
+
+    #[test]
+    fn an_unknown_setting_names_its_neighbour() {
+        let problem = first_problem(&environment(&[("TIDEGATE_QUEUE_SISE", "10")]));
+        assert!(problem.contains("TIDEGATE_QUEUE_SIZE"), "{problem}");
+        let layers =
+            Layers { flags: vec![("queue.sise".into(), "1".into(), "--set".into())], ..Layers::default() };
+        assert!(first_problem(&layers).contains("`queue.size`"));
+    }
+
+    #[test]
+    fn a_queue_this_build_cannot_serve_is_refused_by_name() {
+        let problem = first_problem(&environment(&[("QUEUE_TYPE", "kafka")]));
+        assert!(problem.contains("kafka") && problem.contains("QUEUE_TYPE"), "{problem}");
+    }
+
+    #[test]
+    fn every_problem_is_said_at_once() {
+        let layers = environment(&[("QUEUE_SIZE", "many"), ("LOG_LEVEL", "loud")]);
+        assert_eq!(layers.resolve(Part::All).unwrap_err().len(), 2);
+    }
+}

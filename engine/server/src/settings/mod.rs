@@ -1,0 +1,123 @@
+//! The settings of a run: flag over environment over `.env` over file over default, each value checked, each with
+//! the place it came from. Nothing else in the house reads the environment.
+
+mod keys;
+mod layers;
+mod value;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use keys::{KEYS, Key, Kind, find, nearest};
+pub use layers::{Layers, Origin, Problem, Resolved};
+pub use value::expectation;
+
+/// Where accepted messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueType {
+    /// Bounded slabs and rings in this process; gone with it.
+    Memory,
+}
+
+/// How the core loops wait for sockets.
+pub use transports::DriverChoice;
+
+/// Everything a run needs to know, typed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Addresses of the public API.
+    pub gateway: Vec<SocketAddr>,
+    /// Addresses of the ingest service.
+    pub ingest: Vec<SocketAddr>,
+    /// Addresses of the processor.
+    pub processor: Vec<SocketAddr>,
+    /// Addresses of gRPC.
+    pub grpc: Vec<SocketAddr>,
+    /// Addresses of the metrics port; empty when it is off.
+    pub metrics: Vec<SocketAddr>,
+    /// A further path for metrics.
+    pub metrics_path: String,
+    /// Core threads; 0 is every core.
+    pub cores: usize,
+    /// io_uring, epoll, or whichever the kernel allows.
+    pub driver: DriverChoice,
+    /// Whether threads are pinned.
+    pub pin: bool,
+    /// Empty, `source`, or a metadata key.
+    pub partition_key: String,
+    /// Where messages go.
+    pub queue_type: QueueType,
+    /// Messages in flight, over all cores.
+    pub queue_size: usize,
+    /// Bytes of large bodies in flight, over all cores.
+    pub queue_bytes_max: usize,
+    /// Limits of the front ends.
+    pub limits: transports::Limits,
+    /// After a signal, how long open requests may take.
+    pub shutdown_timeout: Duration,
+    /// `error` … `trace`.
+    pub log_level: String,
+    /// One JSON object a line instead of lines for people.
+    pub log_json: bool,
+}
+
+/// The file that is read when no other is named.
+pub fn default_file() -> PathBuf {
+    PathBuf::from("tidegate.toml")
+}
+
+/// The commented file with every default: `tidegate config print --defaults`, and `tidegate.toml` of the repository.
+pub fn commented_defaults() -> String {
+    let mut text = String::from(
+        "# Tidegate: every setting with its default.\n\
+         # A flag wins over the environment, the environment over this file, this file over the default.\n\
+         # `tidegate config check` checks it, `tidegate config explain KEY` says where a value came from.\n",
+    );
+    let mut table = "";
+    for key in KEYS {
+        if key.table() != table {
+            table = key.table();
+            text.push_str(&format!("\n[{table}]\n"));
+        }
+        for line in wrapped(key.text, 105) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        let mut variables: Vec<String> = key.variables.iter().map(|name| (*name).to_owned()).collect();
+        variables.push(key.own_variable());
+        for line in wrapped(&format!("({}. Environment: {})", expectation(key.kind), variables.join(", ")), 105) {
+            text.push_str(&format!("# {line}\n"));
+        }
+        text.push_str(&format!("{} = {}\n", key.name(), key.default));
+    }
+    text
+}
+
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let last = lines.len() - 1;
+        if !lines[last].is_empty() && lines[last].len() + 1 + word.len() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !lines[last].is_empty() {
+                lines[last].push(' ');
+            }
+            lines[last].push_str(word);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_file_shows_exactly_the_defaults() {
+        let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tidegate.toml")).unwrap();
+        assert_eq!(
+            committed,
+            commented_defaults(),
+            "write it anew with `tidegate config print --defaults > tidegate.toml`"
+        );
+    }
+}

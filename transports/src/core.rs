@@ -1,0 +1,232 @@
+//! What all connections of one core share. One thread, no lock: cells and plain borrows that end before every await.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Waker,
+    time::SystemTime,
+};
+
+use parking_lot::Mutex;
+
+use crate::{
+    clock::Clock,
+    cold::ColdSender,
+    counters::{Answered, Cause, FrontCounters, Tally},
+    h1,
+    grpc::Inflater,
+    h2::{self, Block},
+    hook::Hook,
+    lane::{Incoming, Lane, MessageId, count_offer},
+    limits::Limits,
+    listener::Role,
+    service_h2::GrpcBlocks,
+    session_h2,
+};
+
+/// The body of `/health` and `/livez`, rendered by the binary: it knows what there is to be healthy about.
+pub trait Health: Send + Sync {
+    /// HTTP status and JSON body, for the port of this role.
+    fn report(&self, role: Role) -> (u16, Vec<u8>);
+}
+
+/// What the cores share among each other; touched when connections come and go, never per request.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) health: Arc<dyn Health>,
+    pub(crate) cold: ColdSender,
+    /// Marks the messages of our own probe.
+    pub(crate) probe_token: String,
+    /// Connections open over all cores.
+    pub(crate) connections: AtomicUsize,
+    pub(crate) connections_max: usize,
+    /// Connections by client address; an entry exists while its count is not 0, so `connections_max` bounds it.
+    pub(crate) by_address: Mutex<std::collections::HashMap<IpAddr, usize>>,
+}
+
+/// Answers that are the same every time, encoded once a second for the date's sake.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// HTTP/2 `200` with JSON, the ack level and the date.
+    pub(crate) h2_ingested: Block,
+    /// HTTP/2 `202` without a body.
+    pub(crate) h2_enqueued: Block,
+}
+
+/// The level that this build's queue reaches.
+pub(crate) const ACK_LEVEL: &str = "queued";
+
+/// Everything a connection of this core needs.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Clock,
+    pub(crate) lane: RefCell<Lane>,
+    pub(crate) counters: Arc<FrontCounters>,
+    pub(crate) answered: Answered,
+    pub(crate) date: Cell<[u8; 29]>,
+    pub(crate) prepared: RefCell<Prepared>,
+    /// Pre-encoded HTTP/1.1 heads.
+    pub(crate) h1_ingested: h1::Ready,
+    pub(crate) h1_enqueued: h1::Ready,
+    pub(crate) draining: Cell<bool>,
+    /// The core's connections, for the sweep and the drain.
+    pub(crate) hooks: RefCell<Vec<Rc<Hook>>>,
+    /// Streams that wait for room in the queue.
+    pub(crate) waiting_for_room: RefCell<Vec<Waker>>,
+    /// The one read buffer of the core; taken and put back within a turn.
+    pub(crate) input: RefCell<Vec<u8>>,
+    /// The one output buffer of the core.
+    pub(crate) output: RefCell<Vec<u8>>,
+    /// Room for a message's metadata while it is decoded.
+    pub(crate) metadata: RefCell<Vec<u8>>,
+    /// Room for a payload that is decoded from base64.
+    pub(crate) inflated: RefCell<Vec<u8>>,
+    /// Undoes the compression of gRPC messages.
+    pub(crate) inflater: RefCell<Inflater>,
+    /// Pre-encoded gRPC blocks.
+    pub(crate) grpc: GrpcBlocks,
+    /// The limits of HTTP/2 connections.
+    pub(crate) h2_limits: Arc<h2::Limits>,
+    /// Bytes of requests that are being collected.
+    collected_bytes: Cell<usize>,
+}
+
+impl Core {
+    pub(crate) fn new(shared: Arc<Shared>, lane: Lane, counters: Arc<FrontCounters>) -> Self {
+        // One frame of the largest size and what may stand before it.
+        let input_bytes = (64 << 10).max(shared.limits.frame_bytes_max + (16 << 10)) + shared.limits.header_list_bytes_max;
+        let date = h1::http_date(SystemTime::now());
+        let h2_limits = session_h2::limits(&shared.limits);
+        let grpc_message_bytes_max = shared.limits.grpc_message_bytes_max;
+        Self {
+            shared,
+            clock: Clock::new(),
+            lane: RefCell::new(lane),
+            counters,
+            answered: Answered::default(),
+            date: Cell::new(date),
+            prepared: RefCell::new(prepare(&date)),
+            h1_ingested: h1::Ready::new(200, &[("Content-Type", "application/json"), ("Tidegate-Ack", ACK_LEVEL)]),
+            h1_enqueued: h1::Ready::new(202, &[("Tidegate-Ack", ACK_LEVEL)]),
+            draining: Cell::new(false),
+            hooks: RefCell::default(),
+            waiting_for_room: RefCell::default(),
+            input: RefCell::new(vec![0; input_bytes]),
+            output: RefCell::default(),
+            metadata: RefCell::default(),
+            inflated: RefCell::default(),
+            inflater: RefCell::new(Inflater::new(grpc_message_bytes_max)),
+            grpc: GrpcBlocks::new(),
+            h2_limits,
+            collected_bytes: Cell::new(0),
+        }
+    }
+
+    /// Once a second: the wall clock, and what carries the date.
+    pub(crate) fn refresh_date(&self) {
+        self.clock.synchronise();
+        let date = h1::http_date(SystemTime::now());
+        self.date.set(date);
+        *self.prepared.borrow_mut() = prepare(&date);
+    }
+
+    /// Takes room for bytes of a request that comes in pieces; false when all of `bytes_max` is in use.
+    pub(crate) fn reserve(&self, bytes: usize, bytes_max: usize) -> bool {
+        let collected = self.collected_bytes.get() + bytes;
+        if collected > bytes_max {
+            return false;
+        }
+        self.collected_bytes.set(collected);
+        true
+    }
+
+    /// Gives that room back.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.collected_bytes.set(self.collected_bytes.get() - bytes);
+    }
+
+    /// Puts a message into the queue and counts its fate.
+    pub(crate) fn accept(&self, message: &Incoming<'_>, kind: u8) -> Result<MessageId, engine_core::Refused> {
+        let outcome = self.lane.borrow_mut().offer(message, kind, self.clock.unix_ms());
+        count_offer(&self.counters, kind, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
+        outcome
+    }
+
+    /// As [`Core::accept`], for a stream: a full queue is not a refusal, the stream waits.
+    pub(crate) fn accept_or_wait(&self, message: &Incoming<'_>) -> Result<MessageId, engine_core::Refused> {
+        use engine_core::Refused::{OverBudget, QueueFull};
+        let outcome = self.lane.borrow_mut().offer(message, 0, self.clock.unix_ms());
+        if !matches!(outcome, Err(QueueFull | OverBudget)) {
+            count_offer(&self.counters, 0, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
+        }
+        outcome
+    }
+
+    /// One turn of the worker, with its time counted; wakes streams that waited for room. Returns whether anything
+    /// moved.
+    pub(crate) fn work(&self) -> bool {
+        let start = self.clock.tick();
+        let (moved, finished) = self.lane.borrow_mut().work();
+        if finished > 0 {
+            let took = self.clock.tick() - start;
+            self.counters.processed(finished, took);
+        }
+        if moved > 0 {
+            for waker in self.waiting_for_room.borrow_mut().drain(..) {
+                waker.wake();
+            }
+        }
+        moved > 0
+    }
+
+    /// Takes a place for a connection from `address`, or says which bound is in the way.
+    pub(crate) fn admit(&self, address: IpAddr) -> Result<(), Cause> {
+        let shared = &self.shared;
+        if shared.connections.fetch_add(1, Ordering::Relaxed) >= shared.connections_max {
+            shared.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(Cause::ConnectionsMax);
+        }
+        if !address.to_canonical().is_loopback() {
+            let mut by_address = shared.by_address.lock();
+            let count = by_address.entry(address).or_default();
+            if *count >= shared.limits.connections_per_address_max {
+                shared.connections.fetch_sub(1, Ordering::Relaxed);
+                return Err(Cause::ConnectionsPerAddress);
+            }
+            *count += 1;
+        }
+        self.counters.add(Tally::ConnectionsOpened, 1);
+        Ok(())
+    }
+
+    /// Gives the place back.
+    pub(crate) fn dismiss(&self, address: IpAddr) {
+        let shared = &self.shared;
+        shared.connections.fetch_sub(1, Ordering::Relaxed);
+        if !address.to_canonical().is_loopback() {
+            let mut by_address = shared.by_address.lock();
+            if let Some(count) = by_address.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    by_address.remove(&address);
+                }
+            }
+        }
+        self.counters.add(Tally::ConnectionsClosed, 1);
+    }
+}
+
+fn prepare(date: &[u8; 29]) -> Prepared {
+    let ingested = Block::new(200)
+        .field("content-type", "application/json")
+        .field("tidegate-ack", ACK_LEVEL)
+        .field("content-length", crate::answer::INGESTED_BYTES.to_string())
+        .field("date", date);
+    let enqueued = Block::new(202).field("tidegate-ack", ACK_LEVEL).field("date", date);
+    Prepared { h2_ingested: ingested, h2_enqueued: enqueued }
+}

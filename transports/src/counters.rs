@@ -1,0 +1,274 @@
+//! What one core counts of its front end.
+//!
+//! Each cell has one writer, the core itself, so an increment is a plain load and store; a scrape reads all cells
+//! and adds the cores up. Nothing here can grow: every label comes from a fixed table.
+
+use std::{
+    cell::RefCell,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::{
+    listener::Role,
+    routes::{ENDPOINTS, Endpoint},
+};
+
+/// Upper bounds of the duration buckets in seconds: Prometheus' default, as the older dashboards expect.
+pub const DURATION_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// HTTP statuses that hot routes answer with; anything else is counted under the last.
+pub const STATUSES: [u16; 16] =
+    [200, 202, 400, 404, 405, 408, 411, 413, 415, 417, 429, 431, 501, 503, 504, 500];
+
+/// gRPC codes, 0 to 16.
+pub const GRPC_CODES: usize = 17;
+
+const OUTCOMES: usize = GRPC_CODES;
+const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
+/// Buckets and the sum of nanoseconds.
+const CELLS: usize = BUCKETS + 1;
+
+macro_rules! causes {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why a connection or request was cut short.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Cause { $($(#[$doc])* $name,)* }
+
+        impl Cause {
+            /// Every cause.
+            pub const ALL: &[Cause] = &[$(Cause::$name,)*];
+
+            /// The `reason` label.
+            pub fn label(self) -> &'static str {
+                match self { $(Cause::$name => $label,)* }
+            }
+        }
+    };
+}
+
+causes! {
+    /// More connections than the bound.
+    ConnectionsMax = "connections_max",
+    /// More connections of one address than the bound.
+    ConnectionsPerAddress = "connections_per_address",
+    /// The system had no descriptor or memory for another connection.
+    AcceptFailed = "accept_failed",
+    /// The first bytes did not tell a protocol in time.
+    PrefaceTimeout = "preface_timeout",
+    /// A request head was not complete in time.
+    HeaderTimeout = "header_timeout",
+    /// A body stood still, or crept.
+    BodyTimeout = "body_timeout",
+    /// The client took nothing of its answer.
+    WriteTimeout = "write_timeout",
+    /// Nothing happened on the connection.
+    IdleTimeout = "idle_timeout",
+    /// A body or message over its limit.
+    TooLarge = "too_large",
+    /// HTTP/1.1 that RFC 9112 does not allow.
+    Http1Protocol = "http1_protocol",
+    /// HTTP/2 that RFC 9113 does not allow.
+    Http2Protocol = "http2_protocol",
+    /// An abuse budget of HTTP/2 was used up.
+    EnhanceYourCalm = "enhance_your_calm",
+    /// The bridge to the cold lane was full.
+    ColdLaneFull = "cold_lane_full",
+    /// A connection was cut because the shutdown's time was over.
+    ShutdownTimeout = "shutdown_timeout",
+}
+
+macro_rules! tallies {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Plain counts.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Tally { $($(#[$doc])* $name,)* }
+
+        impl Tally {
+            const ALL: &[Tally] = &[$(Tally::$name,)*];
+        }
+    };
+}
+
+tallies! {
+    /// Connections accepted.
+    ConnectionsOpened,
+    /// Connections closed again.
+    ConnectionsClosed,
+    /// Bytes read from sockets.
+    BytesReceived,
+    /// Bytes written to sockets.
+    BytesSent,
+    /// Messages of well-formed requests.
+    MessagesReceived,
+    /// Messages that went into the queue.
+    MessagesAccepted,
+    /// Messages that were refused: queue full, draining.
+    MessagesRefused,
+    /// Probes of `/api/v1/trace` that went into the queue; they are in no other count.
+    Probes,
+    /// Requests handed to the cold lane.
+    ColdCalls,
+}
+
+/// The counters of one core.
+#[derive(Debug)]
+pub struct FrontCounters {
+    durations: Box<[AtomicU64]>,
+    processing: Box<[AtomicU64]>,
+    tallies: Box<[AtomicU64]>,
+    causes: Box<[AtomicU64]>,
+}
+
+fn cells(count: usize) -> Box<[AtomicU64]> {
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+fn add(cell: &AtomicU64, count: u64) {
+    // One writer: no read-modify-write is needed.
+    cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
+}
+
+impl Default for FrontCounters {
+    fn default() -> Self {
+        Self {
+            durations: cells(Role::ALL.len() * ENDPOINTS.len() * OUTCOMES * CELLS),
+            processing: cells(CELLS),
+            tallies: cells(Tally::ALL.len()),
+            causes: cells(Cause::ALL.len()),
+        }
+    }
+}
+
+/// A distribution of durations, merged over cores.
+#[derive(Clone, Debug, Default)]
+pub struct Durations {
+    /// Requests per bucket of [`DURATION_BOUNDS`], not cumulative, the last for anything longer.
+    pub buckets: [u64; BUCKETS],
+    /// Sum in seconds.
+    pub sum_seconds: f64,
+}
+
+impl Durations {
+    /// Requests in all.
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Adds another distribution to this one.
+    pub fn merge(&mut self, other: &Durations) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.sum_seconds += other.sum_seconds;
+    }
+}
+
+impl FrontCounters {
+    /// Counts `count` of something; to be called by the owning core alone.
+    pub(crate) fn add(&self, tally: Tally, count: u64) {
+        add(&self.tallies[tally as usize], count);
+    }
+
+    /// Counts one hit of a limit; to be called by the owning core alone.
+    pub(crate) fn hit(&self, cause: Cause) {
+        add(&self.causes[cause as usize], 1);
+    }
+
+    /// A plain count.
+    pub fn tally(&self, tally: Tally) -> u64 {
+        self.tallies[tally as usize].load(Relaxed)
+    }
+
+    /// Hits of a limit.
+    pub fn hits(&self, cause: Cause) -> u64 {
+        self.causes[cause as usize].load(Relaxed)
+    }
+
+    /// Requests of one role and endpoint that ended with one outcome: an index into [`STATUSES`], or a gRPC code.
+    pub fn durations(&self, role: Role, endpoint: Endpoint, outcome: usize) -> Durations {
+        read(&self.durations[cell_of(role, endpoint, outcome)..])
+    }
+
+    /// Messages that this core's worker finished, each with its share of the time of the turn that finished it.
+    pub fn processing(&self) -> Durations {
+        read(&self.processing)
+    }
+
+    /// Counts `count` messages that a turn of `nanoseconds` finished.
+    pub(crate) fn processed(&self, count: u64, nanoseconds: u64) {
+        observe(&self.processing, count, nanoseconds / count.max(1));
+    }
+}
+
+/// Reads one histogram from the start of `cells`.
+fn read(cells: &[AtomicU64]) -> Durations {
+    let mut durations = Durations::default();
+    for (bucket, cell) in durations.buckets.iter_mut().zip(cells) {
+        *bucket = cell.load(Relaxed);
+    }
+    durations.sum_seconds = cells[BUCKETS].load(Relaxed) as f64 / 1e9;
+    durations
+}
+
+/// Adds `count` observations of `nanoseconds` each to the histogram at the start of `cells`.
+fn observe(cells: &[AtomicU64], count: u64, nanoseconds: u64) {
+    let seconds = nanoseconds as f64 / 1e9;
+    let bucket = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS - 1);
+    add(&cells[bucket], count);
+    add(&cells[BUCKETS], nanoseconds.saturating_mul(count));
+}
+
+fn cell_of(role: Role, endpoint: Endpoint, outcome: usize) -> usize {
+    ((role.index() * ENDPOINTS.len() + endpoint.index) * OUTCOMES + outcome.min(OUTCOMES - 1)) * CELLS
+}
+
+/// The outcome index of an HTTP status.
+pub(crate) fn status_index(status: u16) -> usize {
+    STATUSES.iter().position(|known| *known == status).unwrap_or(STATUSES.len() - 1)
+}
+
+/// Requests answered in the batch under way; they share one duration, measured once when the batch is done.
+#[derive(Debug, Default)]
+pub(crate) struct Answered(RefCell<Vec<(usize, u32)>>);
+
+impl Answered {
+    /// Notes one answer.
+    pub(crate) fn note(&self, role: Role, endpoint: Endpoint, outcome: usize) {
+        let cell = cell_of(role, endpoint, outcome);
+        let mut noted = self.0.borrow_mut();
+        match noted.iter_mut().find(|(known, _)| *known == cell) {
+            Some((_, count)) => *count += 1,
+            None => noted.push((cell, 1)),
+        }
+    }
+
+    /// Counts what was noted, as having taken this long: from the read that brought the requests to the moment
+    /// their answers were given to the socket.
+    pub(crate) fn settle(&self, counters: &FrontCounters, nanoseconds: u64) {
+        for (cell, count) in self.0.borrow_mut().drain(..) {
+            observe(&counters.durations[cell..], u64::from(count), nanoseconds);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_counted_once_per_request_in_the_bucket_of_its_duration() {
+        let counters = FrontCounters::default();
+        let answered = Answered::default();
+        let endpoint = Endpoint { index: 1 };
+        answered.note(Role::Gateway, endpoint, status_index(200));
+        answered.note(Role::Gateway, endpoint, status_index(200));
+        answered.note(Role::Ingest, endpoint, status_index(503));
+        answered.settle(&counters, 20_000_000);
+        answered.settle(&counters, 20_000_000);
+        let ok = counters.durations(Role::Gateway, endpoint, status_index(200));
+        assert_eq!((ok.count(), ok.buckets[2]), (2, 2));
+        assert!((ok.sum_seconds - 0.04).abs() < 1e-9);
+        assert_eq!(counters.durations(Role::Ingest, endpoint, status_index(503)).count(), 1);
+        assert_eq!(counters.durations(Role::Ingest, endpoint, status_index(200)).count(), 0);
+    }
+}

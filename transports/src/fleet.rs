@@ -1,0 +1,381 @@
+//! The core threads: started, watched and brought home.
+//!
+//! Each thread runs one loop with its accepting tasks, its connections, its worker and a sweep once a second. The
+//! drain goes: stop accepting → finish what is open on the connections → every core says it is quiet → the queues
+//! are worked empty → every core says so → the threads end. The two agreements are there because a core works for
+//! the others until all of them are done.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    io,
+    net::TcpListener,
+    pin::pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use engine_core::{CounterReader, Shard, SlabConfig, mesh};
+use tokio::sync::watch;
+
+use crate::{
+    accept,
+    cold::ColdSender,
+    core::{Core, Health, Shared},
+    counters::{Cause, FrontCounters},
+    driver::{self, Driver},
+    hook::Phase,
+    lane::{AnySink, BoxedSink, Lane, PartitionKey},
+    limits::Limits,
+    listener::Role,
+};
+
+/// What the core threads are to do.
+pub struct Plan {
+    /// Core threads.
+    pub cores: usize,
+    /// How they wait.
+    pub driver: Driver,
+    /// Whether each is pinned to its core.
+    pub pin: bool,
+    /// Sockets by port: as many as there are cores.
+    pub listeners: Vec<(Role, Vec<TcpListener>)>,
+    /// Bounds of the front ends.
+    pub limits: Limits,
+    /// Messages in flight over all cores; each core has an even share.
+    pub queue_size: usize,
+    /// Bytes of large messages in flight over all cores; each core has an even share.
+    pub queue_bytes_max: usize,
+    /// What keeps messages together.
+    pub partition: PartitionKey,
+    /// Makes the sink of a core.
+    pub sink: Arc<dyn Fn(usize) -> BoxedSink + Send + Sync>,
+    /// The bridge to the cold lane.
+    pub cold: ColdSender,
+    /// Renders `/health`.
+    pub health: Arc<dyn Health>,
+    /// Marks the messages of our own probe.
+    pub probe_token: String,
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan").field("cores", &self.cores).field("driver", &self.driver).finish_non_exhaustive()
+    }
+}
+
+/// How far the shutdown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// Finish what is open, for at most so long.
+    Draining(Duration),
+}
+
+/// What one core did, told at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Farewell {
+    /// Messages accepted, probes included.
+    pub accepted: u64,
+    /// Of these, how many were processed.
+    pub processed: u64,
+    /// Of these, how many the sink gave up.
+    pub failed: u64,
+    /// Of these, how many were still under way when the time was over.
+    pub lost: u64,
+    /// Connections that were cut because the time was over.
+    pub cut: u64,
+}
+
+/// The running core threads.
+#[derive(Debug)]
+pub struct Fleet {
+    stage: watch::Sender<Stage>,
+    threads: Vec<JoinHandle<io::Result<Farewell>>>,
+    /// What each core's front end counts.
+    pub fronts: Vec<Arc<FrontCounters>>,
+    /// What each core's engine counts.
+    pub engines: Vec<CounterReader>,
+}
+
+/// What the cores agree on while they drain.
+#[derive(Debug, Default)]
+struct Agreement {
+    quiet: AtomicUsize,
+    empty: AtomicUsize,
+}
+
+/// Descriptors that are kept back from connections: listeners, the ring, files of the process.
+const RESERVED_DESCRIPTORS: usize = 64;
+
+impl Fleet {
+    /// Starts the threads; they accept connections when this returns.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    ///
+    /// # Panics
+    /// When a listener has fewer sockets than there are cores.
+    pub fn start(plan: Plan) -> io::Result<Fleet> {
+        let cores = plan.cores.max(1);
+        let share = |all: usize| all.div_ceil(cores);
+        // Every core takes at least one message of the largest size, or such a message would wait for ever.
+        let largest = plan.limits.http_body_bytes_max.max(plan.limits.grpc_message_bytes_max) + (64 << 10);
+        let slots = u32::try_from(share(plan.queue_size)).unwrap_or(u32::MAX);
+        let ports = mesh(cores, &SlabConfig::new(slots, share(plan.queue_bytes_max).max(largest)));
+        let connections_max = match plan.limits.connections_max {
+            0 => descriptors_max().saturating_sub(RESERVED_DESCRIPTORS).max(1),
+            max => max,
+        };
+        let shared = Arc::new(Shared {
+            limits: plan.limits,
+            health: plan.health,
+            cold: plan.cold,
+            probe_token: plan.probe_token,
+            connections: AtomicUsize::new(0),
+            connections_max,
+            by_address: parking_lot::Mutex::default(),
+        });
+        let (stage, watched) = watch::channel(Stage::Running);
+        let agreement = Arc::new(Agreement::default());
+        let mut listeners: Vec<(Role, std::vec::IntoIter<TcpListener>)> =
+            plan.listeners.into_iter().map(|(role, sockets)| (role, sockets.into_iter())).collect();
+        let mut fleet = Fleet { stage, threads: Vec::new(), fronts: Vec::new(), engines: Vec::new() };
+        for (number, port) in ports.into_iter().enumerate() {
+            let sockets = listeners.iter_mut().filter_map(|(role, sockets)| Some((*role, sockets.next()?)));
+            let counters = Arc::new(FrontCounters::default());
+            let shard = Shard::new(port, AnySink((plan.sink)(number)));
+            fleet.fronts.push(Arc::clone(&counters));
+            fleet.engines.push(shard.counters());
+            let seat = Seat {
+                cores,
+                pin: plan.pin.then_some(number),
+                sockets: sockets.collect(),
+                shared: Arc::clone(&shared),
+                counters,
+                shard,
+                partition: plan.partition.clone(),
+                stage: watched.clone(),
+                agreement: Arc::clone(&agreement),
+            };
+            let driver = plan.driver;
+            let thread = thread::Builder::new().name(format!("core-{number}"));
+            fleet.threads.push(thread.spawn(move || seat.occupy(driver))?);
+        }
+        Ok(fleet)
+    }
+
+    /// Begins the drain; open requests may take `timeout`.
+    pub fn drain(&self, timeout: Duration) {
+        self.stage.send_replace(Stage::Draining(timeout));
+    }
+
+    /// Whether a core thread has ended, which before a drain means that it failed.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Waits for the threads and adds their farewells up.
+    ///
+    /// # Errors
+    /// When a core's loop could not be set up, or its thread panicked.
+    pub fn join(self) -> io::Result<Farewell> {
+        let mut all = Farewell::default();
+        for thread in self.threads {
+            let one = thread.join().map_err(|_| io::Error::other("a core thread panicked"))??;
+            all.accepted += one.accepted;
+            all.processed += one.processed;
+            all.failed += one.failed;
+            all.lost += one.lost;
+            all.cut += one.cut;
+        }
+        Ok(all)
+    }
+}
+
+fn descriptors_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.and_then(|current| usize::try_from(current).ok()).unwrap_or(1 << 20)
+}
+
+/// What a core thread takes with it.
+struct Seat {
+    cores: usize,
+    pin: Option<usize>,
+    sockets: Vec<(Role, TcpListener)>,
+    shared: Arc<Shared>,
+    counters: Arc<FrontCounters>,
+    shard: Shard<AnySink>,
+    partition: PartitionKey,
+    stage: watch::Receiver<Stage>,
+    agreement: Arc<Agreement>,
+}
+
+impl Seat {
+    fn occupy(self, driver: Driver) -> io::Result<Farewell> {
+        if let Some(number) = self.pin {
+            let cores = core_affinity::get_core_ids().unwrap_or_default();
+            let pinned = cores.get(number % cores.len().max(1)).is_some_and(|core| core_affinity::set_for_current(*core));
+            if !pinned {
+                tracing::warn!(core = number, "this thread could not be pinned; engine.pin = false avoids the attempt");
+            }
+        }
+        driver::run(driver, self.run())?
+    }
+
+    async fn run(self) -> io::Result<Farewell> {
+        let Seat { cores, sockets, shared, counters, shard, partition, mut stage, agreement, .. } = self;
+        let core = Rc::new(Core::new(shared, Lane::new(shard, partition), counters));
+        let accepting = Rc::new(RefCell::new(sockets.len()));
+        for (role, socket) in sockets {
+            let listener = monoio::net::TcpListener::from_std(socket)?;
+            let (core, stage, accepting) = (Rc::clone(&core), stage.clone(), Rc::clone(&accepting));
+            monoio::spawn(async move {
+                accept::run(core, listener, role, until_drain(stage)).await;
+                *accepting.borrow_mut() -= 1;
+            });
+        }
+        let worker = monoio::spawn(work(Rc::clone(&core)));
+        let sweeper = monoio::spawn(sweep(Rc::clone(&core)));
+
+        let timeout = until_drain_begins(&mut stage).await;
+        drain_connections(&core, &accepting, timeout).await;
+        agree(&agreement.quiet, cores).await;
+        core.lane.borrow_mut().shard().begin_drain();
+        let deadline = monoio::time::Instant::now() + timeout;
+        while core.lane.borrow_mut().shard().in_flight() > 0 && monoio::time::Instant::now() < deadline {
+            core.work();
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
+        agree(&agreement.empty, cores).await;
+        drop((worker, sweeper));
+        core.work();
+        let mut lane = core.lane.borrow_mut();
+        let counts = lane.shard().counters().snapshot();
+        Ok(Farewell {
+            accepted: counts.accepted,
+            processed: counts.processed,
+            failed: counts.failed,
+            lost: lane.shard().in_flight() as u64,
+            cut: core.counters.hits(Cause::ShutdownTimeout),
+        })
+    }
+}
+
+/// Resolves when the drain begins, or its sender is gone.
+async fn until_drain(mut stage: watch::Receiver<Stage>) {
+    until_drain_begins(&mut stage).await;
+}
+
+async fn until_drain_begins(stage: &mut watch::Receiver<Stage>) -> Duration {
+    match stage.wait_for(|stage| *stage != Stage::Running).await.as_deref() {
+        Ok(Stage::Draining(timeout)) => *timeout,
+        Ok(Stage::Running) | Err(_) => Duration::ZERO,
+    }
+}
+
+/// Says that this core has come so far, and waits until all have; meanwhile the worker task goes on.
+async fn agree(count: &AtomicUsize, cores: usize) {
+    count.fetch_add(1, Ordering::AcqRel);
+    while count.load(Ordering::Acquire) < cores {
+        monoio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The worker as a task: runs when another core, or a sink's thread, rings this core's doorbell. What this core's own
+/// connections bring is worked on right behind their answers.
+async fn work(core: Rc<Core>) {
+    loop {
+        poll_fn(|context| core.lane.borrow_mut().shard().poll_work(context.waker())).await;
+        core.work();
+        // Connections have their turn between two batches.
+        let mut yielded = false;
+        poll_fn(|context| {
+            if std::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Once a second: the date, and the time limits of all connections.
+async fn sweep(core: Rc<Core>) {
+    loop {
+        monoio::time::sleep(Duration::from_secs(1)).await;
+        core.refresh_date();
+        let now_ms = core.clock.now_ms();
+        let limits = &core.shared.limits;
+        for hook in core.hooks.borrow().iter() {
+            let waited = Duration::from_millis(now_ms.saturating_sub(hook.since_ms.get()));
+            let expired = match hook.phase.get() {
+                Phase::Preface => (waited > limits.preface_timeout).then_some(Cause::PrefaceTimeout),
+                Phase::Head => (waited > limits.header_timeout).then_some(Cause::HeaderTimeout),
+                Phase::Write => (waited > limits.write_timeout).then_some(Cause::WriteTimeout),
+                Phase::Idle => (waited > limits.idle_timeout).then_some(Cause::IdleTimeout),
+                Phase::Work => None,
+                Phase::Window => {
+                    hook.nudged.set(true);
+                    hook.wake();
+                    None
+                }
+                Phase::Body => {
+                    let (start_ms, start_bytes) = hook.body_start.get();
+                    let span = Duration::from_millis(now_ms.saturating_sub(start_ms));
+                    let bytes = hook.body_bytes.get().saturating_sub(start_bytes);
+                    let creeps = span > limits.body_idle_timeout && bytes / span.as_secs().max(1) < 1024;
+                    (waited > limits.body_idle_timeout || creeps).then_some(Cause::BodyTimeout)
+                }
+            };
+            if hook.drain.get() {
+                hook.drain_ticks.set(hook.drain_ticks.get() + 1);
+                hook.wake();
+            }
+            if let Some(cause) = expired {
+                hook.expired.set(Some(cause));
+                hook.wake();
+            }
+        }
+    }
+}
+
+/// Lets every connection finish what is open; those that do not in time are cut.
+async fn drain_connections(core: &Rc<Core>, accepting: &RefCell<usize>, timeout: Duration) {
+    core.draining.set(true);
+    for hook in core.hooks.borrow().iter() {
+        hook.drain.set(true);
+        hook.wake();
+    }
+    let deadline = monoio::time::Instant::now() + timeout;
+    let mut cutting = false;
+    while *accepting.borrow() > 0 || !core.hooks.borrow().is_empty() {
+        if !cutting && monoio::time::Instant::now() >= deadline {
+            cutting = true;
+            for hook in core.hooks.borrow().iter() {
+                hook.expired.set(Some(Cause::ShutdownTimeout));
+                hook.wake();
+            }
+        }
+        monoio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Resolves with the first of two; the second is dropped.
+pub(crate) async fn first<A>(a: impl Future<Output = A>, b: impl Future<Output = ()>) -> Option<A> {
+    let (mut a, mut b) = (pin!(a), pin!(b));
+    poll_fn(|context| {
+        if let Poll::Ready(value) = a.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
+        }
+        b.as_mut().poll(context).map(|()| None)
+    })
+    .await
+}

@@ -1,0 +1,155 @@
+//! The way into the engine: what a front end does with a message it has read.
+
+use engine_core::{Batch, Completions, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of};
+
+use crate::{
+    counters::{FrontCounters, Tally},
+    message_id::{MESSAGE_ID_BYTES, MessageIds},
+};
+
+/// The text of an id.
+pub(crate) type MessageId = [u8; MESSAGE_ID_BYTES];
+
+/// Where accepted messages of a core go; chosen at the start, called once per batch.
+pub type BoxedSink = Box<dyn Sink + Send>;
+
+/// [`BoxedSink`] as the engine takes it.
+pub(crate) struct AnySink(pub(crate) BoxedSink);
+
+impl Sink for AnySink {
+    fn submit(&mut self, batch: &mut Batch<'_>) {
+        self.0.submit(batch);
+    }
+
+    fn poll(&mut self, done: &mut Completions<'_>) {
+        self.0.poll(done);
+    }
+}
+
+impl std::fmt::Debug for AnySink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AnySink")
+    }
+}
+
+/// What keeps messages together on one core, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PartitionKey {
+    /// Nothing: a message stays on the core it arrived at.
+    #[default]
+    Arrival,
+    /// The message's source.
+    Source,
+    /// The value of a metadata key; a message without it stays where it arrived.
+    Metadata(String),
+}
+
+impl PartitionKey {
+    /// Reads the setting: empty, `source`, or the name of a metadata key.
+    pub fn from_setting(text: &str) -> Self {
+        match text {
+            "" => PartitionKey::Arrival,
+            "source" => PartitionKey::Source,
+            key => PartitionKey::Metadata(key.to_owned()),
+        }
+    }
+
+    fn hash(&self, message: &Incoming<'_>) -> Option<u64> {
+        match self {
+            PartitionKey::Arrival => None,
+            PartitionKey::Source => Some(key_hash(message.source)),
+            PartitionKey::Metadata(key) => MetadataPairs::new(message.metadata)
+                .find(|(name, _)| *name == key.as_bytes())
+                .map(|(_, value)| key_hash(value)),
+        }
+    }
+}
+
+/// A message as read from a request, borrowed from it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incoming<'a> {
+    /// The caller's id; without one it gets ours.
+    pub(crate) id: Option<&'a [u8]>,
+    pub(crate) source: &'a [u8],
+    pub(crate) payload: &'a [u8],
+    /// Pairs as `engine_core::MetadataWriter` writes them.
+    pub(crate) metadata: &'a [u8],
+    /// The caller's time; without one it gets ours.
+    pub(crate) timestamp_seconds: Option<i64>,
+}
+
+/// Marks a record that is our own probe.
+pub(crate) const KIND_PROBE: u8 = 1;
+
+/// One core's engine with what a message needs on its way in.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    shard: Shard<AnySink>,
+    ids: MessageIds,
+    partition: PartitionKey,
+    finished: u64,
+}
+
+impl Lane {
+    pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey) -> Self {
+        Self { shard, ids: MessageIds::new(), partition, finished: 0 }
+    }
+
+    /// Puts a message into the queue; on success the id it goes by (ours; the caller's is not copied back).
+    ///
+    /// A full queue is worked on once, on the spot, before it is called full: so a burst that this core can digest
+    /// is never refused for having come in one read.
+    pub(crate) fn offer(&mut self, message: &Incoming<'_>, kind: u8, unix_ms: u64) -> Result<MessageId, Refused> {
+        let id = self.ids.next(unix_ms);
+        let key = self.partition.hash(message);
+        let record = Record {
+            id: message.id.unwrap_or(&id),
+            source: message.source,
+            payload: message.payload,
+            metadata: message.metadata,
+            timestamp_seconds: message
+                .timestamp_seconds
+                .unwrap_or_else(|| i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)),
+            key_hash: key.unwrap_or_default(),
+            kind,
+            reply_token: 0,
+        };
+        let core = key.map_or(self.shard.core(), |key| shard_of(key, self.shard.cores()));
+        match self.shard.submit(core, &record) {
+            Err(Refused::QueueFull | Refused::OverBudget) => {
+                self.shard.poll();
+                self.shard.submit(core, &record)?;
+            }
+            other => other?,
+        }
+        Ok(id)
+    }
+
+    /// One turn of the worker. Returns how many messages its sink finished in it.
+    pub(crate) fn work(&mut self) -> (usize, u64) {
+        let moved = self.shard.poll();
+        let now = self.shard.counters().snapshot();
+        let before = std::mem::replace(&mut self.finished, now.processed + now.failed);
+        (moved, self.finished - before)
+    }
+
+    pub(crate) fn shard(&mut self) -> &mut Shard<AnySink> {
+        &mut self.shard
+    }
+}
+
+/// Counts the fate of messages.
+pub(crate) fn count_offer(counters: &FrontCounters, kind: u8, outcome: Result<(), Refused>) {
+    match (kind, outcome) {
+        (KIND_PROBE, Ok(())) => counters.add(Tally::Probes, 1),
+        (KIND_PROBE, Err(_)) => {}
+        (_, Ok(())) => {
+            counters.add(Tally::MessagesReceived, 1);
+            counters.add(Tally::MessagesAccepted, 1);
+        }
+        (_, Err(_)) => {
+            counters.add(Tally::MessagesReceived, 1);
+            counters.add(Tally::MessagesRefused, 1);
+        }
+    }
+}

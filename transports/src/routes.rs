@@ -1,0 +1,132 @@
+//! The hot routes: what takes messages in. Everything else goes to the cold lane.
+
+/// How a request of a hot route is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hot {
+    /// A JSON object with `source`, `data` and `metadata`.
+    IngestJson,
+    /// A `DataMessage` in Go's JSON.
+    EnqueueJson,
+    /// Unary `Ingest`; `data` must be text in the package-less service.
+    GrpcIngest {
+        /// Whether `data` is declared as text.
+        text: bool,
+    },
+    /// Client-streaming `IngestStream`.
+    GrpcIngestStream {
+        /// Whether `data` is declared as text.
+        text: bool,
+    },
+    /// The health object.
+    Health,
+}
+
+/// A hot route as it is counted: its pattern is the `endpoint` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Position in [`ENDPOINTS`].
+    pub index: usize,
+}
+
+/// One row of the route table.
+#[derive(Debug)]
+pub struct Row {
+    /// The path, which is also the label.
+    pub path: &'static str,
+    /// The method it answers; gRPC is always POST.
+    pub method: &'static str,
+    pub(crate) hot: Hot,
+}
+
+const fn row(path: &'static str, method: &'static str, hot: Hot) -> Row {
+    Row { path, method, hot }
+}
+
+/// The route table of the hot lane.
+pub const ENDPOINTS: [Row; 10] = [
+    row("/api/v1/ingest", "POST", Hot::IngestJson),
+    row("/ingest", "POST", Hot::IngestJson),
+    row("/api/ingest", "POST", Hot::IngestJson),
+    row("/enqueue", "POST", Hot::EnqueueJson),
+    row("/health", "GET", Hot::Health),
+    row("/livez", "GET", Hot::Health),
+    row("/diplom.v1.IngestService/Ingest", "POST", Hot::GrpcIngest { text: false }),
+    row("/diplom.v1.IngestService/IngestStream", "POST", Hot::GrpcIngestStream { text: false }),
+    row("/IngestService/Ingest", "POST", Hot::GrpcIngest { text: true }),
+    row("/IngestService/IngestStream", "POST", Hot::GrpcIngestStream { text: true }),
+];
+
+impl Endpoint {
+    /// The row of this endpoint.
+    pub fn row(self) -> &'static Row {
+        &ENDPOINTS[self.index]
+    }
+
+    /// Whether it speaks gRPC.
+    pub fn is_grpc(self) -> bool {
+        matches!(self.row().hot, Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. })
+    }
+
+    /// Whether it takes messages in.
+    pub fn is_ingest(self) -> bool {
+        !matches!(self.row().hot, Hot::Health)
+    }
+
+    /// Every endpoint.
+    pub fn all() -> impl Iterator<Item = Endpoint> {
+        (0..ENDPOINTS.len()).map(|index| Endpoint { index })
+    }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To a hot route.
+    Hot(Endpoint),
+    /// The path is a hot route's, the method is not.
+    MethodNotAllowed(Endpoint),
+    /// To the cold lane.
+    Cold,
+}
+
+/// Finds the route of a request; `path` is without the query.
+pub(crate) fn route(method: &[u8], path: &[u8]) -> Route {
+    for endpoint in Endpoint::all() {
+        let row = endpoint.row();
+        if row.path.as_bytes() != path {
+            continue;
+        }
+        let get_as_head = method == b"HEAD" && row.method == "GET";
+        if row.method.as_bytes() == method || get_as_head {
+            return Route::Hot(endpoint);
+        }
+        // OPTIONS asks about the resource; the cold lane answers it for every path alike.
+        return if method == b"OPTIONS" { Route::Cold } else { Route::MethodNotAllowed(endpoint) };
+    }
+    Route::Cold
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_hot_path_leads_to_its_own_row() {
+        for endpoint in Endpoint::all() {
+            let row = endpoint.row();
+            assert_eq!(route(row.method.as_bytes(), row.path.as_bytes()), Route::Hot(endpoint));
+        }
+    }
+
+    #[test]
+    fn another_method_on_a_hot_path_is_not_allowed() {
+        assert!(matches!(route(b"GET", b"/ingest"), Route::MethodNotAllowed(_)));
+        assert!(matches!(route(b"HEAD", b"/health"), Route::Hot(_)));
+    }
+
+    #[test]
+    fn a_prefix_of_a_hot_path_is_not_that_path() {
+        assert_eq!(route(b"POST", b"/ingestX"), Route::Cold);
+        assert_eq!(route(b"POST", b"/ingest/"), Route::Cold);
+    }
+}

@@ -1,0 +1,902 @@
+//! What is served over HTTP/2: the hot routes as JSON and gRPC, and the bridge to the cold lane.
+//!
+//! A request that lies whole in one DATA frame is decoded where it lies. One that comes in pieces is collected, a
+//! stream of messages is taken message by message, and when the queue is full its window is not given back.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use tokio::sync::mpsc;
+
+use crate::{
+    answer::{Refusal, ingested},
+    cold::{Arrival, ColdAnswer, ColdBody, ColdCall, ColdEvent, ColdEventSender, ColdEvents, ColdHold, Piece, PieceSender},
+    connection::Origin,
+    core::{ACK_LEVEL, Core},
+    counters::{Cause, Tally, status_index},
+    grpc::{ACCEPT_ENCODING, Code, Deframer, Detail, Encoding, Message, PREFIX_BYTES, Status, Take, encode_details, encode_message, parse_timeout},
+    h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
+    ingest::{self, Streamed},
+    lane::{KIND_PROBE, MessageId},
+    message::DataKind,
+    message_id::MESSAGE_ID_BYTES,
+    routes::{Endpoint, Hot, Route, route},
+    session_h1::{allow, unsuitable},
+};
+
+/// What a request head comes to.
+pub(crate) enum Head {
+    /// A JSON body for a hot route.
+    Json { endpoint: Endpoint, probe: bool },
+    /// `/health`.
+    Health { endpoint: Endpoint, head_only: bool },
+    /// A gRPC call of a hot route.
+    Grpc { endpoint: Endpoint, call: Call },
+    /// To be turned down as HTTP.
+    Refused { endpoint: Option<Endpoint>, refusal: Refusal },
+    /// To be turned down as gRPC.
+    GrpcRefused { endpoint: Endpoint, status: Status },
+    /// For the cold lane.
+    Cold { head: Box<ColdHead>, timeout: Option<Duration> },
+}
+
+/// How a gRPC call is to be read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    kind: DataKind,
+    streaming: bool,
+    encoding: Encoding,
+    timeout: Option<Duration>,
+}
+
+/// The head of a request for the cold lane.
+pub(crate) struct ColdHead {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    grpc: bool,
+}
+
+/// An open stream.
+pub(crate) enum Stream {
+    /// A JSON body that is being collected.
+    Json { endpoint: Endpoint, probe: bool, body: Vec<u8> },
+    /// A unary gRPC call whose message is being collected.
+    Unary { endpoint: Endpoint, call: Call, collected: Option<Box<Collected>> },
+    /// A client stream.
+    Streaming(Box<Streaming>),
+    /// The cold lane works on it.
+    Cold(Box<Cold>),
+    /// It is answered; whatever else arrives is dropped.
+    Answered,
+}
+
+/// A unary call that came in pieces.
+pub(crate) struct Collected {
+    deframer: Deframer,
+    /// The message once it is complete; enqueued at the end of the stream, when it is certain to be the only one.
+    message: Option<(bool, Vec<u8>)>,
+    /// Bytes counted against the core's budget.
+    counted: usize,
+}
+
+/// A client stream under way.
+pub(crate) struct Streaming {
+    endpoint: Endpoint,
+    call: Call,
+    deframer: Deframer,
+    accepted: u64,
+    /// Input that waits for room in the queue; its window is withheld.
+    rest: Vec<u8>,
+    /// Bytes of window that are withheld.
+    withheld: usize,
+    stalled: bool,
+    ended: bool,
+}
+
+/// A call the cold lane works on.
+pub(crate) struct Cold {
+    hold: ColdHold,
+    body: Option<PieceSender>,
+    begun: bool,
+    grpc: bool,
+    head_only: bool,
+    /// Bytes of its answer that were queued and not yet given back as credit.
+    owed: usize,
+}
+
+/// Serves the streams of one connection.
+pub(crate) struct Service {
+    core: Rc<Core>,
+    origin: Origin,
+    events: Option<(ColdEventSender, ColdEvents)>,
+    deadlines: Vec<(u64, StreamId)>,
+    collecting: usize,
+    stalled: usize,
+    cold_streams: usize,
+}
+
+/// Body bytes that a core holds of requests that come in pieces. Beyond it a request that needs more is refused.
+const COLLECTED_BYTES_MAX: usize = 256 << 20;
+
+/// A unary answer: prefix, `message_id`, `status`.
+const UNARY_BYTES: usize = PREFIX_BYTES + 2 + MESSAGE_ID_BYTES + 2 + "accepted".len();
+
+fn unary_answer(id: &MessageId) -> [u8; UNARY_BYTES] {
+    let mut answer = [0; UNARY_BYTES];
+    answer[4] = (UNARY_BYTES - PREFIX_BYTES) as u8;
+    answer[5] = 0x0a;
+    answer[6] = MESSAGE_ID_BYTES as u8;
+    answer[7..7 + MESSAGE_ID_BYTES].copy_from_slice(id);
+    answer[7 + MESSAGE_ID_BYTES] = 0x12;
+    answer[8 + MESSAGE_ID_BYTES] = "accepted".len() as u8;
+    answer[9 + MESSAGE_ID_BYTES..].copy_from_slice(b"accepted");
+    answer
+}
+
+/// The pre-encoded blocks of gRPC answers; they carry no date, so they are made once.
+#[derive(Debug)]
+pub(crate) struct GrpcBlocks {
+    head: Block,
+    ok: Block,
+}
+
+impl GrpcBlocks {
+    pub(crate) fn new() -> Self {
+        Self {
+            head: Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", ACK_LEVEL),
+            ok: Block::trailers().field("grpc-status", "0"),
+        }
+    }
+}
+
+fn is_grpc(content_type: Option<&[u8]>) -> bool {
+    let Some(rest) = content_type.and_then(|value| value.strip_prefix(b"application/grpc")) else { return false };
+    rest.is_empty() || rest.starts_with(b";") || rest.starts_with(b"+proto")
+}
+
+/// Writes a refusal as HTTP.
+fn refuse(id: StreamId, refusal: &Refusal, date: &[u8; 29], replies: &mut Replies<'_>) {
+    let body = refusal.json();
+    let mut block = Block::new(refusal.status)
+        .field("content-type", "application/json")
+        .field("content-length", itoa::Buffer::new().format(body.len()))
+        .field("date", date);
+    if let Some(allow) = refusal.allow {
+        block.push(b"allow", allow.as_bytes());
+    }
+    if let Some(seconds) = refusal.retry_after_seconds() {
+        block.push(b"retry-after", itoa::Buffer::new().format(seconds).as_bytes());
+    }
+    replies.head(id, &block, false);
+    // A few hundred bytes: they fit the stream's queue if not its window.
+    let _all = replies.data(id, body.as_bytes(), true);
+}
+
+/// Fields of a gRPC status, in trailers or in a trailers-only head.
+fn push_status(block: &mut Block, status: &Status, retry: bool) {
+    block.push(b"grpc-status", status.code.digits().as_bytes());
+    if !status.message.is_empty() {
+        let mut message = Vec::with_capacity(status.message.len());
+        encode_message(&mut message, &status.message);
+        block.push(b"grpc-message", &message);
+    }
+    let details = match status.code {
+        Code::ResourceExhausted | Code::Unavailable if retry => Some(Detail::RetryInfo(Duration::from_secs(1))),
+        Code::InvalidArgument => Some(Detail::BadRequest { field: "", description: &status.message }),
+        _ => None,
+    };
+    if let Some(detail) = details {
+        let mut value = Vec::new();
+        encode_details(&mut value, status, &[detail]);
+        block.push(b"grpc-status-details-bin", &value);
+    }
+}
+
+/// Writes a status as a trailers-only answer.
+fn fail(id: StreamId, status: &Status, retry: bool, replies: &mut Replies<'_>) {
+    let mut block = Block::new(200).field("content-type", "application/grpc");
+    if status.code == Code::Unimplemented {
+        block.push(b"grpc-accept-encoding", ACCEPT_ENCODING.as_bytes());
+    }
+    push_status(&mut block, status, retry);
+    replies.head(id, &block, true);
+}
+
+impl From<&Refusal> for Status {
+    fn from(refusal: &Refusal) -> Self {
+        Status::new(refusal.code, refusal.text.clone())
+    }
+}
+
+impl Service {
+    pub(crate) fn new(core: Rc<Core>, origin: Origin) -> Self {
+        Self { core, origin, events: None, deadlines: Vec::new(), collecting: 0, stalled: 0, cold_streams: 0 }
+    }
+
+    /// Requests whose body is being collected.
+    pub(crate) fn collecting(&self) -> usize {
+        self.collecting
+    }
+
+    /// Streams that wait for room in the queue.
+    pub(crate) fn stalled(&self) -> usize {
+        self.stalled
+    }
+
+    /// Streams that the cold lane works on.
+    pub(crate) fn cold_streams(&self) -> usize {
+        self.cold_streams
+    }
+
+    pub(crate) fn write_timeout_ms(&self) -> u64 {
+        u64::try_from(self.core.shared.limits.write_timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Answers of the cold lane.
+    pub(crate) fn events(&mut self) -> Option<&mut ColdEvents> {
+        self.events.as_mut().map(|(_, events)| events)
+    }
+
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.iter().map(|(at, _)| *at).min()
+    }
+
+    /// Streams whose time is over.
+    pub(crate) fn take_expired(&mut self, now_ms: u64) -> Vec<StreamId> {
+        if self.deadlines.is_empty() {
+            return Vec::new();
+        }
+        let expired = self.deadlines.iter().filter(|(at, _)| *at <= now_ms).map(|(_, id)| *id).collect();
+        self.deadlines.retain(|(at, _)| *at > now_ms);
+        expired
+    }
+
+    fn set_deadline(&mut self, id: StreamId, timeout: Option<Duration>) {
+        if let Some(timeout) = timeout {
+            let ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            self.deadlines.push((self.core.clock.now_ms().saturating_add(ms), id));
+        }
+    }
+
+    fn note(&self, endpoint: Endpoint, outcome: usize) {
+        self.core.answered.note(self.origin.role, endpoint, outcome);
+    }
+
+    /// Turns a JSON request down.
+    fn turn_down(&self, id: StreamId, endpoint: Endpoint, refusal: &Refusal, replies: &mut Replies<'_>) -> Stream {
+        self.note(endpoint, status_index(refusal.status));
+        refuse(id, refusal, &self.core.date.get(), replies);
+        Stream::Answered
+    }
+
+    /// Ends a gRPC call with an error.
+    fn fail(&self, id: StreamId, endpoint: Endpoint, status: &Status, replies: &mut Replies<'_>) -> Stream {
+        self.note(endpoint, usize::from(status.code.number()));
+        if status.code == Code::ResourceExhausted && status.message.contains("limit") {
+            self.core.counters.hit(Cause::TooLarge);
+        }
+        fail(id, status, true, replies);
+        Stream::Answered
+    }
+
+    /// A complete JSON request.
+    fn json(&self, id: StreamId, endpoint: Endpoint, probe: bool, body: &[u8], replies: &mut Replies<'_>) -> Stream {
+        let core = &*self.core;
+        match endpoint.row().hot {
+            Hot::EnqueueJson => match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
+                Ok(()) => {
+                    self.note(endpoint, status_index(202));
+                    replies.head(id, &core.prepared.borrow().h2_enqueued, true);
+                    Stream::Answered
+                }
+                Err(refusal) => self.turn_down(id, endpoint, &refusal, replies),
+            },
+            _ => match ingest::ingest_json(core, body) {
+                Ok(message) => {
+                    self.note(endpoint, status_index(200));
+                    replies.head(id, &core.prepared.borrow().h2_ingested, false);
+                    let _all = replies.data(id, &ingested(&message), true);
+                    Stream::Answered
+                }
+                Err(refusal) => self.turn_down(id, endpoint, &refusal, replies),
+            },
+        }
+    }
+
+    /// A complete unary call.
+    fn unary(&self, id: StreamId, endpoint: Endpoint, call: Call, message: Message<'_>, replies: &mut Replies<'_>) -> Stream {
+        let core = &*self.core;
+        let mut inflater = core.inflater.borrow_mut();
+        let accepted = match inflater.plain(message, call.encoding) {
+            Ok(plain) => ingest::ingest_proto(core, plain, call.kind).map_err(|refusal| Status::from(&refusal)),
+            Err(status) => Err(status),
+        };
+        match accepted {
+            Ok(message) => {
+                self.note(endpoint, 0);
+                replies.head(id, &core.grpc.head, false);
+                let _all = replies.data(id, &unary_answer(&message), false);
+                replies.trailers(id, &core.grpc.ok);
+                Stream::Answered
+            }
+            Err(status) => self.fail(id, endpoint, &status, replies),
+        }
+    }
+
+    /// Collects a part of a JSON body; `Some` when it has to be refused.
+    fn collect(&self, body: &mut Vec<u8>, data: &[u8]) -> Option<Refusal> {
+        let limit = self.core.shared.limits.http_body_bytes_max;
+        if body.len() + data.len() > limit {
+            return Some(too_large(limit));
+        }
+        if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
+            return Some(Refusal::new(503, Code::ResourceExhausted, "Too many large requests are arriving at once"));
+        }
+        body.extend_from_slice(data);
+        None
+    }
+
+    /// A part of a unary call that does not lie in one piece.
+    fn collect_unary(
+        &mut self,
+        id: StreamId,
+        endpoint: Endpoint,
+        call: Call,
+        collected: &mut Option<Box<Collected>>,
+        data: &[u8],
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Option<Stream> {
+        let collected = collected.get_or_insert_with(|| {
+            let deframer = Deframer::new(self.core.shared.limits.grpc_message_bytes_max);
+            Box::new(Collected { deframer, message: None, counted: 0 })
+        });
+        if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
+            let status = Status::new(Code::ResourceExhausted, "too many large messages are arriving at once");
+            return Some(self.fail(id, endpoint, &status, replies));
+        }
+        collected.counted += data.len();
+        let Collected { deframer, message, .. } = &mut **collected;
+        let mut second = false;
+        let fed = deframer.feed(data, |found| {
+            if message.is_some() {
+                second = true;
+                return Take::Stop;
+            }
+            *message = Some((found.compressed, found.bytes.to_vec()));
+            Take::Next
+        });
+        let fed = fed.and_then(|_| if end_stream && !second { deframer.finish() } else { Ok(()) });
+        let status = match (fed, &collected.message) {
+            (Err(error), _) => Status::from(error),
+            _ if second => Status::new(Code::Unimplemented, "a unary call carries one message, this one carried more"),
+            (Ok(()), None) if end_stream => {
+                Status::new(Code::Unimplemented, "a unary call carries one message, this one carried none")
+            }
+            (Ok(()), Some((compressed, bytes))) if end_stream => {
+                let message = Message { compressed: *compressed, bytes };
+                return Some(self.unary(id, endpoint, call, message, replies));
+            }
+            (Ok(()), _) => return None,
+        };
+        Some(self.fail(id, endpoint, &status, replies))
+    }
+
+    /// Takes messages of a client stream from `data`; returns how many bytes were used.
+    fn take(&self, streaming: &mut Streaming, data: &[u8]) -> Result<usize, Status> {
+        let Streaming { deframer, accepted, call, stalled, .. } = streaming;
+        let core = &*self.core;
+        let mut inflater = core.inflater.borrow_mut();
+        let mut failure = None;
+        *stalled = false;
+        let used = deframer.feed(data, |message| {
+            let taken = match inflater.plain(message, call.encoding) {
+                Ok(plain) => ingest::ingest_proto_streamed(core, plain, call.kind).map_err(|refusal| Status::from(&refusal)),
+                Err(status) => Err(status),
+            };
+            match taken {
+                Ok(Streamed::Accepted) => {
+                    *accepted += 1;
+                    Take::Next
+                }
+                Ok(Streamed::NoRoom) => {
+                    *stalled = true;
+                    Take::Hold
+                }
+                Err(status) => {
+                    failure = Some(status);
+                    Take::Stop
+                }
+            }
+        });
+        let status = match (failure, used) {
+            (None, Ok(used)) => return Ok(used),
+            (Some(status), _) => status,
+            (None, Err(error)) => Status::from(error),
+        };
+        let text = format!("message {}: {} ({accepted} before it were accepted)", *accepted, status.message);
+        Err(Status::new(status.code, text))
+    }
+
+    /// The end of a client stream that was taken whole.
+    fn finish(&self, id: StreamId, streaming: &Streaming, replies: &mut Replies<'_>) -> Stream {
+        if let Err(error) = streaming.deframer.finish() {
+            let status = Status::from(error);
+            return self.fail(id, streaming.endpoint, &status, replies);
+        }
+        self.note(streaming.endpoint, 0);
+        let mut answer = vec![0; PREFIX_BYTES];
+        crate::message::encode_ingest_response(&mut answer, &format!("batch-{}", streaming.accepted), "completed");
+        answer[4] = u8::try_from(answer.len() - PREFIX_BYTES).unwrap_or_default();
+        replies.head(id, &self.core.grpc.head, false);
+        let _all = replies.data(id, &answer, false);
+        replies.trailers(id, &self.core.grpc.ok);
+        Stream::Answered
+    }
+
+    /// A part of a client stream. `None`: the stream goes on.
+    fn stream_in(
+        &mut self,
+        id: StreamId,
+        streaming: &mut Streaming,
+        data: &[u8],
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> (Credit, Option<Stream>) {
+        streaming.ended |= end_stream;
+        if streaming.stalled {
+            streaming.rest.extend_from_slice(data);
+            streaming.withheld += data.len();
+            return (Credit::Later, None);
+        }
+        match self.take(streaming, data) {
+            Err(status) => (Credit::Now, Some(self.fail(id, streaming.endpoint, &status, replies))),
+            Ok(_) if !streaming.stalled => {
+                let finished = streaming.ended.then(|| self.finish(id, streaming, replies));
+                (Credit::Now, finished)
+            }
+            Ok(used) => {
+                self.stalled += 1;
+                streaming.rest.extend_from_slice(&data[used..]);
+                streaming.withheld += data.len();
+                (Credit::Later, None)
+            }
+        }
+    }
+
+    /// There may be room in the queue again.
+    pub(crate) fn resume(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        let Stream::Streaming(streaming) = stream else { return };
+        if !streaming.stalled {
+            return;
+        }
+        let rest = std::mem::take(&mut streaming.rest);
+        let after = match self.take(streaming, &rest) {
+            Err(status) => Some(self.fail(id, streaming.endpoint, &status, replies)),
+            Ok(used) => {
+                streaming.rest.extend_from_slice(&rest[used..]);
+                (!streaming.stalled && streaming.ended).then(|| self.finish(id, streaming, replies))
+            }
+        };
+        if after.is_some() || !streaming.stalled {
+            self.stalled -= 1;
+            streaming.stalled = false;
+        }
+        // What waits keeps its window; all else is given back.
+        let keep = streaming.rest.len();
+        let back = streaming.withheld.saturating_sub(keep);
+        streaming.withheld = keep;
+        replies.credit(id, back);
+        if let Some(after) = after {
+            *stream = after;
+        }
+    }
+
+    /// The time of a request is over. What was accepted stays accepted.
+    pub(crate) fn expire(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        let status = match &*stream {
+            Stream::Streaming(streaming) => {
+                let text = format!("deadline exceeded; {} messages were accepted before it", streaming.accepted);
+                Status::new(Code::DeadlineExceeded, text)
+            }
+            _ => Status::new(Code::DeadlineExceeded, "deadline exceeded"),
+        };
+        let after = match &*stream {
+            Stream::Answered | Stream::Json { .. } => return,
+            Stream::Unary { endpoint, .. } => self.fail(id, *endpoint, &status, replies),
+            Stream::Streaming(streaming) => self.fail(id, streaming.endpoint, &status, replies),
+            Stream::Cold(cold) if cold.begun => {
+                let mut block = Block::trailers();
+                push_status(&mut block, &status, false);
+                replies.trailers(id, &block);
+                Stream::Answered
+            }
+            Stream::Cold(_) => {
+                fail(id, &status, false, replies);
+                Stream::Answered
+            }
+        };
+        let before = std::mem::replace(stream, after);
+        self.forget(&before);
+    }
+
+    /// Takes a stream's share out of the sums.
+    fn forget(&mut self, stream: &Stream) {
+        match stream {
+            Stream::Json { body, .. } => {
+                self.collecting -= 1;
+                self.core.release(body.len());
+            }
+            Stream::Unary { collected, .. } => {
+                self.collecting -= 1;
+                self.core.release(collected.as_ref().map_or(0, |collected| collected.counted));
+            }
+            Stream::Streaming(streaming) => self.stalled -= usize::from(streaming.stalled),
+            Stream::Cold(_) => self.cold_streams -= 1,
+            Stream::Answered => {}
+        }
+    }
+
+    /// Passes a request to the cold lane.
+    fn pass_on(
+        &mut self,
+        id: StreamId,
+        head: &ColdHead,
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let (sender, _) = self.events.get_or_insert_with(mpsc::unbounded_channel);
+        let (body, pieces) = if end_stream {
+            (ColdBody::whole(Bytes::new()), None)
+        } else {
+            let (pieces, body) = ColdBody::pieces(id.get(), sender.clone());
+            (body, Some(pieces))
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = head.uri.clone();
+        *request.headers_mut() = head.headers.clone();
+        *request.version_mut() = http::Version::HTTP_2;
+        request.extensions_mut().insert(Arrival { role: self.origin.role, peer: self.origin.peer });
+        let (answer, hold) = ColdAnswer::new(id.get(), sender.clone());
+        if self.core.shared.cold.try_send(ColdCall { request, answer }).is_err() {
+            self.core.counters.hit(Cause::ColdLaneFull);
+            let text = "Too many requests wait for an answer of this kind";
+            if head.grpc {
+                fail(id, &Status::new(Code::Unavailable, text), true, replies);
+            } else {
+                refuse(id, &Refusal::new(503, Code::Unavailable, text), &self.core.date.get(), replies);
+            }
+            return Stream::Answered;
+        }
+        self.core.counters.add(Tally::ColdCalls, 1);
+        self.cold_streams += 1;
+        let head_only = head.method == Method::HEAD;
+        Stream::Cold(Box::new(Cold { hold, body: pieces, begun: false, grpc: head.grpc, head_only, owed: 0 }))
+    }
+
+    /// Puts an event of the cold lane into its stream.
+    pub(crate) fn answer(&mut self, id: StreamId, stream: &mut Stream, event: ColdEvent, replies: &mut Replies<'_>) {
+        let Stream::Cold(cold) = &mut *stream else { return };
+        let done = match event {
+            ColdEvent::Head(parts) => {
+                let mut block = Block::new(parts.status.as_u16());
+                for (name, value) in &parts.headers {
+                    // RFC 9113 §8.2.2: these speak of a connection, and HTTP/2 has its own.
+                    if !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade") {
+                        block.push(name.as_str().as_bytes(), value.as_bytes());
+                    }
+                }
+                if !cold.grpc {
+                    block.push(b"date", &self.core.date.get());
+                }
+                replies.head(id, &block, cold.head_only);
+                cold.begun = true;
+                cold.head_only
+            }
+            ColdEvent::Data(bytes) => {
+                // The credit is no larger than the stream's queue, so it always takes all.
+                let taken = replies.data(id, &bytes, false);
+                cold.owed += bytes.len();
+                if taken < bytes.len() {
+                    replies.reset(id, ErrorCode::INTERNAL_ERROR);
+                }
+                taken < bytes.len()
+            }
+            ColdEvent::End(trailers) => {
+                match trailers {
+                    Some(trailers) => {
+                        let mut block = Block::trailers();
+                        for (name, value) in &trailers {
+                            block.push(name.as_str().as_bytes(), value.as_bytes());
+                        }
+                        replies.trailers(id, &block);
+                    }
+                    None => {
+                        let _nothing = replies.data(id, &[], true);
+                    }
+                }
+                true
+            }
+            ColdEvent::Failed => {
+                let text = "The request could not be answered";
+                match (cold.begun, cold.grpc) {
+                    (true, _) => replies.reset(id, ErrorCode::INTERNAL_ERROR),
+                    (false, true) => fail(id, &Status::new(Code::Internal, text), false, replies),
+                    (false, false) => {
+                        refuse(id, &Refusal::new(500, Code::Internal, text), &self.core.date.get(), replies);
+                    }
+                }
+                true
+            }
+            ColdEvent::Taken(bytes) => {
+                replies.credit(id, bytes);
+                false
+            }
+        };
+        if done {
+            let before = std::mem::replace(stream, Stream::Answered);
+            self.forget(&before);
+        }
+    }
+
+    /// Whether bytes of a stream's answer are on their way whose credit was not given back.
+    pub(crate) fn owes_credit(stream: &Stream) -> bool {
+        matches!(stream, Stream::Cold(cold) if cold.owed > 0)
+    }
+
+    /// Gives credit back for all but the `queued` bytes.
+    pub(crate) fn credit_sent(stream: &mut Stream, queued: usize) {
+        if let Stream::Cold(cold) = stream {
+            let sent = cold.owed.saturating_sub(queued);
+            cold.owed -= sent;
+            cold.hold.sent(sent);
+        }
+    }
+
+    fn grpc_head(&self, endpoint: Endpoint, hot: Hot, head: &RequestHead<'_>) -> Head {
+        if !is_grpc(head.field(b"content-type")) {
+            let text = "content-type: this path takes application/grpc or application/grpc+proto";
+            return Head::Refused { endpoint: Some(endpoint), refusal: Refusal::new(415, Code::InvalidArgument, text) };
+        }
+        let (streaming, text) = match hot {
+            Hot::GrpcIngestStream { text } => (true, text),
+            Hot::GrpcIngest { text } => (false, text),
+            _ => (false, false),
+        };
+        let call = || -> Result<Call, Status> {
+            if let Some(wanted) = head.field(b"tidegate-ack").filter(|wanted| *wanted != ACK_LEVEL.as_bytes()) {
+                return Err(Status::from(&Refusal::unreachable_ack(wanted)));
+            }
+            Ok(Call {
+                kind: if text { DataKind::Text } else { DataKind::Bytes },
+                streaming,
+                encoding: Encoding::from_field(head.field(b"grpc-encoding"))?,
+                timeout: head.field(b"grpc-timeout").map(parse_timeout).transpose()?,
+            })
+        };
+        match call() {
+            Ok(call) => Head::Grpc { endpoint, call },
+            Err(status) => Head::GrpcRefused { endpoint, status },
+        }
+    }
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::new(413, Code::ResourceExhausted, format!("the body is larger than limits.http_body_bytes_max = {limit}"))
+}
+
+fn cold_head(head: &RequestHead<'_>) -> Result<ColdHead, http::Error> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in head.fields() {
+        headers.append(HeaderName::from_bytes(name)?, HeaderValue::from_bytes(value)?);
+    }
+    if let Some(authority) = head.authority() {
+        headers.entry(http::header::HOST).or_insert(HeaderValue::from_bytes(authority)?);
+    }
+    Ok(ColdHead {
+        method: Method::from_bytes(head.method())?,
+        uri: Uri::try_from(head.path())?,
+        grpc: is_grpc(head.field(b"content-type")),
+        headers,
+    })
+}
+
+impl Application for Service {
+    type Head = Head;
+    type Stream = Stream;
+
+    fn classify(&mut self, head: &RequestHead<'_>) -> Head {
+        let path = head.path();
+        let path = &path[..memchr::memchr(b'?', path).unwrap_or(path.len())];
+        let endpoint = match route(head.method(), path) {
+            Route::Hot(endpoint) => endpoint,
+            Route::MethodNotAllowed(endpoint) => {
+                return Head::Refused { endpoint: Some(endpoint), refusal: Refusal::method_not_allowed(allow(endpoint)) };
+            }
+            Route::Cold => {
+                let timeout = head.field(b"grpc-timeout").and_then(|value| parse_timeout(value).ok());
+                return match cold_head(head) {
+                    Ok(cold) => Head::Cold { timeout: timeout.filter(|_| cold.grpc), head: Box::new(cold) },
+                    Err(error) => {
+                        let text = format!("the request head: {error}");
+                        Head::Refused { endpoint: None, refusal: Refusal::new(400, Code::InvalidArgument, text) }
+                    }
+                };
+            }
+        };
+        let limit = self.core.shared.limits.http_body_bytes_max;
+        match endpoint.row().hot {
+            Hot::Health => Head::Health { endpoint, head_only: head.method() == b"HEAD" },
+            Hot::IngestJson | Hot::EnqueueJson => {
+                if let Some(refusal) = unsuitable(|name| head.field(name.as_bytes())) {
+                    return Head::Refused { endpoint: Some(endpoint), refusal };
+                }
+                if head.content_length().is_some_and(|length| length > limit as u64) {
+                    return Head::Refused { endpoint: Some(endpoint), refusal: too_large(limit) };
+                }
+                let token = self.core.shared.probe_token.as_bytes();
+                Head::Json { endpoint, probe: head.field(b"tidegate-probe") == Some(token) }
+            }
+            hot @ (Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. }) => self.grpc_head(endpoint, hot, head),
+        }
+    }
+
+    fn open(&mut self, id: StreamId, head: &Head, end_stream: bool, replies: &mut Replies<'_>) -> Stream {
+        match head {
+            Head::Json { endpoint, probe } => {
+                if end_stream {
+                    return self.json(id, *endpoint, *probe, &[], replies);
+                }
+                self.collecting += 1;
+                Stream::Json { endpoint: *endpoint, probe: *probe, body: Vec::new() }
+            }
+            Head::Health { endpoint, head_only } => {
+                let (status, body) = self.core.shared.health.report(self.origin.role);
+                self.note(*endpoint, status_index(status));
+                let block = Block::new(status)
+                    .field("content-type", "application/json")
+                    .field("content-length", itoa::Buffer::new().format(body.len()))
+                    .field("date", self.core.date.get());
+                replies.head(id, &block, *head_only);
+                if !head_only {
+                    let _all = replies.data(id, &body, true);
+                }
+                Stream::Answered
+            }
+            Head::Grpc { endpoint, call } => {
+                if end_stream && !call.streaming {
+                    let status = Status::new(Code::Unimplemented, "a unary call carries one message, this one carried none");
+                    return self.fail(id, *endpoint, &status, replies);
+                }
+                self.set_deadline(id, call.timeout);
+                if !call.streaming {
+                    self.collecting += 1;
+                    return Stream::Unary { endpoint: *endpoint, call: *call, collected: None };
+                }
+                let streaming = Streaming {
+                    endpoint: *endpoint,
+                    call: *call,
+                    deframer: Deframer::new(self.core.shared.limits.grpc_message_bytes_max),
+                    accepted: 0,
+                    rest: Vec::new(),
+                    withheld: 0,
+                    stalled: false,
+                    ended: end_stream,
+                };
+                if end_stream {
+                    return self.finish(id, &streaming, replies);
+                }
+                Stream::Streaming(Box::new(streaming))
+            }
+            Head::Refused { endpoint, refusal } => {
+                if refusal.status == 413 {
+                    self.core.counters.hit(Cause::TooLarge);
+                }
+                if let Some(endpoint) = endpoint
+                    && !endpoint.is_grpc()
+                {
+                    self.note(*endpoint, status_index(refusal.status));
+                }
+                refuse(id, refusal, &self.core.date.get(), replies);
+                Stream::Answered
+            }
+            Head::GrpcRefused { endpoint, status } => self.fail(id, *endpoint, status, replies),
+            Head::Cold { head, timeout } => {
+                self.set_deadline(id, *timeout);
+                self.pass_on(id, head, end_stream, replies)
+            }
+        }
+    }
+
+    fn data(
+        &mut self,
+        id: StreamId,
+        stream: &mut Stream,
+        data: &[u8],
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Credit {
+        let mut credit = Credit::Now;
+        let after = match stream {
+            Stream::Answered => None,
+            Stream::Json { endpoint, probe, body } => {
+                if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max {
+                    Some(self.json(id, *endpoint, *probe, data, replies))
+                } else {
+                    match self.collect(body, data) {
+                        Some(refusal) => {
+                            if refusal.status == 413 {
+                                self.core.counters.hit(Cause::TooLarge);
+                            }
+                            Some(self.turn_down(id, *endpoint, &refusal, replies))
+                        }
+                        None => end_stream.then(|| self.json(id, *endpoint, *probe, body, replies)),
+                    }
+                }
+            }
+            Stream::Unary { endpoint, call, collected } => match whole_message(data) {
+                Some(message) if end_stream && collected.is_none() && message.bytes.len() <= self.core.shared.limits.grpc_message_bytes_max => {
+                    Some(self.unary(id, *endpoint, *call, message, replies))
+                }
+                _ => self.collect_unary(id, *endpoint, *call, collected, data, end_stream, replies),
+            },
+            Stream::Streaming(streaming) => {
+                let (kept, after) = self.stream_in(id, streaming, data, end_stream, replies);
+                credit = kept;
+                after
+            }
+            Stream::Cold(cold) => {
+                if let Some(pieces) = &cold.body
+                    && !data.is_empty()
+                    && pieces.send(Piece::Data(Bytes::copy_from_slice(data))).is_ok()
+                {
+                    credit = Credit::Later;
+                }
+                if end_stream && let Some(pieces) = cold.body.take() {
+                    // A cold lane that has stopped reading needs no end.
+                    let _ = pieces.send(Piece::End);
+                }
+                None
+            }
+        };
+        if let Some(after) = after {
+            let before = std::mem::replace(stream, after);
+            self.forget(&before);
+        }
+        credit
+    }
+
+    fn trailers(&mut self, id: StreamId, stream: &mut Stream, _fields: Fields<'_>, replies: &mut Replies<'_>) {
+        // gRPC and our JSON routes give request trailers no meaning: they are an end like any other.
+        let _nothing_to_credit = self.data(id, stream, &[], true, replies);
+    }
+
+    fn reset(&mut self, id: StreamId, stream: Stream, _why: Reset) -> Work {
+        self.closed(id, stream);
+        Work::Ended
+    }
+
+    fn closed(&mut self, id: StreamId, stream: Stream) {
+        self.forget(&stream);
+        if !self.deadlines.is_empty() {
+            self.deadlines.retain(|(_, other)| *other != id);
+        }
+    }
+
+    fn refused(&mut self, _id: StreamId, code: ErrorCode, _reason: &'static str) {
+        if code == ErrorCode::PROTOCOL_ERROR {
+            self.core.counters.hit(Cause::Http2Protocol);
+        }
+    }
+}
+
+/// The message, when `data` is exactly one with its prefix.
+fn whole_message(data: &[u8]) -> Option<Message<'_>> {
+    let (prefix, bytes) = data.split_first_chunk::<PREFIX_BYTES>()?;
+    let [flag, length @ ..] = *prefix;
+    let whole = flag <= 1 && u32::from_be_bytes(length) as usize == bytes.len();
+    whole.then_some(Message { compressed: flag == 1, bytes })
+}

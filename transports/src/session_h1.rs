@@ -1,0 +1,320 @@
+//! HTTP/1.1 on a connection: the hot routes answered on the spot, everything else passed to the cold lane.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+
+use crate::{
+    answer::{Refusal, ingested},
+    cold::{Arrival, ColdAnswer, ColdBody, ColdCall, ColdEvent, ColdEvents, ColdHold},
+    connection::{Origin, Wants},
+    core::{ACK_LEVEL, Core},
+    counters::{Cause, Tally, status_index},
+    grpc::Code,
+    h1::{Accept, Answer, Application, Connection, Limits, Reply, RequestHead, Waiting},
+    hook::Phase,
+    ingest,
+    lane::KIND_PROBE,
+    routes::{Endpoint, Hot, Route, route},
+};
+
+/// Bytes of an answer that are put into the output before it is sent.
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
+
+/// The HTTP/1.1 state of a connection.
+pub(crate) struct Http1 {
+    connection: Connection,
+    call: Option<Call>,
+    draining: bool,
+}
+
+/// A request that the cold lane is working on.
+struct Call {
+    hold: ColdHold,
+    events: ColdEvents,
+    /// An event that woke the connection and was not worked on yet.
+    next: Option<ColdEvent>,
+    begun: bool,
+}
+
+impl Http1 {
+    pub(crate) fn new(limits: &crate::Limits) -> Self {
+        let limits = Limits {
+            head_bytes_max: limits.header_list_bytes_max,
+            fields_max: limits.header_fields_max,
+            body_bytes_max: limits.http_body_bytes_max,
+            ..Limits::default()
+        };
+        Self { connection: Connection::new(limits), call: None, draining: false }
+    }
+
+    pub(crate) fn phase(&self) -> (Phase, u64) {
+        let phase = match self.connection.waiting_for() {
+            Waiting::Idle | Waiting::Close => Phase::Idle,
+            Waiting::Head => Phase::Head,
+            Waiting::Body => Phase::Body,
+            Waiting::Work => Phase::Work,
+        };
+        (phase, self.connection.body_bytes_received())
+    }
+
+    pub(crate) fn wants_drain(&self) -> bool {
+        !self.draining
+    }
+
+    /// A time limit was hit: say which, where HTTP has words for it.
+    pub(crate) fn expire(&mut self, core: &Core, cause: Cause, out: &mut Vec<u8>) {
+        if matches!(cause, Cause::HeaderTimeout | Cause::BodyTimeout) {
+            self.connection.time_out(&core.date.get(), out);
+        }
+    }
+
+    pub(crate) fn poll_answers(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        if call.next.is_none() {
+            match call.events.poll_recv(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(event) => call.next = Some(event.map_or(ColdEvent::Failed, |(_, event)| event)),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Works on what came from elsewhere: the drain, and the cold lane's answer.
+    pub(crate) fn resume(&mut self, core: &Core, drain: bool, nothing_left_over: bool, out: &mut Vec<u8>) -> Wants {
+        if drain && !self.draining {
+            self.draining = true;
+            self.connection.close_after_current();
+        }
+        if let Some(call) = &mut self.call {
+            while out.len() < OUTPUT_BYTES_MAX {
+                let event = match call.next.take() {
+                    Some(event) => event,
+                    None => match call.events.try_recv() {
+                        Ok((_, event)) => event,
+                        Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
+                        Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => ColdEvent::Failed,
+                    },
+                };
+                if apply(&mut self.connection, call, event, core, out) {
+                    self.call = None;
+                    break;
+                }
+            }
+        }
+        if self.connection.should_close() {
+            return Wants::Close;
+        }
+        if self.call.is_some() {
+            return Wants::Answer;
+        }
+        if self.draining && nothing_left_over && self.connection.waiting_for() == Waiting::Idle {
+            return Wants::Close;
+        }
+        Wants::Input
+    }
+
+    /// Works on input; says how much was used.
+    pub(crate) fn receive(&mut self, core: &Core, origin: &Origin, input: &[u8], out: &mut Vec<u8>) -> (usize, Wants) {
+        let mut used = 0;
+        while used < input.len() {
+            let mut service = Service { core, origin, call: None };
+            let outcome = self.connection.receive(&input[used..], &core.date.get(), &mut service, out);
+            self.call = service.call.take();
+            match outcome {
+                Ok(0) => break,
+                Ok(taken) => used += taken,
+                Err(close) => {
+                    core.counters.hit(match close.fault.status() {
+                        413 => Cause::TooLarge,
+                        _ => Cause::Http1Protocol,
+                    });
+                    return (input.len(), Wants::Close);
+                }
+            }
+            if self.connection.is_pending() {
+                return (used, Wants::Answer);
+            }
+        }
+        let wants = if self.connection.should_close() { Wants::Close } else { Wants::Input };
+        (used, wants)
+    }
+}
+
+/// Puts an event of the cold lane into the output; true when the answer is complete.
+fn apply(connection: &mut Connection, call: &mut Call, event: ColdEvent, core: &Core, out: &mut Vec<u8>) -> bool {
+    match event {
+        ColdEvent::Head(parts) => {
+            let length = parts.headers.get(http::header::CONTENT_LENGTH);
+            let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+            let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+            connection.begin_response(parts.status.as_u16(), fields, length, &core.date.get(), out);
+            call.begun = true;
+            false
+        }
+        ColdEvent::Data(bytes) => {
+            connection.body(&bytes, out);
+            call.hold.sent(bytes.len());
+            false
+        }
+        ColdEvent::End(_) => {
+            connection.end(out);
+            true
+        }
+        ColdEvent::Failed if call.begun => {
+            connection.abort();
+            true
+        }
+        ColdEvent::Failed => {
+            let refusal = Refusal::new(500, Code::Internal, "The request could not be answered");
+            connection.answer(&core.date.get(), out, |reply| refuse(reply, &refusal));
+            true
+        }
+        ColdEvent::Taken(_) => false,
+    }
+}
+
+/// Writes a refusal.
+fn refuse(reply: Reply<'_>, refusal: &Refusal) -> Answer {
+    let mut fields: Vec<(&[u8], &[u8])> = vec![(b"Content-Type", b"application/json")];
+    if let Some(allow) = refusal.allow {
+        fields.push((b"Allow", allow.as_bytes()));
+    }
+    let retry_after = refusal.retry_after_seconds().map(|seconds| seconds.to_string());
+    if let Some(seconds) = &retry_after {
+        fields.push((b"Retry-After", seconds.as_bytes()));
+    }
+    reply.full(refusal.status, fields, refusal.json().as_bytes())
+}
+
+/// What the parser calls.
+struct Service<'a> {
+    core: &'a Core,
+    origin: &'a Origin,
+    call: Option<Call>,
+}
+
+impl Service<'_> {
+    fn note(&self, endpoint: Endpoint, status: u16) {
+        self.core.answered.note(self.origin.role, endpoint, status_index(status));
+    }
+
+    fn turn_down(&self, endpoint: Endpoint, refusal: &Refusal, reply: Reply<'_>) -> Answer {
+        self.note(endpoint, refusal.status);
+        refuse(reply, refusal)
+    }
+
+    /// Passes a request to the cold lane.
+    fn pass_on(&mut self, head: &RequestHead<'_>, body: &[u8], reply: Reply<'_>) -> Answer {
+        let request = match cold_request(head, body, self.origin) {
+            Ok(request) => request,
+            Err(error) => {
+                let refusal = Refusal::new(400, Code::InvalidArgument, format!("the request head: {error}"));
+                return refuse(reply, &refusal);
+            }
+        };
+        let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+        let (answer, hold) = ColdAnswer::new(0, sender);
+        if self.core.shared.cold.try_send(ColdCall { request, answer }).is_err() {
+            self.core.counters.hit(Cause::ColdLaneFull);
+            let refusal = Refusal::new(503, Code::Unavailable, "Too many requests wait for an answer of this kind");
+            return refuse(reply, &refusal);
+        }
+        self.core.counters.add(Tally::ColdCalls, 1);
+        self.call = Some(Call { hold, events, next: None, begun: false });
+        reply.later()
+    }
+}
+
+impl Application for Service<'_> {
+    fn head(&mut self, head: &RequestHead<'_>, reply: Reply<'_>) -> Accept {
+        match route(head.method(), head.path()) {
+            Route::Cold => Accept::Body,
+            Route::MethodNotAllowed(endpoint) => {
+                let refusal = Refusal::method_not_allowed(allow(endpoint));
+                Accept::Refused(self.turn_down(endpoint, &refusal, reply))
+            }
+            Route::Hot(endpoint) if endpoint.is_grpc() => {
+                let refusal = Refusal::new(415, Code::Internal, "gRPC needs HTTP/2; over HTTP/1.1 post JSON to /api/v1/ingest");
+                Accept::Refused(self.turn_down(endpoint, &refusal, reply))
+            }
+            Route::Hot(endpoint) => match unsuitable(|name| head.field(name)) {
+                Some(refusal) => Accept::Refused(self.turn_down(endpoint, &refusal, reply)),
+                None => Accept::Body,
+            },
+        }
+    }
+
+    fn request(&mut self, head: &RequestHead<'_>, body: &[u8], reply: Reply<'_>) -> Answer {
+        let Route::Hot(endpoint) = route(head.method(), head.path()) else {
+            return self.pass_on(head, body, reply);
+        };
+        let core = self.core;
+        match endpoint.row().hot {
+            Hot::IngestJson => match ingest::ingest_json(core, body) {
+                Ok(id) => {
+                    self.note(endpoint, 200);
+                    reply.ready(&core.h1_ingested, &ingested(&id))
+                }
+                Err(refusal) => self.turn_down(endpoint, &refusal, reply),
+            },
+            Hot::EnqueueJson => {
+                let probe = head.field("tidegate-probe") == Some(core.shared.probe_token.as_bytes());
+                match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
+                    Ok(()) => {
+                        self.note(endpoint, 202);
+                        reply.ready(&core.h1_enqueued, b"")
+                    }
+                    Err(refusal) => self.turn_down(endpoint, &refusal, reply),
+                }
+            }
+            Hot::Health => {
+                let (status, body) = core.shared.health.report(self.origin.role);
+                self.note(endpoint, status);
+                reply.full(status, [(&b"Content-Type"[..], &b"application/json"[..])], &body)
+            }
+            // Refused with the head.
+            Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. } => self.pass_on(head, body, reply),
+        }
+    }
+}
+
+/// The methods of a hot path.
+pub(crate) fn allow(endpoint: Endpoint) -> &'static str {
+    match endpoint.row().method {
+        "GET" => "GET, HEAD",
+        other => other,
+    }
+}
+
+/// What in a head keeps a hot route from being served: an encoded body, or an ack level out of reach.
+pub(crate) fn unsuitable<'a>(field: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Refusal> {
+    if let Some(coding) = field("content-encoding")
+        && !coding.eq_ignore_ascii_case(b"identity")
+    {
+        let coding = String::from_utf8_lossy(coding).into_owned();
+        let text = format!("content-encoding: `{coding}` is not taken on this route; send the body as it is");
+        return Some(Refusal::new(415, Code::InvalidArgument, text));
+    }
+    let wanted = field("tidegate-ack")?;
+    (wanted != ACK_LEVEL.as_bytes()).then(|| Refusal::unreachable_ack(wanted))
+}
+
+fn cold_request(head: &RequestHead<'_>, body: &[u8], origin: &Origin) -> Result<Request<ColdBody>, http::Error> {
+    let mut headers = HeaderMap::with_capacity(head.fields().len());
+    for (name, value) in head.fields() {
+        headers.append(HeaderName::from_bytes(name)?, HeaderValue::from_bytes(value)?);
+    }
+    let mut target = head.path().to_vec();
+    if let Some(query) = head.query() {
+        target.push(b'?');
+        target.extend_from_slice(query);
+    }
+    let mut request = Request::new(ColdBody::whole(Bytes::copy_from_slice(body)));
+    *request.method_mut() = Method::from_bytes(head.method())?;
+    *request.uri_mut() = Uri::try_from(target)?;
+    *request.headers_mut() = headers;
+    request.extensions_mut().insert(Arrival { role: origin.role, peer: origin.peer });
+    Ok(request)
+}
