@@ -6,7 +6,7 @@ use super::hpack::Fields;
 use super::replies::Replies;
 use super::streams::StreamId;
 
-/// What is served over a connection: the callbacks of [`Connection`].
+/// What is served over a connection: the callbacks of [`Connection`](super::Connection).
 ///
 /// Only well-formed requests get here. For each, [`open`](Application::open) comes first, and the stream it
 /// returns is handed to every later call until [`closed`](Application::closed) or

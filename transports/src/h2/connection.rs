@@ -170,7 +170,8 @@ impl<A: Application> Connection<A> {
         result
     }
 
-    /// Whether response bytes wait for room in the output or for the connection's window.
+    /// Whether response bytes wait for room in the output, or for the connection's window, which only the
+    /// client can open.
     pub fn wants_output(&self) -> bool {
         self.wire.has_line()
     }
@@ -281,9 +282,9 @@ impl<A: Application> Connection<A> {
     }
 
     /// Response bytes of a stream that wait for windows.
-    pub fn queued_bytes(&mut self, id: StreamId) -> usize {
+    pub fn queued_bytes(&self, id: StreamId) -> usize {
         let slot = self.wire.streams.find(id.get());
-        slot.and_then(|slot| self.wire.streams.get(slot)).map_or(0, |stream| stream.queued_bytes())
+        slot.and_then(|slot| self.wire.streams.peek(slot)).map_or(0, |stream| stream.queued_bytes())
     }
 
     /// Streams that are open.

@@ -543,6 +543,7 @@ impl<A: Application> Connection<A> {
                 return Err(ConnectionError::frame_size("SETTINGS acknowledgement with a payload").into());
             }
             self.wire.settle_initial_recv_window();
+            self.decoder.settle_table_bytes_max(self.wire.limits.header_table_bytes);
             return Ok(());
         }
         let (entries, rest) = payload.as_chunks::<6>();
@@ -695,8 +696,10 @@ fn open<A: Application>(
     let stream = app.open(StreamId::new(id), &known.head, end_stream, &mut replies);
     match apps.get_mut(slot as usize) {
         Some(place) => *place = Some(stream),
-        // Slots are given out one after the other, so this one is the next.
-        None => apps.push(Some(stream)),
+        None => {
+            apps.resize_with(slot as usize, || None);
+            apps.push(Some(stream));
+        }
     }
     Ok(())
 }

@@ -129,6 +129,10 @@ impl Streams {
         self.slots.get_mut(slot as usize)
     }
 
+    pub(super) fn peek(&self, slot: u32) -> Option<&Stream> {
+        self.slots.get(slot as usize)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Stream> {
         self.slots.iter().filter(|stream| stream.id != 0)
     }

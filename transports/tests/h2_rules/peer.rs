@@ -10,7 +10,7 @@ use transports::h2::{
 
 /// A call of the application.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Call {
+pub(crate) enum Call {
     Open(u32, String, bool),
     Data(u32, Vec<u8>, bool),
     Trailers(u32, usize),
@@ -21,20 +21,20 @@ pub enum Call {
 
 /// When requests are answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     AtTheEnd,
     AtOnce,
     Never,
 }
 
-pub struct App {
-    pub calls: Vec<Call>,
-    pub classified: usize,
-    pub answer: Answer,
-    pub body: Vec<u8>,
-    pub trailers: bool,
-    pub later: bool,
-    pub work: Work,
+pub(crate) struct App {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) classified: usize,
+    pub(crate) answer: Answer,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: bool,
+    pub(crate) later: bool,
+    pub(crate) work: Work,
 }
 
 impl App {
@@ -113,38 +113,38 @@ impl Application for App {
 
 /// A frame that came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Frame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) stream: u32,
+    pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
-    pub fn ends_stream(&self) -> bool {
+    pub(crate) fn ends_stream(&self) -> bool {
         self.flags & flag::END_STREAM != 0
     }
 
     /// The 32-bit number that RST_STREAM and WINDOW_UPDATE consist of.
-    pub fn number(&self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         u32::from_be_bytes(self.payload[..4].try_into().unwrap())
     }
 }
 
-pub struct Talk {
-    pub connection: Connection<App>,
-    pub app: App,
-    pub out: Vec<u8>,
-    pub now_ms: u64,
+pub(crate) struct Talk {
+    pub(crate) connection: Connection<App>,
+    pub(crate) app: App,
+    pub(crate) out: Vec<u8>,
+    pub(crate) now_ms: u64,
 }
 
 impl Talk {
     /// Behind the preface and both SETTINGS.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Limits::default())
     }
 
-    pub fn with(limits: Limits) -> Self {
+    pub(crate) fn with(limits: Limits) -> Self {
         let mut talk = Self::before_preface(limits);
         let input = [PREFACE.as_slice(), &settings(&[]), &frame(kind::SETTINGS, flag::ACK, 0, &[])].concat();
         talk.send(&input).unwrap();
@@ -152,7 +152,7 @@ impl Talk {
         talk
     }
 
-    pub fn before_preface(limits: Limits) -> Self {
+    pub(crate) fn before_preface(limits: Limits) -> Self {
         Talk {
             connection: Connection::new(Arc::new(limits)),
             app: App {
@@ -170,24 +170,24 @@ impl Talk {
     }
 
     /// Sends whole frames.
-    pub fn send(&mut self, input: &[u8]) -> Result<(), ConnectionError> {
+    pub(crate) fn send(&mut self, input: &[u8]) -> Result<(), ConnectionError> {
         let taken = self.connection.receive(input, self.now_ms, &mut self.app, &mut self.out)?;
         assert_eq!(taken, input.len(), "a whole frame was left");
         Ok(())
     }
 
     /// What came out since the last call.
-    pub fn frames(&mut self) -> Vec<Frame> {
+    pub(crate) fn frames(&mut self) -> Vec<Frame> {
         parse(&std::mem::take(&mut self.out))
     }
 
-    pub fn calls(&mut self) -> Vec<Call> {
+    pub(crate) fn calls(&mut self) -> Vec<Call> {
         std::mem::take(&mut self.app.calls)
     }
 
     /// Expects the connection to end with this code, and GOAWAY to be the last frame.
     #[track_caller]
-    pub fn dies(&mut self, input: &[u8], code: ErrorCode) {
+    pub(crate) fn dies(&mut self, input: &[u8], code: ErrorCode) {
         let error = self.connection.receive(input, self.now_ms, &mut self.app, &mut self.out).unwrap_err();
         assert_eq!(error.code, code, "{error}");
         let last = self.frames().pop().unwrap();
@@ -199,14 +199,14 @@ impl Talk {
 
     /// Expects the stream to be reset with this code, once, and nothing else to come out.
     #[track_caller]
-    pub fn resets(&mut self, input: &[u8], stream: u32, code: ErrorCode) {
+    pub(crate) fn resets(&mut self, input: &[u8], stream: u32, code: ErrorCode) {
         self.send(input).unwrap();
         assert_eq!(self.frames(), [rst_frame(stream, code)]);
     }
 
     /// Expects the neighbours to be well: a new request is answered.
     #[track_caller]
-    pub fn still_answers(&mut self, stream: u32) {
+    pub(crate) fn still_answers(&mut self, stream: u32) {
         self.app.answer = Answer::AtTheEnd;
         self.calls();
         self.out.clear();
@@ -217,11 +217,11 @@ impl Talk {
     }
 }
 
-pub fn rst_frame(stream: u32, code: ErrorCode) -> Frame {
+pub(crate) fn rst_frame(stream: u32, code: ErrorCode) -> Frame {
     Frame { kind: kind::RST_STREAM, flags: 0, stream, payload: code.0.to_be_bytes().to_vec() }
 }
 
-pub fn parse(mut bytes: &[u8]) -> Vec<Frame> {
+pub(crate) fn parse(mut bytes: &[u8]) -> Vec<Frame> {
     let mut frames = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<9>() {
         let FrameHeader { len, kind, flags, stream } = FrameHeader::parse(header);
@@ -233,12 +233,12 @@ pub fn parse(mut bytes: &[u8]) -> Vec<Frame> {
     frames
 }
 
-pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let header = FrameHeader { len: payload.len() as u32, kind, flags, stream };
     [header.encode().as_slice(), payload].concat()
 }
 
-pub fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
+pub(crate) fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
     let mut payload = Vec::new();
     for (id, value) in entries {
         payload.extend_from_slice(&id.to_be_bytes());
@@ -248,7 +248,7 @@ pub fn settings(entries: &[(u16, u32)]) -> Vec<u8> {
 }
 
 /// Literals without indexing.
-pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -261,44 +261,44 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-pub const POST: [(&str, &str); 4] =
+pub(crate) const POST: [(&str, &str); 4] =
     [(":method", "POST"), (":scheme", "http"), (":path", "/x"), (":authority", "a.example")];
 
-pub fn post_block(more: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn post_block(more: &[(&str, &str)]) -> Vec<u8> {
     block(&[&POST, more].concat())
 }
 
 /// A request whose body is to follow.
-pub fn post(stream: u32) -> Vec<u8> {
+pub(crate) fn post(stream: u32) -> Vec<u8> {
     headers(stream, 0, &post_block(&[]))
 }
 
 /// A request that is complete.
-pub fn get(stream: u32) -> Vec<u8> {
+pub(crate) fn get(stream: u32) -> Vec<u8> {
     headers(stream, flag::END_STREAM, &[0x82, 0x86, 0x84])
 }
 
 /// HEADERS with END_HEADERS.
-pub fn headers(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
+pub(crate) fn headers(stream: u32, flags: u8, block: &[u8]) -> Vec<u8> {
     frame(kind::HEADERS, flags | flag::END_HEADERS, stream, block)
 }
 
-pub fn data(stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn data(stream: u32, payload: &[u8]) -> Vec<u8> {
     frame(kind::DATA, 0, stream, payload)
 }
 
-pub fn last_data(stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn last_data(stream: u32, payload: &[u8]) -> Vec<u8> {
     frame(kind::DATA, flag::END_STREAM, stream, payload)
 }
 
-pub fn rst(stream: u32) -> Vec<u8> {
+pub(crate) fn rst(stream: u32) -> Vec<u8> {
     frame(kind::RST_STREAM, 0, stream, &ErrorCode::CANCEL.0.to_be_bytes())
 }
 
-pub fn window_update(stream: u32, increment: u32) -> Vec<u8> {
+pub(crate) fn window_update(stream: u32, increment: u32) -> Vec<u8> {
     frame(kind::WINDOW_UPDATE, 0, stream, &increment.to_be_bytes())
 }
 
-pub fn ping() -> Vec<u8> {
+pub(crate) fn ping() -> Vec<u8> {
     frame(kind::PING, 0, 0, b"12345678")
 }

@@ -10,9 +10,12 @@ use super::{CompressionError, huffman, integer, static_table};
 /// The decoder of one connection.
 pub struct Decoder {
     table: DynamicTable,
-    /// What our SETTINGS_HEADER_TABLE_SIZE allows.
+    /// What a size update may ask for.
     table_bytes_max: u32,
 }
+
+/// How large a table is until its encoder says otherwise (RFC 9113 §6.5.2).
+const TABLE_BYTES_DEFAULT: u32 = 4_096;
 
 /// What decoding a block did besides filling the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +25,19 @@ pub struct Decoded {
 }
 
 impl Decoder {
-    /// A decoder whose dynamic table holds at most `table_bytes_max`.
+    /// A decoder for a client that is told SETTINGS_HEADER_TABLE_SIZE `table_bytes_max`. Until it acknowledges
+    /// that it may go by the default.
     pub fn new(table_bytes_max: u32) -> Self {
-        Decoder { table: DynamicTable::new(table_bytes_max as usize), table_bytes_max }
+        Decoder {
+            table: DynamicTable::new(TABLE_BYTES_DEFAULT as usize),
+            table_bytes_max: table_bytes_max.max(TABLE_BYTES_DEFAULT),
+        }
+    }
+
+    /// The client acknowledged. If its table was larger, its next block says that it has become smaller
+    /// (RFC 7541 §4.2); we take its word for when.
+    pub fn settle_table_bytes_max(&mut self, table_bytes_max: u32) {
+        self.table_bytes_max = table_bytes_max;
     }
 
     /// Decodes a whole block into `list` (cleared first), which takes at most `bytes_max` (name + value +
@@ -132,6 +145,13 @@ mod tests {
             .collect()
     }
 
+    /// With a table as small as in the RFC's examples.
+    fn decoder_of(table_bytes: usize) -> Decoder {
+        let mut decoder = Decoder::new(4096);
+        decoder.table.resize(table_bytes);
+        decoder
+    }
+
     fn decode(decoder: &mut Decoder, block: &str) -> Result<Vec<(String, String)>, CompressionError> {
         let mut list = HeaderList::default();
         decoder.decode(&hex(block), &mut list, 16_384, 100)?;
@@ -218,7 +238,7 @@ mod tests {
 
     #[test]
     fn rfc_7541_c5_responses_without_huffman_evict() {
-        let mut decoder = Decoder::new(256);
+        let mut decoder = decoder_of(256);
         let block = "4803 3330 3258 0770 7269 7661 7465 611d 4d6f 6e2c 2032 3120 4f63 7420 3230 3133
             2032 303a 3133 3a32 3120 474d 546e 1768 7474 7073 3a2f 2f77 7777 2e65 7861 6d70
             6c65 2e63 6f6d";
@@ -234,7 +254,7 @@ mod tests {
 
     #[test]
     fn rfc_7541_c6_responses_with_huffman_evict() {
-        let mut decoder = Decoder::new(256);
+        let mut decoder = decoder_of(256);
         let block = "4882 6402 5885 aec3 771a 4b61 96d0 7abe 9410 54d4 44a8 2005 9504 0b81 66e0 82a6
             2d1b ff6e 919d 29ad 1718 63c7 8f0b 97c8 e9ae 82ae 43d3";
         assert_fields(&mut decoder, block, &c5()[0], 222);
@@ -257,6 +277,19 @@ mod tests {
     fn size_update_over_the_limit_is_an_error() {
         assert!(decode(&mut Decoder::new(4096), "3f e1 1f").is_ok(), "4096");
         assert!(decode(&mut Decoder::new(4096), "3f e2 1f").is_err(), "4097");
+    }
+
+    #[test]
+    fn a_limit_of_ours_holds_once_it_is_acknowledged() {
+        let mut decoder = Decoder::new(100);
+        decode(&mut decoder, "4001 6101 62 3f").unwrap_err();
+        decode(&mut decoder, "3f e1 1f").unwrap();
+        decoder.settle_table_bytes_max(100);
+        assert!(decode(&mut decoder, "3f e1 1f").is_err(), "4096");
+        decode(&mut decoder, "3f 45").unwrap();
+        let mut decoder = Decoder::new(8_192);
+        assert!(decode(&mut decoder, "3f e1 3f").is_ok(), "8192");
+        assert!(decode(&mut decoder, "3f e2 3f").is_err(), "8193");
     }
 
     #[test]
