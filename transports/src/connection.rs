@@ -79,6 +79,8 @@ struct Connection {
     /// Output that the kernel did not take.
     unsent: Vec<u8>,
     closing: bool,
+    /// Something arrived in this turn.
+    arrived: bool,
 }
 
 /// Serves a connection to its end.
@@ -95,6 +97,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket, origin: Origin) {
         leftover: Vec::new(),
         unsent: Vec::new(),
         closing: false,
+        arrived: false,
     };
     if let Err(error) = connection.run().await {
         tracing::debug!(peer = %origin.peer, %error, "connection ended");
@@ -148,7 +151,7 @@ impl Connection {
         });
         poll_fn(|context| {
             hook.register(context);
-            if hook.expired.get().is_some() || hook.nudged.take() || protocol.wants_drain(hook) {
+            if hook.expired.get().is_some() || hook.nudged.get() || protocol.wants_drain(hook) {
                 return Poll::Ready(Ok(()));
             }
             // While the client takes nothing there is no place for more answers.
@@ -184,6 +187,7 @@ impl Connection {
         }
         let mut out = std::mem::take(&mut *core.output.borrow_mut());
         let outcome = self.exchange(&core, now_ms, &mut out);
+        let wrote = !out.is_empty();
         let sent = self.send(&core, &out);
         core.answered.settle(&core.counters, core.clock.tick().saturating_sub(started_ns));
         out.clear();
@@ -203,9 +207,11 @@ impl Connection {
         if self.closing {
             return Ok(Next::Close);
         }
-        let more = more || matches!(&self.protocol, Protocol::Http2(http2) if http2.wants_output());
+        // Bodies may have waited for room in the output; if this turn wrote nothing, they wait for the client.
+        let more = more || (wrote && matches!(&self.protocol, Protocol::Http2(http2) if http2.wants_output()));
         let (phase, body_bytes) = self.phase();
-        if phase != Phase::Idle || self.hook.phase.get() != Phase::Idle || more {
+        // A turn that the sweep asked for is no progress.
+        if self.arrived || wrote || phase != self.hook.phase.get() {
             self.hook.enter(phase, now_ms, body_bytes);
         }
         Ok(if more { Next::Again } else { Next::Wait { read: wants == Wants::Input, write: false } })
@@ -214,6 +220,8 @@ impl Connection {
     /// Lets the protocol act on what happened and on what arrived. Says what it wants, and whether more input is
     /// probably there.
     fn exchange(&mut self, core: &Rc<Core>, now_ms: u64, out: &mut Vec<u8>) -> io::Result<(Wants, bool)> {
+        self.arrived = false;
+        let nudged = self.hook.nudged.take();
         if let Some(cause) = self.hook.expired.get() {
             core.counters.hit(cause);
             match &mut self.protocol {
@@ -228,7 +236,7 @@ impl Connection {
             Protocol::Unknown if self.hook.drain.get() => Wants::Close,
             Protocol::Unknown => Wants::Input,
             Protocol::Http1(http1) => http1.resume(core, self.hook.drain.get(), self.leftover.is_empty(), out),
-            Protocol::Http2(http2) => http2.resume(&self.hook, now_ms, out),
+            Protocol::Http2(http2) => http2.resume(&self.hook, nudged, now_ms, out),
         };
         if wants != Wants::Input {
             return Ok((wants, false));
@@ -244,6 +252,7 @@ impl Connection {
             Err(error) => return Err(error),
         };
         core.counters.add(Tally::BytesReceived, arrived as u64);
+        self.arrived = arrived > 0;
         let filled = kept + arrived;
         let full = filled == input.len();
         let bytes = &input[..filled];

@@ -320,11 +320,14 @@ async fn sweep(core: Rc<Core>) {
                 Phase::Preface => (waited > limits.preface_timeout).then_some(Cause::PrefaceTimeout),
                 Phase::Head => (waited > limits.header_timeout).then_some(Cause::HeaderTimeout),
                 Phase::Write => (waited > limits.write_timeout).then_some(Cause::WriteTimeout),
-                Phase::Idle => (waited > limits.idle_timeout).then_some(Cause::IdleTimeout),
+                Phase::Idle => {
+                    // Once, a second or two after the last request: give back what an idle connection needs not.
+                    hook.nudged.set((1..2).contains(&waited.as_secs()));
+                    (waited > limits.idle_timeout).then_some(Cause::IdleTimeout)
+                }
                 Phase::Work => None,
                 Phase::Window => {
                     hook.nudged.set(true);
-                    hook.wake();
                     None
                 }
                 Phase::Body => {
@@ -335,6 +338,9 @@ async fn sweep(core: Rc<Core>) {
                     (waited > limits.body_idle_timeout || creeps).then_some(Cause::BodyTimeout)
                 }
             };
+            if hook.nudged.get() {
+                hook.wake();
+            }
             if hook.drain.get() {
                 hook.drain_ticks.set(hook.drain_ticks.get() + 1);
                 hook.wake();

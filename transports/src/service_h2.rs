@@ -32,7 +32,7 @@ pub(crate) enum Head {
     /// `/health`.
     Health { endpoint: Endpoint, head_only: bool },
     /// A gRPC call of a hot route.
-    Grpc { endpoint: Endpoint, call: Call },
+    Grpc(Call),
     /// To be turned down as HTTP.
     Refused { endpoint: Option<Endpoint>, refusal: Refusal },
     /// To be turned down as gRPC.
@@ -44,6 +44,7 @@ pub(crate) enum Head {
 /// How a gRPC call is to be read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Call {
+    endpoint: Endpoint,
     kind: DataKind,
     streaming: bool,
     encoding: Encoding,
@@ -63,7 +64,7 @@ pub(crate) enum Stream {
     /// A JSON body that is being collected.
     Json { endpoint: Endpoint, probe: bool, body: Vec<u8> },
     /// A unary gRPC call whose message is being collected.
-    Unary { endpoint: Endpoint, call: Call, collected: Option<Box<Collected>> },
+    Unary { call: Call, collected: Option<Box<Collected>> },
     /// A client stream.
     Streaming(Box<Streaming>),
     /// The cold lane works on it.
@@ -83,7 +84,6 @@ pub(crate) struct Collected {
 
 /// A client stream under way.
 pub(crate) struct Streaming {
-    endpoint: Endpoint,
     call: Call,
     deframer: Deframer,
     accepted: u64,
@@ -287,7 +287,9 @@ impl Service {
         match endpoint.row().hot {
             Hot::EnqueueJson => match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
                 Ok(()) => {
-                    self.note(endpoint, status_index(202));
+                    if !probe {
+                        self.note(endpoint, status_index(202));
+                    }
                     replies.head(id, &core.prepared.borrow().h2_enqueued, true);
                     Stream::Answered
                 }
@@ -306,7 +308,7 @@ impl Service {
     }
 
     /// A complete unary call.
-    fn unary(&self, id: StreamId, endpoint: Endpoint, call: Call, message: Message<'_>, replies: &mut Replies<'_>) -> Stream {
+    fn unary(&self, id: StreamId, call: Call, message: Message<'_>, replies: &mut Replies<'_>) -> Stream {
         let core = &*self.core;
         let mut inflater = core.inflater.borrow_mut();
         let accepted = match inflater.plain(message, call.encoding) {
@@ -315,13 +317,13 @@ impl Service {
         };
         match accepted {
             Ok(message) => {
-                self.note(endpoint, 0);
+                self.note(call.endpoint, 0);
                 replies.head(id, &core.grpc.head, false);
                 let _all = replies.data(id, &unary_answer(&message), false);
                 replies.trailers(id, &core.grpc.ok);
                 Stream::Answered
             }
-            Err(status) => self.fail(id, endpoint, &status, replies),
+            Err(status) => self.fail(id, call.endpoint, &status, replies),
         }
     }
 
@@ -342,7 +344,6 @@ impl Service {
     fn collect_unary(
         &mut self,
         id: StreamId,
-        endpoint: Endpoint,
         call: Call,
         collected: &mut Option<Box<Collected>>,
         data: &[u8],
@@ -355,7 +356,7 @@ impl Service {
         });
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
             let status = Status::new(Code::ResourceExhausted, "too many large messages are arriving at once");
-            return Some(self.fail(id, endpoint, &status, replies));
+            return Some(self.fail(id, call.endpoint, &status, replies));
         }
         collected.counted += data.len();
         let Collected { deframer, message, .. } = &mut **collected;
@@ -377,11 +378,11 @@ impl Service {
             }
             (Ok(()), Some((compressed, bytes))) if end_stream => {
                 let message = Message { compressed: *compressed, bytes };
-                return Some(self.unary(id, endpoint, call, message, replies));
+                return Some(self.unary(id, call, message, replies));
             }
             (Ok(()), _) => return None,
         };
-        Some(self.fail(id, endpoint, &status, replies))
+        Some(self.fail(id, call.endpoint, &status, replies))
     }
 
     /// Takes messages of a client stream from `data`; returns how many bytes were used.
@@ -424,9 +425,9 @@ impl Service {
     fn finish(&self, id: StreamId, streaming: &Streaming, replies: &mut Replies<'_>) -> Stream {
         if let Err(error) = streaming.deframer.finish() {
             let status = Status::from(error);
-            return self.fail(id, streaming.endpoint, &status, replies);
+            return self.fail(id, streaming.call.endpoint, &status, replies);
         }
-        self.note(streaming.endpoint, 0);
+        self.note(streaming.call.endpoint, 0);
         let mut answer = vec![0; PREFIX_BYTES];
         crate::message::encode_ingest_response(&mut answer, &format!("batch-{}", streaming.accepted), "completed");
         answer[4] = u8::try_from(answer.len() - PREFIX_BYTES).unwrap_or_default();
@@ -452,7 +453,7 @@ impl Service {
             return (Credit::Later, None);
         }
         match self.take(streaming, data) {
-            Err(status) => (Credit::Now, Some(self.fail(id, streaming.endpoint, &status, replies))),
+            Err(status) => (Credit::Now, Some(self.fail(id, streaming.call.endpoint, &status, replies))),
             Ok(_) if !streaming.stalled => {
                 let finished = streaming.ended.then(|| self.finish(id, streaming, replies));
                 (Credit::Now, finished)
@@ -474,7 +475,7 @@ impl Service {
         }
         let rest = std::mem::take(&mut streaming.rest);
         let after = match self.take(streaming, &rest) {
-            Err(status) => Some(self.fail(id, streaming.endpoint, &status, replies)),
+            Err(status) => Some(self.fail(id, streaming.call.endpoint, &status, replies)),
             Ok(used) => {
                 streaming.rest.extend_from_slice(&rest[used..]);
                 (!streaming.stalled && streaming.ended).then(|| self.finish(id, streaming, replies))
@@ -505,8 +506,8 @@ impl Service {
         };
         let after = match &*stream {
             Stream::Answered | Stream::Json { .. } => return,
-            Stream::Unary { endpoint, .. } => self.fail(id, *endpoint, &status, replies),
-            Stream::Streaming(streaming) => self.fail(id, streaming.endpoint, &status, replies),
+            Stream::Unary { call, .. } => self.fail(id, call.endpoint, &status, replies),
+            Stream::Streaming(streaming) => self.fail(id, streaming.call.endpoint, &status, replies),
             Stream::Cold(cold) if cold.begun => {
                 let mut block = Block::trailers();
                 push_status(&mut block, &status, false);
@@ -671,6 +672,7 @@ impl Service {
                 return Err(Status::from(&Refusal::unreachable_ack(wanted)));
             }
             Ok(Call {
+                endpoint,
                 kind: if text { DataKind::Text } else { DataKind::Bytes },
                 streaming,
                 encoding: Encoding::from_field(head.field(b"grpc-encoding"))?,
@@ -678,7 +680,7 @@ impl Service {
             })
         };
         match call() {
-            Ok(call) => Head::Grpc { endpoint, call },
+            Ok(call) => Head::Grpc(call),
             Err(status) => Head::GrpcRefused { endpoint, status },
         }
     }
@@ -766,18 +768,17 @@ impl Application for Service {
                 }
                 Stream::Answered
             }
-            Head::Grpc { endpoint, call } => {
+            Head::Grpc(call) => {
                 if end_stream && !call.streaming {
                     let status = Status::new(Code::Unimplemented, "a unary call carries one message, this one carried none");
-                    return self.fail(id, *endpoint, &status, replies);
+                    return self.fail(id, call.endpoint, &status, replies);
                 }
                 self.set_deadline(id, call.timeout);
                 if !call.streaming {
                     self.collecting += 1;
-                    return Stream::Unary { endpoint: *endpoint, call: *call, collected: None };
+                    return Stream::Unary { call: *call, collected: None };
                 }
                 let streaming = Streaming {
-                    endpoint: *endpoint,
                     call: *call,
                     deframer: Deframer::new(self.core.shared.limits.grpc_message_bytes_max),
                     accepted: 0,
@@ -837,11 +838,11 @@ impl Application for Service {
                     }
                 }
             }
-            Stream::Unary { endpoint, call, collected } => match whole_message(data) {
+            Stream::Unary { call, collected } => match whole_message(data) {
                 Some(message) if end_stream && collected.is_none() && message.bytes.len() <= self.core.shared.limits.grpc_message_bytes_max => {
-                    Some(self.unary(id, *endpoint, *call, message, replies))
+                    Some(self.unary(id, *call, message, replies))
                 }
-                _ => self.collect_unary(id, *endpoint, *call, collected, data, end_stream, replies),
+                _ => self.collect_unary(id, *call, collected, data, end_stream, replies),
             },
             Stream::Streaming(streaming) => {
                 let (kept, after) = self.stream_in(id, streaming, data, end_stream, replies);

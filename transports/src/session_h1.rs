@@ -27,6 +27,8 @@ pub(crate) struct Http1 {
     connection: Connection,
     call: Option<Call>,
     draining: bool,
+    /// Something on this connection was HTTP.
+    recognised: bool,
 }
 
 /// A request that the cold lane is working on.
@@ -46,7 +48,7 @@ impl Http1 {
             body_bytes_max: limits.http_body_bytes_max,
             ..Limits::default()
         };
-        Self { connection: Connection::new(limits), call: None, draining: false }
+        Self { connection: Connection::new(limits), call: None, draining: false, recognised: false }
     }
 
     pub(crate) fn phase(&self) -> (Phase, u64) {
@@ -124,8 +126,15 @@ impl Http1 {
             self.call = service.call.take();
             match outcome {
                 Ok(0) => break,
-                Ok(taken) => used += taken,
+                Ok(taken) => {
+                    used += taken;
+                    self.recognised = true;
+                }
                 Err(close) => {
+                    if !self.recognised && !speaks_http(input) {
+                        // Neither protocol of this port: text would only confuse whoever is there.
+                        out.clear();
+                    }
                     core.counters.hit(match close.fault.status() {
                         413 => Cause::TooLarge,
                         _ => Cause::Http1Protocol,
@@ -140,6 +149,12 @@ impl Http1 {
         let wants = if self.connection.should_close() { Wants::Close } else { Wants::Input };
         (used, wants)
     }
+}
+
+/// Whether the first line ends like a request line of any HTTP version.
+fn speaks_http(input: &[u8]) -> bool {
+    let line = &input[..memchr::memchr(b'\n', input).unwrap_or(input.len())];
+    line.windows(5).any(|word| word == b"HTTP/")
 }
 
 /// Puts an event of the cold lane into the output; true when the answer is complete.
@@ -263,7 +278,9 @@ impl Application for Service<'_> {
                 let probe = head.field("tidegate-probe") == Some(core.shared.probe_token.as_bytes());
                 match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
                     Ok(()) => {
-                        self.note(endpoint, 202);
+                        if !probe {
+                            self.note(endpoint, 202);
+                        }
                         reply.ready(&core.h1_enqueued, b"")
                     }
                     Err(refusal) => self.turn_down(endpoint, &refusal, reply),

@@ -113,7 +113,7 @@ impl Http2 {
 
     /// Works on what came from elsewhere: room in the output, answers of the cold lane, room in the queue, time
     /// limits of single requests, the drain.
-    pub(crate) fn resume(&mut self, hook: &Hook, now_ms: u64, out: &mut Vec<u8>) -> Wants {
+    pub(crate) fn resume(&mut self, hook: &Hook, nudged: bool, now_ms: u64, out: &mut Vec<u8>) -> Wants {
         let Self { connection, service, .. } = self;
         if connection.wants_output() && connection.output_drained(now_ms, service, out).is_err() {
             return self.end();
@@ -153,6 +153,10 @@ impl Http2 {
             return self.end();
         }
         self.return_credit(out);
+        if nudged && hook.phase.get() == Phase::Idle {
+            // Woken while idle: an idle connection keeps only what it must.
+            self.connection.shrink();
+        }
         Wants::Input
     }
 

@@ -146,31 +146,37 @@ impl House {
     }
 }
 
-/// One kind of request: role, method, endpoint pattern, status.
-pub type ColdKey = (Role, &'static str, String, u16);
+/// One kind of request.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ColdKey {
+    /// [`Role::index`] of the port.
+    pub role: usize,
+    /// One of a fixed set.
+    pub method: &'static str,
+    /// The route's pattern.
+    pub endpoint: String,
+    /// HTTP status.
+    pub status: u16,
+}
 
 /// What the cold lane answered, by kind. Bounded: methods and patterns come from fixed sets.
 #[derive(Debug, Default)]
-pub struct ColdCounts(Mutex<BTreeMap<(usize, &'static str, String, u16), Durations>>);
+pub struct ColdCounts(Mutex<BTreeMap<ColdKey, Durations>>);
 
 impl ColdCounts {
     /// Counts one answer.
-    pub fn note(&self, (role, method, endpoint, status): ColdKey, took: Duration) {
+    pub fn note(&self, key: ColdKey, took: Duration) {
         let seconds = took.as_secs_f64();
         let bounds = transports::DURATION_BOUNDS;
         let bucket = bounds.iter().position(|bound| seconds <= *bound).unwrap_or(bounds.len());
         let mut counts = self.0.lock();
-        let durations = counts.entry((role.index(), method, endpoint, status)).or_default();
+        let durations = counts.entry(key).or_default();
         durations.buckets[bucket] += 1;
         durations.sum_seconds += seconds;
     }
 
     /// A copy of all counts.
     pub fn all(&self) -> Vec<(ColdKey, Durations)> {
-        let counts = self.0.lock();
-        let all = counts.iter().map(|((role, method, endpoint, status), durations)| {
-            ((Role::ALL[*role], *method, endpoint.clone(), *status), durations.clone())
-        });
-        all.collect()
+        self.0.lock().iter().map(|(key, durations)| (key.clone(), durations.clone())).collect()
     }
 }

@@ -153,10 +153,10 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
             }
         }
     }
-    for ((role, method, endpoint, status), durations) in house.cold.all() {
-        let key = (method.to_owned(), endpoint, status.to_string());
+    for (cold, durations) in house.cold.all() {
+        let key = (cold.method.to_owned(), cold.endpoint, cold.status.to_string());
         all.entry(key.clone()).or_default().merge(&durations);
-        if role == Role::Gateway {
+        if cold.role == Role::Gateway.index() {
             gateway.entry(key).or_default().merge(&durations);
         }
     }
@@ -188,6 +188,10 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
 fn own(house: &House, families: &mut Vec<MetricFamily>) {
     let opened = house.tally(Tally::ConnectionsOpened);
     let open = opened.saturating_sub(house.tally(Tally::ConnectionsClosed));
+    let mut per_core = Family::counter("tidegate_core_messages_processed_total", "Messages each core's worker finished.");
+    for (number, core) in house.cores.iter().enumerate() {
+        per_core.add_count(&[("core", &number.to_string())], core.engine.snapshot().processed);
+    }
     let mut limits =
         Family::counter("tidegate_limit_hits_total", "Connections or requests cut short by a limit, by reason.");
     for cause in Cause::ALL {
@@ -209,6 +213,7 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
                 .count(&[], house.tally(Tally::Probes)),
             Family::counter("tidegate_cold_calls_total", "Requests handed to the cold lane.")
                 .count(&[], house.tally(Tally::ColdCalls)),
+            per_core,
             limits,
         ]
         .into_iter()

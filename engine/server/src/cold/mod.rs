@@ -19,7 +19,7 @@ use transports::{
 };
 
 pub use health::HealthReport;
-pub use house::{ColdCounts, CoreView, House, Totals};
+pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use routes::router;
 
 /// Answers calls until the bridge's other end is gone.
@@ -36,10 +36,9 @@ pub async fn serve(mut calls: ColdReceiver, router: Router, house: std::sync::Ar
                 outcome = answer_one(router, request.map(Body::new), &answer) => outcome,
                 () = abandoned => Err(Abandoned),
             };
-            match outcome {
-                Ok((endpoint, status)) => house.cold.note((role, method, endpoint, status), started.elapsed()),
-                // Nobody waits: that is not an answer.
-                Err(Abandoned) => {}
+            // An answer that nobody waited for is none.
+            if let Ok((endpoint, status)) = outcome {
+                house.cold.note(ColdKey { role: role.index(), method, endpoint, status }, started.elapsed());
             }
         });
     }

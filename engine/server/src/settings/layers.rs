@@ -106,7 +106,7 @@ impl Layers {
             }
         }
         for key in KEYS {
-            match self.from_environment(key, part) {
+            match self.environment_value(key, part) {
                 Ok(Some((value, name))) => {
                     figment = figment.merge(One(key.path, value));
                     origins.insert(key.path, Origin::Variable(name));
@@ -181,7 +181,7 @@ impl Layers {
     }
 
     /// What the variables say of one setting, and which of them did.
-    fn from_environment(&self, key: &Key, part: Part) -> Result<Option<(Value, String)>, Problem> {
+    fn environment_value(&self, key: &Key, part: Part) -> Result<Option<(Value, String)>, Problem> {
         let own = key.own_variable();
         let mut named: Vec<(String, Value)> = Vec::new();
         for name in key.variables.iter().copied().chain([own.as_str()]) {
@@ -217,15 +217,15 @@ impl Layers {
             let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
             return Ok((!named.is_empty()).then(|| (Value::from(union), names.join(", "))));
         }
-        if let Some(((first, value), others)) = named.split_first() {
-            if let Some((other, differs)) = others.iter().find(|(_, other)| shown(other) != shown(value)) {
-                return Err(Problem(format!(
-                    "variables {first} and {other} both set {} and differ ({} and {}): unset one",
-                    key.path,
-                    shown(value),
-                    shown(differs)
-                )));
-            }
+        if let Some(((first, value), others)) = named.split_first()
+            && let Some((other, differs)) = others.iter().find(|(_, other)| shown(other) != shown(value))
+        {
+            return Err(Problem(format!(
+                "variables {first} and {other} both set {} and differ ({} and {}): unset one",
+                key.path,
+                shown(value),
+                shown(differs)
+            )));
         }
         Ok(named.into_iter().next().map(|(name, value)| (value, name)))
     }

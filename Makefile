@@ -1,0 +1,69 @@
+# Tidegate. Two commands do everything on a fresh machine: `make demo` and `make test`.
+CARGO  ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET)/release/tidegate
+# Names of the older systems' programs; under each, the binary serves that program's listeners only.
+NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build run fmt lint loom bench bench-peers h2spec deny proto health ready metrics clean tools
+
+help: ## Say what there is
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## Build, start, send this machine's own readings over three protocols, show where each went, stop
+	$(CARGO) build --release --package tidegate --package load
+	$(TARGET)/release/load demo --tidegate $(BINARY)
+
+test: tools ## Run all tests; installs the foreign clients they need
+	$(CARGO) test --workspace --exclude loom-tests --exclude bench-peers
+
+build: ## Build the binary and lay bin/ with the older programs' names
+	$(CARGO) build --release --package tidegate
+	@mkdir -p bin
+	@for name in $(NAMES); do ln -sfn $(abspath $(BINARY)) bin/$$name; done
+	@echo "bin/: $(NAMES)"
+
+run: ## Start the server
+	$(CARGO) run --release
+
+fmt: ## Format
+	$(CARGO) fmt --all
+
+lint: ## Formatting and clippy, as CI has it
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+loom: ## Explore the interleavings of everything two cores share
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test --package loom-tests --profile loom
+
+bench: ## Criterion benches of the parts, beside their peers
+	$(CARGO) bench --package benches
+
+bench-peers: ## Server CPU per request beside axum and tonic, interleaved
+	$(CARGO) build --release --package tidegate --package bench-peers
+	$(TARGET)/release/bench-peers run --tidegate $(BINARY)
+
+h2spec: tools ## HTTP/2 conformance against the running binary
+	$(CARGO) build --release --package tidegate
+	tools/clients/h2spec $(BINARY)
+
+tools: ## Install the foreign clients that tests use, into .tools
+	@tools/clients/install
+
+deny: ## Licences, bans and sources of every dependency
+	@command -v cargo-deny >/dev/null || test -x .tools/bin/cargo-deny || $(CARGO) install cargo-deny --version 0.18.9 --locked --root .tools
+	PATH="$$PWD/.tools/bin:$$PATH" cargo deny --workspace check licenses bans sources
+
+proto: ## Generate proto/src/gen anew
+	$(CARGO) xtask proto
+
+health ready: ## Ask a running server's ports
+	@for port in 8080 8081 8082; do curl -fsS --max-time 5 http://localhost:$$port/$@ && echo; done
+
+metrics: ## The request metrics of a running server
+	@curl -fsS --max-time 5 http://localhost:9090/metrics | grep -E '^(ingest_|processor_|gateway_|http_)'
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf bin
