@@ -31,6 +31,11 @@ impl Clock {
         now
     }
 
+    /// Nanoseconds since the start, as of the last [`Clock::tick`].
+    pub(crate) fn now_ns(&self) -> u64 {
+        self.now_ns.get()
+    }
+
     /// Milliseconds since the start, as of the last [`Clock::tick`].
     pub(crate) fn now_ms(&self) -> u64 {
         self.now_ns.get() / 1_000_000

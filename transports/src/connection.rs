@@ -34,6 +34,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An output buffer that grew beyond this is given back to the system.
 const OUTPUT_KEPT_BYTES_MAX: usize = 1 << 20;
 
+/// How long, and for how many bytes, a closed connection is read on for.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
 /// What is known of a connection from its start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin {
@@ -81,13 +85,15 @@ struct Connection {
     closing: bool,
     /// Something arrived in this turn.
     arrived: bool,
+    /// The client has said its last.
+    ended: bool,
 }
 
 /// Serves a connection to its end.
 pub(crate) async fn serve(core: Rc<Core>, socket: Socket, origin: Origin) {
     let hook = Rc::new(Hook::new(core.clock.now_ms()));
     hook.drain.set(core.draining.get());
-    core.hooks.borrow_mut().push(Rc::clone(&hook));
+    core.enlist(&hook);
     let mut connection = Connection {
         core: Rc::clone(&core),
         origin,
@@ -98,6 +104,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket, origin: Origin) {
         unsent: Vec::new(),
         closing: false,
         arrived: false,
+        ended: false,
     };
     if let Err(error) = connection.run().await {
         tracing::debug!(peer = %origin.peer, %error, "connection ended");
@@ -106,7 +113,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket, origin: Origin) {
         http2.disconnect();
     }
     drop(connection);
-    core.hooks.borrow_mut().retain(|other| !Rc::ptr_eq(other, &hook));
+    core.strike(&hook);
     core.dismiss(origin.peer.ip());
 }
 
@@ -118,8 +125,28 @@ impl Connection {
                 Next::Wait { read, write } => self.wait(read, write).await?,
                 Next::Close => {
                     self.socket.shutdown_write();
+                    if !self.ended && self.hook.expired.get() != Some(Cause::ShutdownTimeout) {
+                        // Time over is as good as the end.
+                        let _ = monoio::time::timeout(LINGER, self.linger()).await;
+                    }
                     return Ok(());
                 }
+            }
+        }
+    }
+
+    /// Reads on without looking, until the client closes: closing a socket with unread input would reset the
+    /// connection, and the client might never see the answer that says why (RFC 9112 §9.6).
+    async fn linger(&self) -> io::Result<()> {
+        let mut left = LINGER_BYTES_MAX;
+        loop {
+            self.socket.readable().await?;
+            match self.socket.receive(&mut self.core.input.borrow_mut()) {
+                Ok(0) => return Ok(()),
+                Ok(arrived) if arrived > left => return Ok(()),
+                Ok(arrived) => left -= arrived,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
         }
     }
@@ -161,7 +188,7 @@ impl Connection {
             if let Protocol::Http2(http2) = protocol
                 && http2.waits_for_room()
             {
-                core.waiting_for_room.borrow_mut().push(context.waker().clone());
+                core.wait_for_room(hook);
             }
             if deadline.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
@@ -189,14 +216,14 @@ impl Connection {
         let outcome = self.exchange(&core, now_ms, &mut out);
         let wrote = !out.is_empty();
         let sent = self.send(&core, &out);
-        core.answered.settle(&core.counters, core.clock.tick().saturating_sub(started_ns));
+        core.answered.settle(&core.counters, core.clock.tick() - started_ns);
         out.clear();
         if out.capacity() > OUTPUT_KEPT_BYTES_MAX {
             out = Vec::new();
         }
         *core.output.borrow_mut() = out;
         // After the answers are on their way: the worker takes what this read brought.
-        core.work();
+        let worked = core.work();
         sent?;
         let (wants, more) = outcome?;
         self.closing = wants == Wants::Close;
@@ -207,8 +234,13 @@ impl Connection {
         if self.closing {
             return Ok(Next::Close);
         }
-        // Bodies may have waited for room in the output; if this turn wrote nothing, they wait for the client.
-        let more = more || (wrote && matches!(&self.protocol, Protocol::Http2(http2) if http2.wants_output()));
+        let more = more
+            || match &self.protocol {
+                // Bodies may have waited for room in the output (if this turn wrote nothing, they wait for the
+                // client), messages for room in the queue.
+                Protocol::Http2(http2) => (wrote && http2.wants_output()) || (worked && http2.waits_for_room()),
+                _ => false,
+            };
         let (phase, body_bytes) = self.phase();
         // A turn that the sweep asked for is no progress.
         if self.arrived || wrote || phase != self.hook.phase.get() {
@@ -245,7 +277,10 @@ impl Connection {
         let kept = self.leftover.len();
         input[..kept].copy_from_slice(&self.leftover);
         let arrived = match self.socket.receive(&mut input[kept..]) {
-            Ok(0) => return Ok((Wants::Close, false)),
+            Ok(0) => {
+                self.ended = true;
+                return Ok((Wants::Close, false));
+            }
             Ok(arrived) => arrived,
             // What is left over may be a whole request that waited behind another's answer.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,

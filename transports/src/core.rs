@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Waker,
     time::SystemTime,
 };
 
@@ -76,8 +75,8 @@ pub(crate) struct Core {
     pub(crate) draining: Cell<bool>,
     /// The core's connections, for the sweep and the drain.
     pub(crate) hooks: RefCell<Vec<Rc<Hook>>>,
-    /// Streams that wait for room in the queue.
-    pub(crate) waiting_for_room: RefCell<Vec<Waker>>,
+    /// Connections with streams that wait for room in the queue, each at most once.
+    waiting_for_room: RefCell<Vec<Rc<Hook>>>,
     /// The one read buffer of the core; taken and put back within a turn.
     pub(crate) input: RefCell<Vec<u8>>,
     /// The one output buffer of the core.
@@ -167,21 +166,46 @@ impl Core {
         outcome
     }
 
-    /// One turn of the worker, with its time counted; wakes streams that waited for room. Returns whether anything
-    /// moved.
+    /// One turn of the worker, with its time since the last tick counted; wakes connections that waited for room.
+    /// Returns whether anything moved.
     pub(crate) fn work(&self) -> bool {
-        let start = self.clock.tick();
+        let start = self.clock.now_ns();
         let (moved, finished) = self.lane.borrow_mut().work();
         if finished > 0 {
             let took = self.clock.tick() - start;
             self.counters.processed(finished, took);
         }
         if moved > 0 {
-            for waker in self.waiting_for_room.borrow_mut().drain(..) {
-                waker.wake();
+            for hook in self.waiting_for_room.borrow_mut().drain(..) {
+                hook.waits_for_room.set(false);
+                hook.nudged.set(true);
+                hook.wake();
             }
         }
         moved > 0
+    }
+
+    /// The connection wants to be woken when there may be room in the queue.
+    pub(crate) fn wait_for_room(&self, hook: &Rc<Hook>) {
+        if !hook.waits_for_room.replace(true) {
+            self.waiting_for_room.borrow_mut().push(Rc::clone(hook));
+        }
+    }
+
+    /// A connection joins the core's.
+    pub(crate) fn enlist(&self, hook: &Rc<Hook>) {
+        let mut hooks = self.hooks.borrow_mut();
+        hook.place.set(hooks.len());
+        hooks.push(Rc::clone(hook));
+    }
+
+    /// It leaves them; the last one takes its place.
+    pub(crate) fn strike(&self, hook: &Hook) {
+        let mut hooks = self.hooks.borrow_mut();
+        hooks.swap_remove(hook.place.get());
+        if let Some(moved) = hooks.get(hook.place.get()) {
+            moved.place.set(hook.place.get());
+        }
     }
 
     /// Takes a place for a connection from `address`, or says which bound is in the way.

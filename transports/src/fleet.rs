@@ -293,6 +293,7 @@ async fn agree(count: &AtomicUsize, cores: usize) {
 async fn work(core: Rc<Core>) {
     loop {
         poll_fn(|context| core.lane.borrow_mut().shard().poll_work(context.waker())).await;
+        core.clock.tick();
         core.work();
         // Connections have their turn between two batches.
         let mut yielded = false;

@@ -39,7 +39,11 @@ pub(crate) struct Hook {
     pub(crate) expired: Cell<Option<Cause>>,
     /// Set by the drain: finish what is open and end.
     pub(crate) drain: Cell<bool>,
-    /// Set by the sweep: look after your streams.
+    /// Where it stands among the core's connections.
+    pub(crate) place: Cell<usize>,
+    /// Whether it is among those that wait for room in the queue.
+    pub(crate) waits_for_room: Cell<bool>,
+    /// Set from outside: have a turn, something may go on.
     pub(crate) nudged: Cell<bool>,
     /// Counted up by the sweep: once a second while draining.
     pub(crate) drain_ticks: Cell<u32>,
@@ -55,6 +59,8 @@ impl Hook {
             body_bytes: Cell::new(0),
             expired: Cell::new(None),
             drain: Cell::new(false),
+            place: Cell::new(0),
+            waits_for_room: Cell::new(false),
             nudged: Cell::new(false),
             drain_ticks: Cell::new(0),
         }
@@ -64,8 +70,8 @@ impl Hook {
     pub(crate) fn enter(&self, phase: Phase, now_ms: u64, body_bytes: u64) {
         let before = self.phase.replace(phase);
         self.body_bytes.set(body_bytes);
-        if before != phase || phase != Phase::Head {
-            // A head has one limit from its first byte: bytes that trickle in are no progress.
+        if before != phase || !matches!(phase, Phase::Head | Phase::Preface) {
+            // These have one limit from their first byte: bytes that trickle in are no progress.
             self.since_ms.set(now_ms);
         }
         if before != phase {

@@ -1,6 +1,6 @@
 //! The way into the engine: what a front end does with a message it has read.
 
-use engine_core::{Batch, Completions, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of};
+use engine_core::{Batch, Completions, CounterReader, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of};
 
 use crate::{
     counters::{FrontCounters, Tally},
@@ -87,12 +87,14 @@ pub(crate) struct Lane {
     shard: Shard<AnySink>,
     ids: MessageIds,
     partition: PartitionKey,
+    counters: CounterReader,
     finished: u64,
 }
 
 impl Lane {
     pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey) -> Self {
-        Self { shard, ids: MessageIds::new(), partition, finished: 0 }
+        let counters = shard.counters();
+        Self { shard, ids: MessageIds::new(), partition, counters, finished: 0 }
     }
 
     /// Puts a message into the queue; on success the id it goes by (ours; the caller's is not copied back).
@@ -128,7 +130,7 @@ impl Lane {
     /// One turn of the worker. Returns how many messages its sink finished in it.
     pub(crate) fn work(&mut self) -> (usize, u64) {
         let moved = self.shard.poll();
-        let now = self.shard.counters().snapshot();
+        let now = self.counters.snapshot();
         let before = std::mem::replace(&mut self.finished, now.processed + now.failed);
         (moved, self.finished - before)
     }

@@ -23,7 +23,7 @@ pub mod slab;
 mod sync;
 pub mod worker;
 
-pub use counters::{CounterReader, HistogramReader, HistogramSnapshot, HistogramWriter, Snapshot, histogram};
+pub use counters::{CounterReader, Snapshot};
 pub use mesh::{Doorbell, Outcome, Port, key_hash, mesh, shard_of};
 pub use metadata::{MetadataPairs, MetadataWriter};
 pub use shard::{Refused, Reply, Shard};

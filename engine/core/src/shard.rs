@@ -28,7 +28,6 @@
 
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
-use std::time::Instant;
 
 use crate::counters::{CounterReader, CounterWriter, Snapshot, counters};
 use crate::mesh::{Completed, Doorbell, Outcome, Port};
@@ -123,10 +122,6 @@ fn settle(slab: &mut SlabOwner, replies: &mut Vec<Reply>, completed: Completed) 
     }
 }
 
-/// One batch in so many is timed, and its time counted so many times: a clock read costs as much as
-/// several messages when they come alone.
-const TIMED_ONE_IN: u64 = 8;
-
 /// One core's engine. Moves to its thread once and stays there.
 #[derive(Debug)]
 pub struct Shard<S> {
@@ -140,7 +135,6 @@ pub struct Shard<S> {
     /// The sink took nothing when it was last asked and has completed nothing since.
     sink_is_full: bool,
     draining: bool,
-    turns: u64,
     counter_writer: CounterWriter,
     counter_reader: CounterReader,
 }
@@ -157,7 +151,6 @@ impl<S: Sink> Shard<S> {
             first_lane: 0,
             sink_is_full: false,
             draining: false,
-            turns: 0,
             counter_writer,
             counter_reader,
         }
@@ -228,7 +221,6 @@ impl<S: Sink> Shard<S> {
         self.home.publish();
         self.home.tally.queue_depth = self.home.port.slab.in_use() as u64;
         self.counter_writer.publish(&self.home.tally);
-        self.turns += 1;
         moved + finished as usize
     }
 
@@ -255,7 +247,6 @@ impl<S: Sink> Shard<S> {
         if self.inbound.iter().all(VecDeque::is_empty) {
             return 0;
         }
-        let started = self.turns.is_multiple_of(TIMED_ONE_IN).then(Instant::now);
         let cores = self.inbound.len();
         let mut taken = 0;
         for offset in 0..cores {
@@ -270,10 +261,6 @@ impl<S: Sink> Shard<S> {
         }
         self.first_lane = (self.first_lane + 1) % cores;
         self.sink_is_full = taken == 0;
-        if let Some(started) = started {
-            let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.home.tally.busy_nanoseconds += nanoseconds.saturating_mul(TIMED_ONE_IN);
-        }
         taken
     }
 
@@ -423,7 +410,6 @@ mod tests {
         let [home, away] = [0, 1].map(|core: usize| shards[core].counters().snapshot());
         assert_eq!((home.accepted, home.processed, home.bytes_accepted), (1, 0, 5));
         assert_eq!((away.accepted, away.processed, away.batches), (0, 1, 1));
-        assert!(away.busy_nanoseconds > 0);
     }
 
     #[test]

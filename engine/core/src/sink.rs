@@ -38,9 +38,14 @@ pub trait Sink {
 #[must_use = "a message is in flight until its ticket is completed"]
 #[derive(Debug)]
 pub struct Ticket {
-    /// `None` only between completion and drop.
-    handle: Option<Handle>,
+    handle: Handle,
+    duty: Duty,
 }
+
+/// The duty itself: dropped with the ticket, forgotten when the ticket is used up. A part of its own, so
+/// that the handle can be taken out of the ticket and a ticket is no larger than a handle.
+#[derive(Debug)]
+struct Duty;
 
 static TICKETS_LOST: AtomicU64 = AtomicU64::new(0);
 
@@ -49,39 +54,29 @@ pub fn tickets_lost() -> u64 {
     TICKETS_LOST.load(Ordering::Relaxed)
 }
 
-impl Ticket {
-    fn new(handle: Handle) -> Self {
-        Self { handle: Some(handle) }
-    }
-
+impl Drop for Duty {
     #[inline]
-    fn handle(&self) -> &Handle {
-        match &self.handle {
-            Some(handle) => handle,
-            None => unreachable!("a ticket holds its handle until it is completed"),
-        }
-    }
-
-    #[inline]
-    fn into_handle(mut self) -> Handle {
-        match self.handle.take() {
-            Some(handle) => handle,
-            None => unreachable!("a ticket holds its handle until it is completed"),
-        }
-    }
-
-    /// The core that received the message.
-    pub fn home_core(&self) -> usize {
-        self.handle().core()
+    fn drop(&mut self) {
+        TICKETS_LOST.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-impl Drop for Ticket {
+impl Ticket {
     #[inline]
-    fn drop(&mut self) {
-        if self.handle.is_some() {
-            TICKETS_LOST.fetch_add(1, Ordering::Relaxed);
-        }
+    fn new(handle: Handle) -> Self {
+        Self { handle, duty: Duty }
+    }
+
+    #[inline]
+    fn into_handle(self) -> Handle {
+        std::mem::forget(self.duty);
+        self.handle
+    }
+
+    /// The core that received the message.
+    #[inline]
+    pub fn home_core(&self) -> usize {
+        self.handle.core()
     }
 }
 
@@ -119,7 +114,7 @@ impl<'a> Batch<'a> {
     /// The ticket's message.
     #[inline]
     pub fn read<'r>(&'r self, ticket: &'r Ticket) -> RecordView<'r> {
-        self.home.read(ticket.handle())
+        self.home.read(&ticket.handle)
     }
 
     /// Completes a message on the spot.
@@ -143,7 +138,7 @@ impl<'a> Completions<'a> {
     /// The ticket's message, for a sink that must read it again.
     #[inline]
     pub fn read<'r>(&'r self, ticket: &'r Ticket) -> RecordView<'r> {
-        self.home.read(ticket.handle())
+        self.home.read(&ticket.handle)
     }
 
     /// Sends the message home. In any order; it is free at once if this core is its home.

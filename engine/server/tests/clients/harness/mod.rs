@@ -1,0 +1,32 @@
+//! What every test needs: a running server, clients to ask it with, and tools from outside.
+
+mod exchange;
+mod h2_peer;
+mod server;
+mod tools;
+
+pub(crate) use exchange::{Answer, Peer, get, post_json};
+pub(crate) use h2_peer::{H2Answer, H2Peer, framed, on_runtime, patiently, read, send_all};
+pub(crate) use server::{Farewell, Scratch, Server, Start, TIDEGATE};
+pub(crate) use tools::{curl, tool};
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Longest a condition may take to come true; only a broken server takes that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until `condition` gives something.
+#[track_caller]
+pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

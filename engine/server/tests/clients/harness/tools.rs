@@ -1,0 +1,43 @@
+//! Tools from outside: found in `.tools/bin` or on the path.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// A tool's path. `None` when it is missing, which is said; in CI that is a failure instead.
+pub(crate) fn tool(name: &str) -> Option<PathBuf> {
+    let ours = if name == "python" { ".tools/python/bin" } else { ".tools/bin" };
+    let ours = root().join(ours);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let found = if name == "python" {
+        // Only ours has grpcio in the version that was pinned.
+        Some(ours.join(name)).filter(|path| path.is_file())
+    } else {
+        std::iter::once(ours).chain(env::split_paths(&path)).map(|place| place.join(name)).find(|path| path.is_file())
+    };
+    if found.is_none() {
+        assert!(env::var("CI").as_deref() != Ok("true"), "{name} is missing: tools/clients/install");
+        println!("skipped, because {name} is missing: tools/clients/install");
+    }
+    found
+}
+
+/// Runs curl; its exit status must be 0. Standard output and standard error.
+#[track_caller]
+pub(crate) fn curl(arguments: &[&str]) -> Option<(String, String)> {
+    let output = Command::new(tool("curl")?)
+        .args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "30"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "curl {arguments:?}: {} {stderr}", output.status);
+    Some((String::from_utf8(output.stdout).unwrap(), stderr))
+}

@@ -1,0 +1,13 @@
+//! The binary as its clients meet it: real sockets, and clients that know nothing of our code (curl, h2load, grpcurl,
+//! grpcio, the `h2` crate, tonic). `tools/clients/install` brings the tools.
+
+mod harness;
+
+mod acceptance;
+mod grpc_clients;
+mod http1_clients;
+mod http1_malformed;
+mod http2_clients;
+mod metrics;
+mod settings_cli;
+mod shutdown;

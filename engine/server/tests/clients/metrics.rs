@@ -1,0 +1,284 @@
+//! `/metrics`: a page that Prometheus can read, with every name of the contracts and with values that are true.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::harness::{Peer, Server, eventually, get, post_json};
+
+/// Names, types and label names that the older dashboards and alerts ask for.
+const PROMISED: &[(&str, &str, &[&str])] = &[
+    ("ingest_requests_total", "counter", &["status"]),
+    ("ingest_request_duration_seconds", "histogram", &["status"]),
+    ("ingest_messages_processed_total", "counter", &["status"]),
+    ("processor_messages_total", "counter", &["status"]),
+    ("processor_worker_pool_size", "gauge", &[]),
+    ("processor_queue_size", "gauge", &[]),
+    ("processor_processing_duration_seconds", "histogram", &["status"]),
+    ("gateway_requests_total", "counter", &["method", "endpoint", "status"]),
+    ("gateway_request_duration_seconds", "histogram", &["method", "endpoint", "status"]),
+    ("gateway_upstream_requests_total", "counter", &["service", "status"]),
+    ("http_requests_total", "counter", &["method", "endpoint", "status"]),
+    ("http_request_duration_seconds", "histogram", &["method", "endpoint", "status"]),
+    ("queue_size", "gauge", &[]),
+    ("queue_capacity", "gauge", &[]),
+    ("queue_current_size", "gauge", &[]),
+];
+
+/// A series: its name with its labels as written.
+type Series = (String, BTreeMap<String, String>);
+
+/// A page, read as strictly as Prometheus reads it.
+#[derive(Debug, Default)]
+struct Page {
+    types: BTreeMap<String, String>,
+    samples: BTreeMap<Series, f64>,
+}
+
+impl Page {
+    #[track_caller]
+    fn read(text: &str) -> Self {
+        let mut page = Page::default();
+        let mut closed = BTreeSet::new();
+        let mut current = String::new();
+        assert!(text.ends_with('\n'), "the last line ends, too");
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                assert!(["counter", "gauge", "histogram", "summary", "untyped"].contains(&kind), "{line}");
+                assert!(page.types.insert(name.to_owned(), kind.to_owned()).is_none(), "typed twice: {line}");
+                assert!(closed.insert(name.to_owned()), "a family comes in one piece: {line}");
+                current = name.to_owned();
+            } else if let Some(rest) = line.strip_prefix("# HELP ") {
+                assert!(is_name(rest.split(' ').next().unwrap()), "{line}");
+            } else {
+                assert!(!line.starts_with('#') && !line.is_empty(), "{line:?}");
+                let (series, value) = sample(line);
+                assert_eq!(family(&series.0, &page.types), current, "a TYPE stands before its samples: {line}");
+                assert!(page.samples.insert(series, value).is_none(), "twice: {line}");
+            }
+        }
+        page.check_histograms();
+        page
+    }
+
+    fn check_histograms(&self) {
+        for name in self.types.iter().filter(|(_, kind)| *kind == "histogram").map(|(name, _)| name) {
+            let mut last: BTreeMap<BTreeMap<String, String>, Vec<(f64, f64)>> = BTreeMap::new();
+            for ((_, labels), count) in self.of(&format!("{name}_bucket")) {
+                let mut labels = labels.clone();
+                let bound = labels.remove("le").expect("a bucket has a bound");
+                let bound = if bound == "+Inf" { f64::INFINITY } else { bound.parse().unwrap() };
+                last.entry(labels).or_default().push((bound, *count));
+            }
+            assert!(!last.is_empty(), "{name} has buckets");
+            for (labels, mut buckets) in last {
+                buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+                assert!(buckets.is_sorted_by(|a, b| a.1 <= b.1), "{name} {labels:?} is cumulative: {buckets:?}");
+                let (bound, all) = buckets.pop().unwrap();
+                assert!(bound.is_infinite(), "{name} ends with +Inf");
+                assert_eq!(self.samples[&(format!("{name}_count"), labels.clone())], all, "{name} {labels:?}");
+                assert!(self.samples[&(format!("{name}_sum"), labels)] >= 0.0);
+            }
+        }
+    }
+
+    fn of(&self, name: &str) -> impl Iterator<Item = (&Series, &f64)> {
+        self.samples.iter().filter(move |((known, _), _)| known == name)
+    }
+
+    /// The value of one series; 0 when there is none.
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.samples.get(&(name.to_owned(), labels)).copied().unwrap_or_default()
+    }
+
+    /// Series that only ever grow.
+    fn counts(&self) -> impl Iterator<Item = (&Series, f64)> {
+        self.samples.iter().filter_map(|(series, value)| {
+            let kind = &self.types[&family(&series.0, &self.types)];
+            (kind == "counter" || kind == "histogram").then_some((series, *value))
+        })
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+}
+
+/// The family that a sample belongs to.
+fn family(sample: &str, types: &BTreeMap<String, String>) -> String {
+    for suffix in ["_bucket", "_sum", "_count"] {
+        if let Some(base) = sample.strip_suffix(suffix)
+            && types.get(base).is_some_and(|kind| kind == "histogram" || kind == "summary")
+        {
+            return base.to_owned();
+        }
+    }
+    sample.to_owned()
+}
+
+/// Reads `name{label="value",…} 1.5`.
+#[track_caller]
+fn sample(line: &str) -> (Series, f64) {
+    let (head, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+    let value: f64 = value.replace("+Inf", "inf").parse().unwrap_or_else(|_| panic!("no number: {line}"));
+    let (name, mut rest) = match head.split_once('{') {
+        Some((name, rest)) => (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("labels stay open: {line}"))),
+        None => (head, ""),
+    };
+    assert!(is_name(name), "{line}");
+    let mut labels = BTreeMap::new();
+    while !rest.is_empty() {
+        let (label, after) = rest.split_once("=\"").unwrap_or_else(|| panic!("no label: {line}"));
+        assert!(is_name(label) && !label.contains(':'), "{line}");
+        let mut text = String::new();
+        let mut characters = after.char_indices();
+        let end = loop {
+            match characters.next().unwrap_or_else(|| panic!("a value stays open: {line}")) {
+                (at, '"') => break at,
+                (_, '\\') => match characters.next().unwrap().1 {
+                    'n' => text.push('\n'),
+                    c @ ('\\' | '"') => text.push(c),
+                    other => panic!("\\{other} is no escape: {line}"),
+                },
+                (_, c) => text.push(c),
+            }
+        };
+        assert!(labels.insert(label.to_owned(), text).is_none(), "a label comes twice: {line}");
+        rest = &after[end + 1..];
+        rest = rest.strip_prefix(',').unwrap_or(rest);
+    }
+    ((name.to_owned(), labels), value)
+}
+
+#[track_caller]
+fn scrape(server: &Server) -> Page {
+    let answer = get(server.gateway(), "/metrics");
+    assert_eq!(answer.status, 200);
+    let content_type = answer.field("content-type").unwrap();
+    assert!(content_type.starts_with("text/plain; version=0.0.4"), "{content_type}");
+    Page::read(answer.text())
+}
+
+const GOOD: usize = 17;
+const BAD: usize = 5;
+const WRONG_METHOD: usize = 3;
+
+/// A mix on the public API that is known to the last request.
+fn traffic(server: &Server) {
+    for _ in 0..GOOD {
+        assert_eq!(post_json(server.gateway(), "/api/v1/ingest", r#"{"source":"s","data":"d"}"#).status, 200);
+    }
+    for _ in 0..BAD {
+        assert_eq!(post_json(server.gateway(), "/api/v1/ingest", "{").status, 400);
+    }
+    for _ in 0..WRONG_METHOD {
+        assert_eq!(get(server.gateway(), "/api/v1/ingest").status, 405);
+    }
+    assert_eq!(server.settled(), GOOD as u64);
+}
+
+/// The page once the mix is counted: an answer is sent a moment before it is counted.
+#[track_caller]
+fn page_after_traffic(server: &Server) -> Page {
+    eventually("all requests of the mix are counted", || {
+        let page = scrape(server);
+        let all: f64 = page.of("ingest_requests_total").map(|(_, value)| value).sum();
+        (all >= (GOOD + BAD + WRONG_METHOD) as f64).then_some(page)
+    })
+}
+
+#[test]
+fn every_promised_name_is_there_with_its_type_and_labels() {
+    let server = Server::start();
+    traffic(&server);
+    let page = page_after_traffic(&server);
+    for (name, kind, labels) in PROMISED {
+        assert_eq!(page.types.get(*name).map(String::as_str), Some(*kind), "{name}");
+        let of = if *kind == "histogram" { format!("{name}_count") } else { (*name).to_owned() };
+        let mut series = page.of(&of).peekable();
+        assert!(series.peek().is_some(), "{name} has no series");
+        for ((_, found), _) in series {
+            let found: BTreeSet<&str> = found.keys().map(String::as_str).collect();
+            assert_eq!(found, labels.iter().copied().collect(), "labels of {name}");
+        }
+    }
+    assert!(page.types.contains_key("process_cpu_seconds_total"), "the process's own metrics are there, too");
+}
+
+#[test]
+fn a_known_mix_of_requests_is_counted_to_the_last() {
+    let server = Server::start();
+    traffic(&server);
+    let page = page_after_traffic(&server);
+    let (good, bad, wrong_method) = (GOOD as f64, BAD as f64, WRONG_METHOD as f64);
+    for (status, count) in [
+        ("success", good),
+        ("bad_request", bad),
+        ("method_not_allowed", wrong_method),
+        ("service_unavailable", 0.0),
+    ] {
+        assert_eq!(page.value("ingest_requests_total", &[("status", status)]), count, "{status}");
+        assert_eq!(page.value("ingest_request_duration_seconds_count", &[("status", status)]), count, "{status}");
+    }
+    for (status, count) in [("received", good), ("sent", good), ("failed", 0.0)] {
+        assert_eq!(page.value("ingest_messages_processed_total", &[("status", status)]), count, "{status}");
+    }
+    assert_eq!(page.value("processor_messages_total", &[("status", "processed")]), good);
+    assert_eq!(page.value("processor_messages_total", &[("status", "error")]), 0.0);
+    assert_eq!(page.value("processor_processing_duration_seconds_count", &[("status", "processed")]), good);
+    assert_eq!(page.value("gateway_upstream_requests_total", &[("service", "ingest"), ("status", "success")]), good);
+    for family in ["http", "gateway"] {
+        let name = format!("{family}_requests_total");
+        let with = |method, status| {
+            page.value(&name, &[("method", method), ("endpoint", "/api/v1/ingest"), ("status", status)])
+        };
+        assert_eq!(with("POST", "200"), good, "{name}");
+        assert_eq!(with("POST", "400"), bad, "{name}");
+        let refused: f64 = page
+            .of(&name)
+            .filter(|((_, labels), _)| labels["endpoint"] == "/api/v1/ingest" && labels["status"] == "405")
+            .map(|(_, value)| value)
+            .sum();
+        assert_eq!(refused, wrong_method, "{name}");
+    }
+    for name in ["processor_queue_size", "queue_size", "queue_current_size"] {
+        assert_eq!(page.value(name, &[]), 0.0, "{name}");
+    }
+    assert_eq!(page.value("queue_capacity", &[]), 1000.0);
+    assert!(page.value("processor_worker_pool_size", &[]) >= 1.0);
+}
+
+#[test]
+fn counters_never_go_back() {
+    let server = Server::start();
+    traffic(&server);
+    let before = page_after_traffic(&server);
+    for _ in 0..3 {
+        post_json(server.ingest(), "/ingest", "{}");
+        post_json(server.processor(), "/enqueue", "{}");
+    }
+    let after = scrape(&server);
+    for (series, value) in before.counts() {
+        let now = after.samples.get(series).unwrap_or_else(|| panic!("{series:?} has vanished"));
+        assert!(*now >= value, "{series:?} went from {value} to {now}");
+    }
+}
+
+#[test]
+fn paths_that_nobody_serves_are_one_series() {
+    let server = Server::start();
+    let mut peer = Peer::connect(server.gateway());
+    for number in 0..100 {
+        peer.send(format!("GET /scan/{number} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        assert_eq!(peer.answer(false).unwrap().status, 404);
+    }
+    let page = eventually("the scan is counted", || {
+        let page = scrape(&server);
+        let found: f64 =
+            page.of("http_requests_total").filter(|((_, labels), _)| labels["status"] == "404").map(|(_, n)| n).sum();
+        (found >= 100.0).then_some(page)
+    });
+    assert!(page.of("http_requests_total").all(|((_, labels), _)| !labels["endpoint"].contains("scan")));
+}
