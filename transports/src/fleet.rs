@@ -28,7 +28,7 @@ use crate::{
     accept,
     cold::ColdSender,
     core::{Core, Health, Shared},
-    counters::{Cause, FrontCounters},
+    counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
     hook::Phase,
     lane::{AnySink, BoxedSink, Lane, PartitionKey},
@@ -81,7 +81,7 @@ enum Stage {
 /// What one core did, told at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Farewell {
-    /// Messages accepted, probes included.
+    /// Messages accepted; our own probes are not among them.
     pub accepted: u64,
     /// Of these, how many were processed.
     pub processed: u64,
@@ -258,9 +258,11 @@ impl Seat {
         core.work();
         let mut lane = core.lane.borrow_mut();
         let counts = lane.shard().counters().snapshot();
+        // Probes are nobody's messages.
+        let probes = core.counters.tally(Tally::Probes);
         Ok(Farewell {
-            accepted: counts.accepted,
-            processed: counts.processed,
+            accepted: counts.accepted - probes,
+            processed: counts.processed.saturating_sub(probes),
             failed: counts.failed,
             lost: lane.shard().in_flight() as u64,
             cut: core.counters.hits(Cause::ShutdownTimeout),
