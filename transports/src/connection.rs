@@ -391,7 +391,7 @@ impl Protocol {
 }
 
 /// Lets every other ready task of the core run first.
-async fn yield_once() {
+pub(crate) async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use crate::{
     accept,
     cold::ColdSender,
+    connection::yield_once,
     core::{Core, Health, Shared},
     counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
@@ -109,6 +110,16 @@ pub struct Fleet {
 struct Agreement {
     quiet: AtomicUsize,
     empty: AtomicUsize,
+}
+
+/// Agrees to everything when its thread ends. After an orderly end all others have passed already.
+struct Absence(Arc<Agreement>);
+
+impl Drop for Absence {
+    fn drop(&mut self) {
+        self.0.quiet.fetch_add(1, Ordering::AcqRel);
+        self.0.empty.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// Descriptors that are kept back from connections: listeners, the ring, files of the process.
@@ -226,6 +237,8 @@ impl Seat {
                 tracing::warn!(core = number, "this thread could not be pinned; engine.pin = false avoids the attempt");
             }
         }
+        // Whatever happens to this thread, the others must not wait for it for ever.
+        let _absence = Absence(Arc::clone(&self.agreement));
         driver::run(driver, self.run())?
     }
 
@@ -298,15 +311,7 @@ async fn work(core: Rc<Core>) {
         core.clock.tick();
         core.work();
         // Connections have their turn between two batches.
-        let mut yielded = false;
-        poll_fn(|context| {
-            if std::mem::replace(&mut yielded, true) {
-                return Poll::Ready(());
-            }
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        yield_once().await;
     }
 }
 

@@ -115,7 +115,8 @@ fn a4_the_processors_stats_count_what_was_processed() {
         assert_eq!(post_json(server.gateway(), "/api/v1/ingest", r#"{"source":"s","data":"d"}"#).status, 200);
     }
     assert_eq!(server.settled(), 10);
-    let count = bash(&server, &["curl", "jq"], "curl -s http://localhost:8082/stats | jq '.pool.ProcessedCount'");
+    let count =
+        bash(&server, &["curl", "jq"], "curl -s http://localhost:8082/stats | jq '.pool.ProcessedCount'");
     let Some((count, _)) = count else { return };
     assert!(count.trim().parse::<u64>().unwrap() >= 5, "{count}");
     // An object in composite mode; with one queue there is nothing it could be composed of.
@@ -138,7 +139,9 @@ fn a5_grpcurl_reaches_the_service_without_a_package() {
 fn a6_grpcurl_lists_every_service_on_every_grpc_port() {
     let server = like_the_defaults();
     for port in [50051, 50052] {
-        let Some((list, _)) = bash(&server, &["grpcurl"], &format!("grpcurl -plaintext localhost:{port} list")) else {
+        let Some((list, _)) =
+            bash(&server, &["grpcurl"], &format!("grpcurl -plaintext localhost:{port} list"))
+        else {
             return;
         };
         let services: Vec<&str> = list.lines().collect();
@@ -161,7 +164,8 @@ fn a7_health_over_http2_by_prior_knowledge() {
 #[test]
 fn a7_trace_reports_five_phases_and_stays_out_of_the_statistics() {
     let server = like_the_defaults();
-    let Some((body, _)) = bash(&server, &["curl", "jq"], "curl http://localhost:8080/api/v1/trace | jq .") else {
+    let Some((body, _)) = bash(&server, &["curl", "jq"], "curl http://localhost:8080/api/v1/trace | jq .")
+    else {
         return;
     };
     let body = json(&body);

@@ -15,7 +15,9 @@ fn a_connection_is_kept_for_the_next_request() {
     let server = Server::start();
     let url = server.url("/ingest");
     let connects = "%{http_version} %{http_code} %{num_connects}\n";
-    let Some((said, _)) = curl(&["-o", "/dev/null", "-o", "/dev/null", "-w", connects, "-d", "{}", &url, &url]) else {
+    let Some((said, _)) =
+        curl(&["-o", "/dev/null", "-o", "/dev/null", "-w", connects, "-d", "{}", &url, &url])
+    else {
         return;
     };
     assert_eq!(said, "1.1 200 1\n1.1 200 0\n");
@@ -35,7 +37,8 @@ fn connection_close_is_honoured() {
 #[test]
 fn http_1_0_is_answered_and_closed() {
     let server = Server::start();
-    let Some((said, _)) = curl(&["--http1.0", "-o", "/dev/null", "-w", "%{http_code}", "-d", "{}", &server.url("/ingest")])
+    let Some((said, _)) =
+        curl(&["--http1.0", "-o", "/dev/null", "-w", "%{http_code}", "-d", "{}", &server.url("/ingest")])
     else {
         return;
     };
@@ -55,7 +58,9 @@ fn head_has_the_length_and_no_body() {
         assert!(head.to_ascii_lowercase().contains("content-length: "), "{path}: {head}");
     }
     let mut peer = Peer::connect(server.gateway());
-    peer.send("HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    peer.send(
+        "HEAD /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    );
     assert_eq!(peer.answer(true).unwrap().status, 200);
     // Nothing stands between the two heads.
     assert_eq!(peer.answer(false).unwrap().json()["healthy"], true);
@@ -67,8 +72,15 @@ fn a_chunked_upload_is_one_message() {
     let home = Scratch::new();
     let file = home.write("body", body_of(300_000));
     let from = format!("@{}", file.display());
-    let arguments =
-        ["-H", "Transfer-Encoding: chunked", "-w", "\n%{http_code}", "--data-binary", &from, &server.url("/ingest")];
+    let arguments = [
+        "-H",
+        "Transfer-Encoding: chunked",
+        "-w",
+        "\n%{http_code}",
+        "--data-binary",
+        &from,
+        &server.url("/ingest"),
+    ];
     let Some((answer, _)) = curl(&arguments) else { return };
     assert!(answer.ends_with("\n200"), "{answer}");
     assert_eq!(server.settled(), 1);
@@ -81,7 +93,8 @@ fn a_large_body_waits_for_100_continue() {
     let file = home.write("body", body_of(LIMIT));
     let from = format!("@{}", file.display());
     let url = server.url("/ingest");
-    let arguments = ["-v", "-H", "Expect: 100-continue", "-w", "\n%{http_code}", "--data-binary", &from, &url];
+    let arguments =
+        ["-v", "-H", "Expect: 100-continue", "-w", "\n%{http_code}", "--data-binary", &from, &url];
     let Some((answer, said)) = curl(&arguments) else { return };
     assert!(said.contains("< HTTP/1.1 100 Continue"), "{said}");
     assert!(answer.ends_with("\n200"), "{answer}");
@@ -165,7 +178,10 @@ fn a_wrong_method_is_405_and_says_which_is_right() {
             name.eq_ignore_ascii_case("allow").then(|| value.trim().to_owned())
         });
         let allowed = allowed.unwrap_or_else(|| panic!("{method} {path} has no Allow: {answer}"));
-        assert!(allowed.split(", ").any(|one| one.trim() == allow) || allowed.split(',').any(|one| one == allow), "{allowed}");
+        assert!(
+            allowed.split(", ").any(|one| one.trim() == allow) || allowed.split(',').any(|one| one == allow),
+            "{allowed}"
+        );
         assert!(answer.contains(r#""status":"error""#) && answer.contains("Method not allowed"), "{answer}");
     }
 }
@@ -197,7 +213,11 @@ fn a_bad_body_is_400_and_says_what_and_where() {
         assert_eq!(answer.status, 400, "{body}");
         assert_eq!(answer.field("content-type"), Some("application/json"));
         let json = answer.json();
-        assert_eq!((json["status"].as_str(), json["code"].as_str()), (Some("error"), Some("INVALID_ARGUMENT")), "{json}");
+        assert_eq!(
+            (json["status"].as_str(), json["code"].as_str()),
+            (Some("error"), Some("INVALID_ARGUMENT")),
+            "{json}"
+        );
         let text = json["error"].as_str().unwrap();
         assert!(text.starts_with("Invalid request body") && text.contains(words), "{body}: {text}");
     }
@@ -209,7 +229,10 @@ fn a_bad_body_leaves_the_connection_usable() {
     let server = Server::start();
     let mut peer = Peer::connect(server.gateway());
     for (body, status) in [("{", 400), ("{}", 200), ("nul", 400), ("{}", 200)] {
-        peer.send(format!("POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        peer.send(format!(
+            "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        ));
         assert_eq!(peer.answer(false).unwrap().status, status, "{body}");
     }
 }
@@ -254,7 +277,8 @@ fn an_ack_level_out_of_reach_is_refused_at_once() {
 #[test]
 fn an_offer_to_upgrade_to_h2c_is_ignored() {
     let server = Server::start();
-    let Some((answer, said)) = curl(&["-v", "--http2", "-w", "\n%{http_version} %{http_code}", &server.url("/health")])
+    let Some((answer, said)) =
+        curl(&["-v", "--http2", "-w", "\n%{http_version} %{http_code}", &server.url("/health")])
     else {
         return;
     };
@@ -279,7 +303,11 @@ fn pipelined_requests_are_answered_in_order() {
         peer.send(requests);
         for number in 0..count {
             let expected = [404, 405, 200, 200][number % 4];
-            assert_eq!(peer.answer(false).map(|answer| answer.status), Some(expected), "answer {number} of {count}");
+            assert_eq!(
+                peer.answer(false).map(|answer| answer.status),
+                Some(expected),
+                "answer {number} of {count}"
+            );
         }
     }
 }
@@ -288,7 +316,9 @@ fn pipelined_requests_are_answered_in_order() {
 fn a_request_may_arrive_byte_by_byte() {
     let server = Server::start();
     let mut peer = Peer::connect(server.gateway());
-    for byte in b"POST /ingest HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n" {
+    for byte in
+        b"POST /ingest HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    {
         peer.send([*byte]);
     }
     assert_eq!(peer.answer(false).unwrap().status, 200);

@@ -34,7 +34,10 @@ fn two_framings_are_400() {
             ("coding and length", &post("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", "0\r\n\r\n")),
             ("two equal lengths", &post("Content-Length: 2\r\nContent-Length: 2\r\n", "{}")),
             ("two lengths", &post("Content-Length: 2\r\nContent-Length: 3\r\n", "{}")),
-            ("coding twice", &post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n")),
+            (
+                "coding twice",
+                &post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+            ),
             ("chunked twice", &post("Transfer-Encoding: chunked, chunked\r\n", "0\r\n\r\n")),
             ("coding on 1.0", "POST /ingest HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ],
@@ -44,11 +47,25 @@ fn two_framings_are_400() {
 #[test]
 fn a_length_that_is_no_number_is_400() {
     let fields = [
-        "2, 2", "+2", "-2", "2 2", "", " ", "0x2", "2,", "١", "99999999999999999999", "18446744073709551616", "2.0",
+        "2, 2",
+        "+2",
+        "-2",
+        "2 2",
+        "",
+        " ",
+        "0x2",
+        "2,",
+        "١",
+        "99999999999999999999",
+        "18446744073709551616",
+        "2.0",
     ];
-    let requests: Vec<(String, String)> =
-        fields.iter().map(|value| (format!("length {value:?}"), post(&format!("Content-Length: {value}\r\n"), "{}"))).collect();
-    let requests: Vec<(&str, &str)> = requests.iter().map(|(what, input)| (what.as_str(), input.as_str())).collect();
+    let requests: Vec<(String, String)> = fields
+        .iter()
+        .map(|value| (format!("length {value:?}"), post(&format!("Content-Length: {value}\r\n"), "{}")))
+        .collect();
+    let requests: Vec<(&str, &str)> =
+        requests.iter().map(|(what, input)| (what.as_str(), input.as_str())).collect();
     refused(400, &requests);
 }
 
@@ -74,7 +91,10 @@ fn a_head_that_is_not_to_the_letter_is_400() {
             ("a folded line", &post("X: y\r\n z\r\n", "")),
             ("a fold first", "POST /ingest HTTP/1.1\r\n Host: localhost\r\n\r\n"),
             ("bare LF", "POST /ingest HTTP/1.1\nHost: localhost\n\n"),
-            ("bare LF after a field", "POST /ingest HTTP/1.1\r\nHost: localhost\nContent-Length: 2\r\n\r\n{}"),
+            (
+                "bare LF after a field",
+                "POST /ingest HTTP/1.1\r\nHost: localhost\nContent-Length: 2\r\n\r\n{}",
+            ),
             ("bare CR in a value", &post("X: a\rb\r\n", "")),
             ("NUL in a value", &post("X: a\0b\r\n", "")),
             ("control byte in a value", &post("X: a\x01b\r\n", "")),
@@ -99,7 +119,10 @@ fn a_chunk_that_is_not_to_the_letter_is_400() {
     let mut requests: Vec<(String, String)> = sizes
         .iter()
         .map(|size| {
-            (format!("chunk size {size:?}"), post("Transfer-Encoding: chunked\r\n", &format!("{size}\r\n{{}}\r\n0\r\n\r\n")))
+            (
+                format!("chunk size {size:?}"),
+                post("Transfer-Encoding: chunked\r\n", &format!("{size}\r\n{{}}\r\n0\r\n\r\n")),
+            )
         })
         .collect();
     let long = format!("2;x={}\r\n{{}}\r\n0\r\n\r\n", "e".repeat(1200));
@@ -110,7 +133,8 @@ fn a_chunk_that_is_not_to_the_letter_is_400() {
     ] {
         requests.push((what.to_owned(), post("Transfer-Encoding: chunked\r\n", body)));
     }
-    let requests: Vec<(&str, &str)> = requests.iter().map(|(what, input)| (what.as_str(), input.as_str())).collect();
+    let requests: Vec<(&str, &str)> =
+        requests.iter().map(|(what, input)| (what.as_str(), input.as_str())).collect();
     refused(400, &requests);
 }
 
@@ -135,7 +159,11 @@ fn another_version_is_505() {
 #[test]
 fn what_is_no_http_at_all_is_closed_without_text() {
     let server = Server::start();
-    for input in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"EHLO example.org\r\n\r\n", b"\0\0\0\0\r\n\r\n"] {
+    for input in [
+        &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
+        b"EHLO example.org\r\n\r\n",
+        b"\0\0\0\0\r\n\r\n",
+    ] {
         let mut peer = Peer::connect(server.gateway());
         peer.send(input);
         assert!(peer.rest().is_empty(), "{input:?}");

@@ -1,5 +1,6 @@
 //! The binary as its clients meet it: real sockets, and clients that know nothing of our code (curl, h2load, grpcurl,
 //! grpcio, the `h2` crate, tonic). `tools/clients/install` brings the tools.
+#![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
 mod harness;
 

@@ -52,7 +52,11 @@ impl Page {
             } else {
                 assert!(!line.starts_with('#') && !line.is_empty(), "{line:?}");
                 let (series, value) = sample(line);
-                assert_eq!(family(&series.0, &page.types), current, "a TYPE stands before its samples: {line}");
+                assert_eq!(
+                    family(&series.0, &page.types),
+                    current,
+                    "a TYPE stands before its samples: {line}"
+                );
                 assert!(page.samples.insert(series, value).is_none(), "twice: {line}");
             }
         }
@@ -72,10 +76,17 @@ impl Page {
             assert!(!last.is_empty(), "{name} has buckets");
             for (labels, mut buckets) in last {
                 buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-                assert!(buckets.is_sorted_by(|a, b| a.1 <= b.1), "{name} {labels:?} is cumulative: {buckets:?}");
+                assert!(
+                    buckets.is_sorted_by(|a, b| a.1 <= b.1),
+                    "{name} {labels:?} is cumulative: {buckets:?}"
+                );
                 let (bound, all) = buckets.pop().unwrap();
                 assert!(bound.is_infinite(), "{name} ends with +Inf");
-                assert_eq!(self.samples[&(format!("{name}_count"), labels.clone())], all, "{name} {labels:?}");
+                assert_eq!(
+                    self.samples[&(format!("{name}_count"), labels.clone())],
+                    all,
+                    "{name} {labels:?}"
+                );
                 assert!(self.samples[&(format!("{name}_sum"), labels)] >= 0.0);
             }
         }
@@ -124,7 +135,9 @@ fn sample(line: &str) -> (Series, f64) {
     let (head, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
     let value: f64 = value.replace("+Inf", "inf").parse().unwrap_or_else(|_| panic!("no number: {line}"));
     let (name, mut rest) = match head.split_once('{') {
-        Some((name, rest)) => (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("labels stay open: {line}"))),
+        Some((name, rest)) => {
+            (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("labels stay open: {line}")))
+        }
         None => (head, ""),
     };
     assert!(is_name(name), "{line}");
@@ -220,7 +233,11 @@ fn a_known_mix_of_requests_is_counted_to_the_last() {
         ("service_unavailable", 0.0),
     ] {
         assert_eq!(page.value("ingest_requests_total", &[("status", status)]), count, "{status}");
-        assert_eq!(page.value("ingest_request_duration_seconds_count", &[("status", status)]), count, "{status}");
+        assert_eq!(
+            page.value("ingest_request_duration_seconds_count", &[("status", status)]),
+            count,
+            "{status}"
+        );
     }
     for (status, count) in [("received", good), ("sent", good), ("failed", 0.0)] {
         assert_eq!(page.value("ingest_messages_processed_total", &[("status", status)]), count, "{status}");
@@ -228,7 +245,10 @@ fn a_known_mix_of_requests_is_counted_to_the_last() {
     assert_eq!(page.value("processor_messages_total", &[("status", "processed")]), good);
     assert_eq!(page.value("processor_messages_total", &[("status", "error")]), 0.0);
     assert_eq!(page.value("processor_processing_duration_seconds_count", &[("status", "processed")]), good);
-    assert_eq!(page.value("gateway_upstream_requests_total", &[("service", "ingest"), ("status", "success")]), good);
+    assert_eq!(
+        page.value("gateway_upstream_requests_total", &[("service", "ingest"), ("status", "success")]),
+        good
+    );
     for family in ["http", "gateway"] {
         let name = format!("{family}_requests_total");
         let with = |method, status| {
@@ -276,8 +296,11 @@ fn paths_that_nobody_serves_are_one_series() {
     }
     let page = eventually("the scan is counted", || {
         let page = scrape(&server);
-        let found: f64 =
-            page.of("http_requests_total").filter(|((_, labels), _)| labels["status"] == "404").map(|(_, n)| n).sum();
+        let found: f64 = page
+            .of("http_requests_total")
+            .filter(|((_, labels), _)| labels["status"] == "404")
+            .map(|(_, n)| n)
+            .sum();
         (found >= 100.0).then_some(page)
     });
     assert!(page.of("http_requests_total").all(|((_, labels), _)| !labels["endpoint"].contains("scan")));

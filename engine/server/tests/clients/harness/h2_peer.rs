@@ -50,7 +50,9 @@ pub(crate) fn percent_decoded(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         let coded = (*first == b'%')
-            .then(|| after.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok()))
+            .then(|| {
+                after.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok())
+            })
             .flatten();
         match coded {
             Some(byte) => {
@@ -189,8 +191,7 @@ async fn read_body(stream: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
 
 /// Runs a future on a runtime of two threads.
 pub(crate) fn on_runtime<T>(future: impl Future<Output = T>) -> T {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let outcome = runtime.block_on(future);
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome

@@ -69,7 +69,8 @@ pub(crate) struct Start {
 impl Start {
     /// Free ports, no metrics port, JSON logs.
     pub(crate) fn new() -> Self {
-        let mut start = Self { program: TIDEGATE.into(), arguments: Vec::new(), environment: BTreeMap::new() };
+        let mut start =
+            Self { program: TIDEGATE.into(), arguments: Vec::new(), environment: BTreeMap::new() };
         for setting in ["gateway", "ingest", "processor", "grpc"] {
             start = start.set(&format!("listen.{setting}=127.0.0.1:0"));
         }

@@ -20,7 +20,10 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
         // Only ours has grpcio in the version that was pinned.
         Some(ours.join(name)).filter(|path| path.is_file())
     } else {
-        std::iter::once(ours).chain(env::split_paths(&path)).map(|place| place.join(name)).find(|path| path.is_file())
+        std::iter::once(ours)
+            .chain(env::split_paths(&path))
+            .map(|place| place.join(name))
+            .find(|path| path.is_file())
     };
     if found.is_none() {
         assert!(env::var("CI").as_deref() != Ok("true"), "{name} is missing: tools/clients/install");
