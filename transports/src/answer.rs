@@ -24,7 +24,7 @@ pub(crate) fn ingested(id: &MessageId) -> [u8; INGESTED_BYTES] {
 }
 
 /// A request that is turned down: why, in the words of each protocol.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     /// HTTP status.
     pub(crate) status: u16,
@@ -45,6 +45,12 @@ impl Refusal {
     pub(crate) fn method_not_allowed(allow: &'static str) -> Self {
         let text = format!("Method not allowed: this path answers {allow}");
         Self { allow: Some(allow), ..Self::new(405, Code::Unimplemented, text) }
+    }
+
+    /// A body over its limit.
+    pub(crate) fn too_large(limit: usize) -> Self {
+        let text = format!("the body is larger than limits.http_body_bytes_max = {limit} bytes");
+        Self::new(413, Code::ResourceExhausted, text)
     }
 
     /// An ack level this queue cannot reach.

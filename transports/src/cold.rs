@@ -57,8 +57,8 @@ pub fn bridge(calls_max: usize) -> (ColdSender, ColdReceiver) {
 /// What the cold lane says of one stream.
 #[derive(Debug)]
 pub(crate) enum ColdEvent {
-    /// The answer begins.
-    Head(Box<response::Parts>),
+    /// The answer begins, and perhaps ends with that.
+    Head(Box<response::Parts>, bool),
     /// A piece of its body.
     Data(Bytes),
     /// It ends, perhaps with trailers.
@@ -134,12 +134,12 @@ impl ColdAnswer {
         }
     }
 
-    /// Begins the answer.
+    /// Begins the answer; with `ends` that is all of it, and neither body nor trailers follow.
     ///
     /// # Errors
     /// [`Abandoned`], here and below, when the connection is gone.
-    pub fn head(&self, parts: response::Parts) -> Result<(), Abandoned> {
-        self.event(ColdEvent::Head(Box::new(parts)))
+    pub fn head(&self, parts: response::Parts, ends: bool) -> Result<(), Abandoned> {
+        self.event(ColdEvent::Head(Box::new(parts), ends))
     }
 
     /// Sends a piece of the body; waits while [`ANSWER_BYTES_MAX`] bytes are on their way.

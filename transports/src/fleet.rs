@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use engine_core::{CounterReader, Shard, SlabConfig, mesh};
+use engine_core::{CounterReader, Doorbell, Shard, SlabConfig, mesh};
 use tokio::sync::watch;
 
 use crate::{
@@ -55,8 +55,9 @@ pub struct Plan {
     pub queue_bytes_max: usize,
     /// What keeps messages together.
     pub partition: PartitionKey,
-    /// Makes the sink of a core.
-    pub sink: Arc<dyn Fn(usize) -> BoxedSink + Send + Sync>,
+    /// Makes the sink of a core; a sink with threads of its own rings the core's doorbell when it has finished
+    /// something or has room again.
+    pub sink: Arc<dyn Fn(usize, Doorbell) -> BoxedSink + Send + Sync>,
     /// The bridge to the cold lane.
     pub cold: ColdSender,
     /// Renders `/health`.
@@ -161,7 +162,8 @@ impl Fleet {
         for (number, port) in ports.into_iter().enumerate() {
             let sockets = listeners.iter_mut().filter_map(|(role, sockets)| Some((*role, sockets.next()?)));
             let counters = Arc::new(FrontCounters::default());
-            let shard = Shard::new(port, AnySink((plan.sink)(number)));
+            let sink = (plan.sink)(number, port.doorbell());
+            let shard = Shard::new(port, AnySink(sink));
             fleet.fronts.push(Arc::clone(&counters));
             fleet.engines.push(shard.counters());
             let seat = Seat {

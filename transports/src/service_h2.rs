@@ -34,11 +34,11 @@ pub(crate) enum Head {
     /// A gRPC call of a hot route.
     Grpc(Call),
     /// To be turned down as HTTP.
-    Refused { endpoint: Option<Endpoint>, refusal: Refusal },
+    Refused { endpoint: Option<Endpoint>, refusal: Refusal, at_once: bool },
     /// To be turned down as gRPC.
     GrpcRefused { endpoint: Endpoint, status: Status },
     /// For the cold lane.
-    Cold { head: Box<ColdHead>, timeout: Option<Duration> },
+    Cold { head: Rc<ColdHead>, timeout: Option<Duration> },
 }
 
 /// How a gRPC call is to be read.
@@ -67,10 +67,20 @@ pub(crate) enum Stream {
     Unary { call: Call, collected: Option<Box<Collected>> },
     /// A client stream.
     Streaming(Box<Streaming>),
+    /// A request for the cold lane whose body is being collected.
+    ForCold { head: Rc<ColdHead>, body: Vec<u8> },
     /// The cold lane works on it.
     Cold(Box<Cold>),
+    /// Answered as soon as its body, which nobody wants, has arrived.
+    Discarding { then: Box<Then>, discarded: usize },
     /// It is answered; whatever else arrives is dropped.
     Answered,
+}
+
+/// What is answered to a request whose body is not looked at.
+pub(crate) enum Then {
+    Health { endpoint: Endpoint, head_only: bool },
+    Refuse { endpoint: Option<Endpoint>, refusal: Refusal },
 }
 
 /// A unary call that came in pieces.
@@ -119,6 +129,10 @@ pub(crate) struct Service {
 
 /// Body bytes that a core holds of requests that come in pieces. Beyond it a request that needs more is refused.
 const COLLECTED_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes of an unwanted body that are read before it is answered. Until then the client may be too busy sending to
+/// see an answer (curl drops it when the stream is reset behind it); beyond, it has to stop.
+const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
 /// A unary answer: prefix, `message_id`, `status`.
 const UNARY_BYTES: usize = PREFIX_BYTES + 2 + MESSAGE_ID_BYTES + 2 + "accepted".len();
@@ -204,9 +218,21 @@ fn fail(id: StreamId, status: &Status, retry: bool, replies: &mut Replies<'_>) {
     replies.head(id, &block, true);
 }
 
-impl From<&Refusal> for Status {
-    fn from(refusal: &Refusal) -> Self {
-        Status::new(refusal.code, refusal.text.clone())
+/// Why a gRPC call fails, and whether the same call may succeed later.
+struct Failure {
+    status: Status,
+    retry: bool,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure { retry: refusal.retry_after_seconds().is_some(), status: Status::new(refusal.code, refusal.text) }
+    }
+}
+
+impl<S: Into<Status>> From<S> for Failure {
+    fn from(status: S) -> Self {
+        Failure { status: status.into(), retry: false }
     }
 }
 
@@ -272,13 +298,57 @@ impl Service {
     }
 
     /// Ends a gRPC call with an error.
-    fn fail(&self, id: StreamId, endpoint: Endpoint, status: &Status, replies: &mut Replies<'_>) -> Stream {
+    fn fail(
+        &self,
+        id: StreamId,
+        endpoint: Endpoint,
+        failure: impl Into<Failure>,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let Failure { status, retry } = failure.into();
         self.note(endpoint, usize::from(status.code.number()));
-        if status.code == Code::ResourceExhausted && status.message.contains("limit") {
+        if status.code == Code::ResourceExhausted && !retry {
             self.core.counters.hit(Cause::TooLarge);
         }
-        fail(id, status, true, replies);
+        fail(id, &status, retry, replies);
         Stream::Answered
+    }
+
+    /// Answers a request whose body was not looked at.
+    fn answer_unread(&self, id: StreamId, then: &Then, replies: &mut Replies<'_>) -> Stream {
+        match then {
+            Then::Health { endpoint, head_only } => {
+                let (status, body) = self.core.shared.health.report(self.origin.role);
+                self.note(*endpoint, status_index(status));
+                let block = Block::new(status)
+                    .field("content-type", "application/json")
+                    .field("content-length", itoa::Buffer::new().format(body.len()))
+                    .field("date", self.core.date.get());
+                replies.head(id, &block, *head_only);
+                if !head_only {
+                    let _all = replies.data(id, &body, true);
+                }
+            }
+            Then::Refuse { endpoint, refusal } => {
+                if refusal.status == 413 {
+                    self.core.counters.hit(Cause::TooLarge);
+                }
+                if let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_grpc()) {
+                    self.note(endpoint, status_index(refusal.status));
+                }
+                refuse(id, refusal, &self.core.date.get(), replies);
+            }
+        }
+        Stream::Answered
+    }
+
+    /// Answers now when the request is complete, else when its body has arrived.
+    fn answer_when_whole(&mut self, id: StreamId, then: Then, end_stream: bool, replies: &mut Replies<'_>) -> Stream {
+        if end_stream {
+            return self.answer_unread(id, &then, replies);
+        }
+        self.collecting += 1;
+        Stream::Discarding { then: Box::new(then), discarded: 0 }
     }
 
     /// A complete JSON request.
@@ -312,8 +382,8 @@ impl Service {
         let core = &*self.core;
         let mut inflater = core.inflater.borrow_mut();
         let accepted = match inflater.plain(message, call.encoding) {
-            Ok(plain) => ingest::ingest_proto(core, plain, call.kind).map_err(|refusal| Status::from(&refusal)),
-            Err(status) => Err(status),
+            Ok(plain) => ingest::ingest_proto(core, plain, call.kind).map_err(Failure::from),
+            Err(status) => Err(Failure::from(status)),
         };
         match accepted {
             Ok(message) => {
@@ -323,7 +393,7 @@ impl Service {
                 replies.trailers(id, &core.grpc.ok);
                 Stream::Answered
             }
-            Err(status) => self.fail(id, call.endpoint, &status, replies),
+            Err(failure) => self.fail(id, call.endpoint, failure, replies),
         }
     }
 
@@ -331,7 +401,7 @@ impl Service {
     fn collect(&self, body: &mut Vec<u8>, data: &[u8]) -> Option<Refusal> {
         let limit = self.core.shared.limits.http_body_bytes_max;
         if body.len() + data.len() > limit {
-            return Some(too_large(limit));
+            return Some(Refusal::too_large(limit));
         }
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
             return Some(Refusal::new(503, Code::ResourceExhausted, "Too many large requests are arriving at once"));
@@ -355,8 +425,8 @@ impl Service {
             Box::new(Collected { deframer, message: None, counted: 0 })
         });
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
-            let status = Status::new(Code::ResourceExhausted, "too many large messages are arriving at once");
-            return Some(self.fail(id, call.endpoint, &status, replies));
+            let refusal = Refusal::new(503, Code::ResourceExhausted, "too many large messages are arriving at once");
+            return Some(self.fail(id, call.endpoint, refusal, replies));
         }
         collected.counted += data.len();
         let Collected { deframer, message, .. } = &mut **collected;
@@ -382,11 +452,11 @@ impl Service {
             }
             (Ok(()), _) => return None,
         };
-        Some(self.fail(id, call.endpoint, &status, replies))
+        Some(self.fail(id, call.endpoint, status, replies))
     }
 
     /// Takes messages of a client stream from `data`; returns how many bytes were used.
-    fn take(&self, streaming: &mut Streaming, data: &[u8]) -> Result<usize, Status> {
+    fn take(&self, streaming: &mut Streaming, data: &[u8]) -> Result<usize, Failure> {
         let Streaming { deframer, accepted, call, stalled, .. } = streaming;
         let core = &*self.core;
         let mut inflater = core.inflater.borrow_mut();
@@ -394,8 +464,8 @@ impl Service {
         *stalled = false;
         let used = deframer.feed(data, |message| {
             let taken = match inflater.plain(message, call.encoding) {
-                Ok(plain) => ingest::ingest_proto_streamed(core, plain, call.kind).map_err(|refusal| Status::from(&refusal)),
-                Err(status) => Err(status),
+                Ok(plain) => ingest::ingest_proto_streamed(core, plain, call.kind).map_err(Failure::from),
+                Err(status) => Err(Failure::from(status)),
             };
             match taken {
                 Ok(Streamed::Accepted) => {
@@ -406,26 +476,26 @@ impl Service {
                     *stalled = true;
                     Take::Hold
                 }
-                Err(status) => {
-                    failure = Some(status);
+                Err(refused) => {
+                    failure = Some(refused);
                     Take::Stop
                 }
             }
         });
-        let status = match (failure, used) {
+        let mut failure = match (failure, used) {
             (None, Ok(used)) => return Ok(used),
-            (Some(status), _) => status,
-            (None, Err(error)) => Status::from(error),
+            (Some(failure), _) => failure,
+            (None, Err(error)) => Failure::from(error),
         };
-        let text = format!("message {}: {} ({accepted} before it were accepted)", *accepted, status.message);
-        Err(Status::new(status.code, text))
+        failure.status.message =
+            format!("message {accepted}: {} ({accepted} before it were accepted)", failure.status.message).into();
+        Err(failure)
     }
 
     /// The end of a client stream that was taken whole.
     fn finish(&self, id: StreamId, streaming: &Streaming, replies: &mut Replies<'_>) -> Stream {
         if let Err(error) = streaming.deframer.finish() {
-            let status = Status::from(error);
-            return self.fail(id, streaming.call.endpoint, &status, replies);
+            return self.fail(id, streaming.call.endpoint, error, replies);
         }
         self.note(streaming.call.endpoint, 0);
         let mut answer = vec![0; PREFIX_BYTES];
@@ -453,7 +523,7 @@ impl Service {
             return (Credit::Later, None);
         }
         match self.take(streaming, data) {
-            Err(status) => (Credit::Now, Some(self.fail(id, streaming.call.endpoint, &status, replies))),
+            Err(failure) => (Credit::Now, Some(self.fail(id, streaming.call.endpoint, failure, replies))),
             Ok(_) if !streaming.stalled => {
                 let finished = streaming.ended.then(|| self.finish(id, streaming, replies));
                 (Credit::Now, finished)
@@ -475,7 +545,7 @@ impl Service {
         }
         let rest = std::mem::take(&mut streaming.rest);
         let after = match self.take(streaming, &rest) {
-            Err(status) => Some(self.fail(id, streaming.call.endpoint, &status, replies)),
+            Err(failure) => Some(self.fail(id, streaming.call.endpoint, failure, replies)),
             Ok(used) => {
                 streaming.rest.extend_from_slice(&rest[used..]);
                 (!streaming.stalled && streaming.ended).then(|| self.finish(id, streaming, replies))
@@ -505,9 +575,9 @@ impl Service {
             _ => Status::new(Code::DeadlineExceeded, "deadline exceeded"),
         };
         let after = match &*stream {
-            Stream::Answered | Stream::Json { .. } => return,
-            Stream::Unary { call, .. } => self.fail(id, call.endpoint, &status, replies),
-            Stream::Streaming(streaming) => self.fail(id, streaming.call.endpoint, &status, replies),
+            Stream::Answered | Stream::Json { .. } | Stream::ForCold { .. } | Stream::Discarding { .. } => return,
+            Stream::Unary { call, .. } => self.fail(id, call.endpoint, status, replies),
+            Stream::Streaming(streaming) => self.fail(id, streaming.call.endpoint, status, replies),
             Stream::Cold(cold) if cold.begun => {
                 let mut block = Block::trailers();
                 push_status(&mut block, &status, false);
@@ -526,7 +596,8 @@ impl Service {
     /// Takes a stream's share out of the sums.
     fn forget(&mut self, stream: &Stream) {
         match stream {
-            Stream::Json { body, .. } => {
+            Stream::Discarding { .. } => self.collecting -= 1,
+            Stream::Json { body, .. } | Stream::ForCold { body, .. } => {
                 self.collecting -= 1;
                 self.core.release(body.len());
             }
@@ -540,20 +611,15 @@ impl Service {
         }
     }
 
-    /// Passes a request to the cold lane.
-    fn pass_on(
-        &mut self,
-        id: StreamId,
-        head: &ColdHead,
-        end_stream: bool,
-        replies: &mut Replies<'_>,
-    ) -> Stream {
+    /// Passes a request to the cold lane: with its whole body, or for gRPC with one that is still arriving.
+    fn pass_on(&mut self, id: StreamId, head: &ColdHead, whole: Option<Bytes>, replies: &mut Replies<'_>) -> Stream {
         let (sender, _) = self.events.get_or_insert_with(mpsc::unbounded_channel);
-        let (body, pieces) = if end_stream {
-            (ColdBody::whole(Bytes::new()), None)
-        } else {
-            let (pieces, body) = ColdBody::pieces(id.get(), sender.clone());
-            (body, Some(pieces))
+        let (body, pieces) = match whole {
+            Some(bytes) => (ColdBody::whole(bytes), None),
+            None => {
+                let (pieces, body) = ColdBody::pieces(id.get(), sender.clone());
+                (body, Some(pieces))
+            }
         };
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
@@ -582,7 +648,7 @@ impl Service {
     pub(crate) fn answer(&mut self, id: StreamId, stream: &mut Stream, event: ColdEvent, replies: &mut Replies<'_>) {
         let Stream::Cold(cold) = &mut *stream else { return };
         let done = match event {
-            ColdEvent::Head(parts) => {
+            ColdEvent::Head(parts, ends) => {
                 let mut block = Block::new(parts.status.as_u16());
                 for (name, value) in &parts.headers {
                     // RFC 9113 §8.2.2: these speak of a connection, and HTTP/2 has its own.
@@ -593,9 +659,10 @@ impl Service {
                 if !cold.grpc {
                     block.push(b"date", &self.core.date.get());
                 }
-                replies.head(id, &block, cold.head_only);
+                let ends = ends || cold.head_only;
+                replies.head(id, &block, ends);
                 cold.begun = true;
-                cold.head_only
+                ends
             }
             ColdEvent::Data(bytes) => {
                 // The credit is no larger than the stream's queue, so it always takes all.
@@ -660,7 +727,8 @@ impl Service {
     fn grpc_head(&self, endpoint: Endpoint, hot: Hot, head: &RequestHead<'_>) -> Head {
         if !is_grpc(head.field(b"content-type")) {
             let text = "content-type: this path takes application/grpc or application/grpc+proto";
-            return Head::Refused { endpoint: Some(endpoint), refusal: Refusal::new(415, Code::InvalidArgument, text) };
+            let refusal = Refusal::new(415, Code::InvalidArgument, text);
+            return refused_head(Some(endpoint), refusal, head);
         }
         let (streaming, text) = match hot {
             Hot::GrpcIngestStream { text } => (true, text),
@@ -669,7 +737,7 @@ impl Service {
         };
         let call = || -> Result<Call, Status> {
             if let Some(wanted) = head.field(b"tidegate-ack").filter(|wanted| *wanted != ACK_LEVEL.as_bytes()) {
-                return Err(Status::from(&Refusal::unreachable_ack(wanted)));
+                return Err(Failure::from(Refusal::unreachable_ack(wanted)).status);
             }
             Ok(Call {
                 endpoint,
@@ -686,8 +754,10 @@ impl Service {
     }
 }
 
-fn too_large(limit: usize) -> Refusal {
-    Refusal::new(413, Code::ResourceExhausted, format!("the body is larger than limits.http_body_bytes_max = {limit}"))
+/// A head that is turned down. A client that waits for `100 Continue` sends no body before it has an answer.
+fn refused_head(endpoint: Option<Endpoint>, refusal: Refusal, head: &RequestHead<'_>) -> Head {
+    let beyond = head.content_length().is_some_and(|length| length > DISCARDED_BYTES_MAX as u64);
+    Head::Refused { endpoint, refusal, at_once: beyond || head.field(b"expect").is_some() }
 }
 
 fn cold_head(head: &RequestHead<'_>) -> Result<ColdHead, http::Error> {
@@ -716,15 +786,15 @@ impl Application for Service {
         let endpoint = match route(head.method(), path) {
             Route::Hot(endpoint) => endpoint,
             Route::MethodNotAllowed(endpoint) => {
-                return Head::Refused { endpoint: Some(endpoint), refusal: Refusal::method_not_allowed(allow(endpoint)) };
+                return refused_head(Some(endpoint), Refusal::method_not_allowed(allow(endpoint)), head);
             }
             Route::Cold => {
                 let timeout = head.field(b"grpc-timeout").and_then(|value| parse_timeout(value).ok());
                 return match cold_head(head) {
-                    Ok(cold) => Head::Cold { timeout: timeout.filter(|_| cold.grpc), head: Box::new(cold) },
+                    Ok(cold) => Head::Cold { timeout: timeout.filter(|_| cold.grpc), head: Rc::new(cold) },
                     Err(error) => {
                         let text = format!("the request head: {error}");
-                        Head::Refused { endpoint: None, refusal: Refusal::new(400, Code::InvalidArgument, text) }
+                        refused_head(None, Refusal::new(400, Code::InvalidArgument, text), head)
                     }
                 };
             }
@@ -734,10 +804,10 @@ impl Application for Service {
             Hot::Health => Head::Health { endpoint, head_only: head.method() == b"HEAD" },
             Hot::IngestJson | Hot::EnqueueJson => {
                 if let Some(refusal) = unsuitable(|name| head.field(name.as_bytes())) {
-                    return Head::Refused { endpoint: Some(endpoint), refusal };
+                    return refused_head(Some(endpoint), refusal, head);
                 }
                 if head.content_length().is_some_and(|length| length > limit as u64) {
-                    return Head::Refused { endpoint: Some(endpoint), refusal: too_large(limit) };
+                    return refused_head(Some(endpoint), Refusal::too_large(limit), head);
                 }
                 let token = self.core.shared.probe_token.as_bytes();
                 Head::Json { endpoint, probe: head.field(b"tidegate-probe") == Some(token) }
@@ -756,22 +826,13 @@ impl Application for Service {
                 Stream::Json { endpoint: *endpoint, probe: *probe, body: Vec::new() }
             }
             Head::Health { endpoint, head_only } => {
-                let (status, body) = self.core.shared.health.report(self.origin.role);
-                self.note(*endpoint, status_index(status));
-                let block = Block::new(status)
-                    .field("content-type", "application/json")
-                    .field("content-length", itoa::Buffer::new().format(body.len()))
-                    .field("date", self.core.date.get());
-                replies.head(id, &block, *head_only);
-                if !head_only {
-                    let _all = replies.data(id, &body, true);
-                }
-                Stream::Answered
+                let then = Then::Health { endpoint: *endpoint, head_only: *head_only };
+                self.answer_when_whole(id, then, end_stream, replies)
             }
             Head::Grpc(call) => {
                 if end_stream && !call.streaming {
                     let status = Status::new(Code::Unimplemented, "a unary call carries one message, this one carried none");
-                    return self.fail(id, call.endpoint, &status, replies);
+                    return self.fail(id, call.endpoint, status, replies);
                 }
                 self.set_deadline(id, call.timeout);
                 if !call.streaming {
@@ -792,22 +853,18 @@ impl Application for Service {
                 }
                 Stream::Streaming(Box::new(streaming))
             }
-            Head::Refused { endpoint, refusal } => {
-                if refusal.status == 413 {
-                    self.core.counters.hit(Cause::TooLarge);
-                }
-                if let Some(endpoint) = endpoint
-                    && !endpoint.is_grpc()
-                {
-                    self.note(*endpoint, status_index(refusal.status));
-                }
-                refuse(id, refusal, &self.core.date.get(), replies);
-                Stream::Answered
+            Head::Refused { endpoint, refusal, at_once } => {
+                let then = Then::Refuse { endpoint: *endpoint, refusal: refusal.clone() };
+                self.answer_when_whole(id, then, end_stream || *at_once, replies)
             }
-            Head::GrpcRefused { endpoint, status } => self.fail(id, *endpoint, status, replies),
+            Head::GrpcRefused { endpoint, status } => self.fail(id, *endpoint, status.clone(), replies),
             Head::Cold { head, timeout } => {
                 self.set_deadline(id, *timeout);
-                self.pass_on(id, head, end_stream, replies)
+                if end_stream || head.grpc {
+                    return self.pass_on(id, head, end_stream.then(Bytes::new), replies);
+                }
+                self.collecting += 1;
+                Stream::ForCold { head: Rc::clone(head), body: Vec::new() }
             }
         }
     }
@@ -829,14 +886,28 @@ impl Application for Service {
                 } else {
                     match self.collect(body, data) {
                         Some(refusal) => {
-                            if refusal.status == 413 {
-                                self.core.counters.hit(Cause::TooLarge);
-                            }
-                            Some(self.turn_down(id, *endpoint, &refusal, replies))
+                            let then = Then::Refuse { endpoint: Some(*endpoint), refusal };
+                            Some(self.answer_when_whole(id, then, end_stream, replies))
                         }
                         None => end_stream.then(|| self.json(id, *endpoint, *probe, body, replies)),
                     }
                 }
+            }
+            Stream::ForCold { head, body } => match self.collect(body, data) {
+                Some(refusal) => {
+                    let then = Then::Refuse { endpoint: None, refusal };
+                    Some(self.answer_when_whole(id, then, end_stream, replies))
+                }
+                None if end_stream => {
+                    let (head, bytes) = (Rc::clone(head), Bytes::copy_from_slice(body));
+                    Some(self.pass_on(id, &head, Some(bytes), replies))
+                }
+                None => None,
+            },
+            Stream::Discarding { then, discarded } => {
+                *discarded += data.len();
+                let enough = end_stream || *discarded > DISCARDED_BYTES_MAX;
+                enough.then(|| self.answer_unread(id, then, replies))
             }
             Stream::Unary { call, collected } => match whole_message(data) {
                 Some(message) if end_stream && collected.is_none() && message.bytes.len() <= self.core.shared.limits.grpc_message_bytes_max => {

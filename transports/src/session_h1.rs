@@ -160,13 +160,16 @@ fn speaks_http(input: &[u8]) -> bool {
 /// Puts an event of the cold lane into the output; true when the answer is complete.
 fn apply(connection: &mut Connection, call: &mut Call, event: ColdEvent, core: &Core, out: &mut Vec<u8>) -> bool {
     match event {
-        ColdEvent::Head(parts) => {
+        ColdEvent::Head(parts, ends) => {
             let length = parts.headers.get(http::header::CONTENT_LENGTH);
             let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
             let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
             connection.begin_response(parts.status.as_u16(), fields, length, &core.date.get(), out);
             call.begun = true;
-            false
+            if ends {
+                connection.end(out);
+            }
+            ends
         }
         ColdEvent::Data(bytes) => {
             connection.body(&bytes, out);
@@ -244,7 +247,17 @@ impl Service<'_> {
 
 impl Application for Service<'_> {
     fn head(&mut self, head: &RequestHead<'_>, reply: Reply<'_>) -> Accept {
+        let limit = self.core.shared.limits.http_body_bytes_max;
+        let too_large = head.content_length().is_some_and(|length| length > limit as u64);
         match route(head.method(), head.path()) {
+            Route::Cold | Route::Hot(_) if too_large => {
+                self.core.counters.hit(Cause::TooLarge);
+                let refusal = Refusal::too_large(limit);
+                Accept::Refused(match route(head.method(), head.path()) {
+                    Route::Hot(endpoint) => self.turn_down(endpoint, &refusal, reply),
+                    _ => refuse(reply, &refusal),
+                })
+            }
             Route::Cold => Accept::Body,
             Route::MethodNotAllowed(endpoint) => {
                 let refusal = Refusal::method_not_allowed(allow(endpoint));

@@ -67,7 +67,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         queue_size,
         queue_bytes_max: settings.queue_bytes_max,
         partition: PartitionKey::from_setting(&settings.partition_key),
-        sink: Arc::new(|_| Box::new(MemorySink::new(Prefix))),
+        sink: Arc::new(|_, _| Box::new(MemorySink::new(Prefix))),
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
         probe_token: probe_token.clone(),

@@ -8,6 +8,10 @@
 use std::{
     io::{self, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -30,7 +34,13 @@ pub trait Conversation {
     ///
     /// # Errors
     /// When the peer breaks the protocol; the connection is then given up.
-    fn receive(&mut self, bytes: &[u8], now_ns: u64, out: &mut Vec<u8>, outcome: &mut Outcome) -> Result<usize>;
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        outcome: &mut Outcome,
+    ) -> Result<usize>;
     /// Whether anything is under way that will be answered.
     fn is_waiting(&self) -> bool;
     /// The connection is over: counts what was never answered.
@@ -97,6 +107,7 @@ pub struct Load<C> {
     base: Instant,
     buffer: Vec<u8>,
     next_line: usize,
+    progress: Arc<AtomicU64>,
 }
 
 impl<C: Conversation> Load<C> {
@@ -108,7 +119,8 @@ impl<C: Conversation> Load<C> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut lines = Vec::new();
         for conversation in conversations {
-            let socket = TcpStream::connect(address).with_context(|| format!("no connection to {address}"))?;
+            let socket =
+                TcpStream::connect(address).with_context(|| format!("no connection to {address}"))?;
             socket.set_nodelay(true)?;
             socket.set_nonblocking(true)?;
             let index = epoll::EventData::new_u64(lines.len() as u64);
@@ -124,9 +136,15 @@ impl<C: Conversation> Load<C> {
             });
         }
         let buffer = vec![0; READ_BYTES_MAX];
-        let mut load = Self { epoll, lines, base: Instant::now(), buffer, next_line: 0 };
+        let mut load =
+            Self { epoll, lines, base: Instant::now(), buffer, next_line: 0, progress: Arc::default() };
         load.greet()?;
         Ok(load)
+    }
+
+    /// Messages sent so far in the current run, for another thread to look at.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.progress)
     }
 
     fn greet(&mut self) -> Result<()> {
@@ -171,7 +189,8 @@ impl<C: Conversation> Load<C> {
             for index in 0..self.lines.len() {
                 self.flush(index, false, &mut outcome);
             }
-            let is_waiting = |line: &Line<C>| !line.is_over && (line.conversation.is_waiting() || line.has_unsent());
+            let is_waiting =
+                |line: &Line<C>| !line.is_over && (line.conversation.is_waiting() || line.has_unsent());
             if !self.lines.iter().any(is_waiting) || self.now_ns() > give_up_ns {
                 break;
             }
@@ -190,7 +209,14 @@ impl<C: Conversation> Load<C> {
         Ok(outcome)
     }
 
-    fn send_phase(&mut self, pace: Pace, max: u64, start_ns: u64, end_ns: u64, outcome: &mut Outcome) -> Result<()> {
+    fn send_phase(
+        &mut self,
+        pace: Pace,
+        max: u64,
+        start_ns: u64,
+        end_ns: u64,
+        outcome: &mut Outcome,
+    ) -> Result<()> {
         match pace {
             Pace::Closed => {
                 for index in 0..self.lines.len() {
@@ -202,6 +228,7 @@ impl<C: Conversation> Load<C> {
                         self.turn(index, outcome);
                         self.fill(index, max, outcome);
                     }
+                    self.progress.store(outcome.sent, Ordering::Relaxed);
                 }
             }
             Pace::Open { per_second } => {
@@ -221,9 +248,11 @@ impl<C: Conversation> Load<C> {
                     for index in 0..self.lines.len() {
                         self.flush(index, false, outcome);
                     }
+                    self.progress.store(outcome.sent, Ordering::Relaxed);
                     let next_ns = start_ns + (outcome.sent.max(due) as f64 * gap_ns) as u64;
                     let idle_ns = next_ns.saturating_sub(self.now_ns());
-                    let timeout = if idle_ns < SPIN_NS { 0 } else { (idle_ns - SPIN_NS / 2).min(end_ns - now) };
+                    let timeout =
+                        if idle_ns < SPIN_NS { 0 } else { (idle_ns - SPIN_NS / 2).min(end_ns - now) };
                     for index in self.wait(Some(Duration::from_nanos(timeout)))? {
                         self.turn(index, outcome);
                     }

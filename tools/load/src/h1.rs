@@ -60,9 +60,9 @@ impl Head {
             [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1' | b'0', b' ', a, b, c, ..] => [*a, *b, *c],
             _ => bail!("not an HTTP/1.1 answer: {}", String::from_utf8_lossy(&head[..head.len().min(40)])),
         };
-        let status = digits.iter().try_fold(0_u16, |sum, digit| {
-            digit.is_ascii_digit().then(|| sum * 10 + u16::from(digit - b'0'))
-        });
+        let status = digits
+            .iter()
+            .try_fold(0_u16, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + u16::from(digit - b'0')));
         let Some(status) = status else { bail!("a status that is no number") };
         let mut answer = Self { status, content_length: 0, is_last: false };
         let mut rest = head;
@@ -108,7 +108,13 @@ impl Conversation for Pipeline {
 
     fn finish(&mut self, _out: &mut Vec<u8>) {}
 
-    fn receive(&mut self, bytes: &[u8], now_ns: u64, _out: &mut Vec<u8>, outcome: &mut Outcome) -> Result<usize> {
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        now_ns: u64,
+        _out: &mut Vec<u8>,
+        outcome: &mut Outcome,
+    ) -> Result<usize> {
         let mut used = 0;
         while used < bytes.len() {
             let rest = &bytes[used..];
@@ -124,7 +130,9 @@ impl Conversation for Pipeline {
                 break;
             }
             used += length;
-            let Some(sent_ns) = self.sent_ns.pop_front() else { bail!("an answer without a request: {}", head.status) };
+            let Some(sent_ns) = self.sent_ns.pop_front() else {
+                bail!("an answer without a request: {}", head.status)
+            };
             outcome.http(head.status);
             outcome.took(now_ns.saturating_sub(sent_ns));
             if head.is_last && !self.is_last {
@@ -188,7 +196,8 @@ mod tests {
     fn head_needs_a_known_length() {
         assert!(Head::parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
         assert!(Head::parse(b"ICY 200 OK\r\n\r\n").is_err());
-        let head = Head::parse(b"HTTP/1.1 404 Not Found\r\ncontent-length: 7\r\nconnection: Close\r\n\r\n").unwrap();
+        let head =
+            Head::parse(b"HTTP/1.1 404 Not Found\r\ncontent-length: 7\r\nconnection: Close\r\n\r\n").unwrap();
         assert_eq!(head, Head { status: 404, content_length: 7, is_last: true });
     }
 }

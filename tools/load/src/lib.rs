@@ -21,6 +21,7 @@ pub mod message;
 pub mod outcome;
 pub mod process;
 pub mod scenario;
+pub mod server;
 
 pub use drive::{Load, Pace, Until};
 pub use message::Message;

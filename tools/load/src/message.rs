@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use prost::Message as _;
 use tidegate_proto::diplom::v1::IngestRequest;
 
 /// Bytes before every gRPC message: one flag byte and a length of four.
@@ -59,6 +58,8 @@ pub fn frame(message: &impl prost::Message) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+
     use super::*;
 
     #[test]
@@ -66,7 +67,10 @@ mod tests {
         let message = Message::of_size(64);
         let bytes = message.grpc();
         assert_eq!(bytes[0], 0);
-        assert_eq!(u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize, bytes.len() - GRPC_PREFIX_BYTES);
+        assert_eq!(
+            u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize,
+            bytes.len() - GRPC_PREFIX_BYTES
+        );
         let request = IngestRequest::decode(&bytes[GRPC_PREFIX_BYTES..]).unwrap();
         assert_eq!(request.data, message.data.as_bytes());
         assert_eq!(request.metadata["host"], "bench");

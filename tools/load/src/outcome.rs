@@ -59,7 +59,8 @@ impl Default for Outcome {
 
 /// An empty histogram of nanoseconds.
 pub fn new_histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 60_000_000_000, 2).unwrap_or_else(|_| unreachable!("constant bounds are valid"))
+    Histogram::new_with_bounds(1, 60_000_000_000, 2)
+        .unwrap_or_else(|_| unreachable!("constant bounds are valid"))
 }
 
 impl Outcome {

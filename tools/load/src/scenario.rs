@@ -1,6 +1,10 @@
 //! What to load a server with: a protocol, how many connections, how much at once.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use anyhow::{Result, bail};
 
@@ -90,15 +94,27 @@ impl Scenario {
             Protocol::H1 => {
                 let request = h1::request(&authority, INGEST_PATH, &json());
                 let depth = self.in_flight;
-                Connected::H1(Load::connect(address, many.map(|_| h1::Pipeline::new(request.clone(), depth)))?)
+                Connected::H1(Load::connect(
+                    address,
+                    many.map(|_| h1::Pipeline::new(request.clone(), depth)),
+                )?)
             }
             Protocol::H2c => self.unary(address, h2::Call::json(&authority, INGEST_PATH, &json()))?,
-            Protocol::GrpcUnary => self.unary(address, h2::Call::grpc(&authority, UNARY_PATH, &self.message.grpc()))?,
+            Protocol::GrpcUnary => {
+                self.unary(address, h2::Call::grpc(&authority, UNARY_PATH, &self.message.grpc()))?
+            }
             Protocol::GrpcStream => {
                 let message = self.message.grpc();
                 let conversation = || {
                     let Self { frame_messages, stream_messages, in_flight, .. } = *self;
-                    h2::Streaming::new(&authority, STREAM_PATH, &message, frame_messages, stream_messages, in_flight)
+                    h2::Streaming::new(
+                        &authority,
+                        STREAM_PATH,
+                        &message,
+                        frame_messages,
+                        stream_messages,
+                        in_flight,
+                    )
                 };
                 let conversations = many.map(|_| conversation()).collect::<Result<Vec<_>>>()?;
                 Connected::Streaming(Load::connect(address, conversations)?)
@@ -113,6 +129,15 @@ impl Scenario {
 }
 
 impl Connected {
+    /// Messages sent so far in the current run; see [`Load::progress`].
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        match self {
+            Self::H1(load) => load.progress(),
+            Self::Unary(load) => load.progress(),
+            Self::Streaming(load) => load.progress(),
+        }
+    }
+
     /// Runs once; see [`Load::run`].
     ///
     /// # Errors

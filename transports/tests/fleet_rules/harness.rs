@@ -141,7 +141,7 @@ impl TestFleet {
             queue_size,
             queue_bytes_max: 256 << 20,
             partition,
-            sink: Arc::new(move |core| -> BoxedSink {
+            sink: Arc::new(move |core, _doorbell| -> BoxedSink {
                 Box::new(GatedSink { core, gate: Arc::clone(&behind) })
             }),
             cold,

@@ -69,7 +69,12 @@ async fn answer_one(
     {
         parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    answer.head(parts)?;
+    // gRPC's trailers-only answers must end with their head: an empty DATA frame is an error to grpcio.
+    let ends = http_body::Body::is_end_stream(&body);
+    answer.head(parts, ends)?;
+    if ends {
+        return Ok((endpoint, status));
+    }
     let mut trailers = None;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {

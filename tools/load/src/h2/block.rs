@@ -284,7 +284,8 @@ mod tests {
 
     #[test]
     fn later_blocks_are_one_byte_per_field() {
-        let block = RequestBlock::post("a:1", "/x", &[("content-type", "application/json"), ("te", "trailers")]);
+        let block =
+            RequestBlock::post("a:1", "/x", &[("content-type", "application/json"), ("te", "trailers")]);
         assert_eq!(block.later, [0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62]);
         assert_eq!(&block.first[..6], [0x83, 0x86, 0x44, 2, b'/', b'x']);
     }

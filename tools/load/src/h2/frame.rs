@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn header_survives_the_round_trip() {
-        let header = Header { len: 0x01_02_03, kind: kind::DATA, flags: flag::END_STREAM, stream: 0x7fff_fffd };
+        let header =
+            Header { len: 0x01_02_03, kind: kind::DATA, flags: flag::END_STREAM, stream: 0x7fff_fffd };
         assert_eq!(Header::parse(&header.encode()), Some(header));
         assert_eq!(Header::parse(&header.encode()[..8]), None);
     }

@@ -119,7 +119,10 @@ impl Link {
     /// # Errors
     /// When the server breaks the protocol, or `handle` says so.
     pub fn receive(
-        &mut self, bytes: &[u8], out: &mut Vec<u8>, mut handle: impl FnMut(Event<'_>) -> Result<()>,
+        &mut self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+        mut handle: impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<usize> {
         let mut used = 0;
         while let Some(header) = Header::parse(&bytes[used..]) {
@@ -139,7 +142,11 @@ impl Link {
     }
 
     fn frame(
-        &mut self, header: Header, payload: &[u8], out: &mut Vec<u8>, handle: &mut impl FnMut(Event<'_>) -> Result<()>,
+        &mut self,
+        header: Header,
+        payload: &[u8],
+        out: &mut Vec<u8>,
+        handle: &mut impl FnMut(Event<'_>) -> Result<()>,
     ) -> Result<()> {
         let stream = header.stream;
         let is_end = header.flags & flag::END_STREAM != 0;
@@ -163,7 +170,9 @@ impl Link {
                 }
             }
             kind::CONTINUATION => {
-                let Some((stream, is_end, mut block)) = self.partial.take() else { bail!("CONTINUATION of nothing") };
+                let Some((stream, is_end, mut block)) = self.partial.take() else {
+                    bail!("CONTINUATION of nothing")
+                };
                 block.extend_from_slice(payload);
                 if block.len() > BLOCK_BYTES_MAX {
                     bail!("a header block longer than {BLOCK_BYTES_MAX} bytes");
@@ -181,7 +190,9 @@ impl Link {
                 }
                 frame::write(out, kind::SETTINGS, flag::ACK, 0, &[]);
             }
-            kind::PING if header.flags & flag::ACK == 0 => frame::write(out, kind::PING, flag::ACK, 0, payload),
+            kind::PING if header.flags & flag::ACK == 0 => {
+                frame::write(out, kind::PING, flag::ACK, 0, payload)
+            }
             kind::GOAWAY => {
                 self.is_leaving = true;
                 let last_stream = number(payload)? & 0x7fff_ffff;
@@ -192,8 +203,12 @@ impl Link {
                     bail!("the server ended the connection with GOAWAY, code {code}: {debug}");
                 }
             }
-            kind::WINDOW_UPDATE if stream == 0 => self.send_window += i64::from(number(payload)? & 0x7fff_ffff),
-            kind::WINDOW_UPDATE => handle(Event::Window { stream, increment: number(payload)? & 0x7fff_ffff })?,
+            kind::WINDOW_UPDATE if stream == 0 => {
+                self.send_window += i64::from(number(payload)? & 0x7fff_ffff)
+            }
+            kind::WINDOW_UPDATE => {
+                handle(Event::Window { stream, increment: number(payload)? & 0x7fff_ffff })?
+            }
             kind::PUSH_PROMISE => bail!("a push, which this client has forbidden"),
             // Acknowledgements, PRIORITY, and what a later standard may add (§4.1).
             _ => {}
@@ -231,7 +246,8 @@ fn unpadded(flags: u8, payload: &[u8]) -> Result<&[u8]> {
     if flags & flag::PADDED == 0 {
         return Ok(payload);
     }
-    let inner = payload.split_first().and_then(|(pad, rest)| rest.get(..rest.len().checked_sub(usize::from(*pad))?));
+    let inner =
+        payload.split_first().and_then(|(pad, rest)| rest.get(..rest.len().checked_sub(usize::from(*pad))?));
     let Some(inner) = inner else { bail!("a frame with more padding than payload") };
     Ok(inner)
 }
@@ -256,7 +272,10 @@ mod tests {
         assert_eq!(link.receive(&bytes, &mut out, |_| Ok(())).unwrap(), bytes.len());
         assert!(link.is_ready());
         assert_eq!(link.streams_max, 9);
-        assert_eq!(out, frames(&[(kind::SETTINGS, flag::ACK, 0, &[]), (kind::PING, flag::ACK, 0, b"12345678")]));
+        assert_eq!(
+            out,
+            frames(&[(kind::SETTINGS, flag::ACK, 0, &[]), (kind::PING, flag::ACK, 0, b"12345678")])
+        );
     }
 
     #[test]
@@ -297,7 +316,8 @@ mod tests {
     #[test]
     fn goaway_stops_new_streams_and_names_its_reason() {
         let mut link = Link::default();
-        let bytes = frames(&[(kind::SETTINGS, 0, 0, &[]), (kind::GOAWAY, 0, 0, &[0x7f, 255, 255, 255, 0, 0, 0, 0])]);
+        let bytes =
+            frames(&[(kind::SETTINGS, 0, 0, &[]), (kind::GOAWAY, 0, 0, &[0x7f, 255, 255, 255, 0, 0, 0, 0])]);
         link.receive(&bytes, &mut Vec::new(), |_| Ok(())).unwrap();
         assert!(!link.is_ready());
         let calm = frames(&[(kind::GOAWAY, 0, 0, b"\0\0\0\0\0\0\0\x0bcalm")]);

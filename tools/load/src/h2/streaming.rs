@@ -53,7 +53,12 @@ impl Streaming {
     /// # Errors
     /// When so many messages are larger than a DATA frame.
     pub fn new(
-        authority: &str, path: &str, message: &[u8], frame_messages: usize, stream_messages: u64, streams: usize,
+        authority: &str,
+        path: &str,
+        message: &[u8],
+        frame_messages: usize,
+        stream_messages: u64,
+        streams: usize,
     ) -> Result<Self> {
         let block = grpc_block(authority, path);
         let headers = |block: &[u8]| {
@@ -154,7 +159,13 @@ impl Conversation for Streaming {
         self.end_streams(out);
     }
 
-    fn receive(&mut self, bytes: &[u8], now_ns: u64, out: &mut Vec<u8>, outcome: &mut Outcome) -> Result<usize> {
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        outcome: &mut Outcome,
+    ) -> Result<usize> {
         let Self { link, lanes, next_id, .. } = self;
         let was_leaving = link.is_leaving;
         let mut cancelled = Vec::new();
@@ -198,7 +209,11 @@ impl Conversation for Streaming {
                 }
                 Event::Reset { code, .. } => {
                     outcome.trouble(|| format!("stream reset, code {code}"));
-                    if code == REFUSED_STREAM { outcome.never_taken += lane.sent } else { outcome.failed += lane.sent }
+                    if code == REFUSED_STREAM {
+                        outcome.never_taken += lane.sent
+                    } else {
+                        outcome.failed += lane.sent
+                    }
                     lane.id = 0;
                 }
                 Event::Window { increment, .. } => lane.window += i64::from(increment),
@@ -254,7 +269,8 @@ impl Lane {
             }
             _ => {
                 outcome.failed += self.sent;
-                outcome.trouble(|| format!("a stream's answer names no possible count: {:02x?}", self.answer));
+                outcome
+                    .trouble(|| format!("a stream's answer names no possible count: {:02x?}", self.answer));
             }
         }
     }
@@ -272,7 +288,8 @@ mod tests {
     use crate::message;
 
     fn ready(frame_messages: usize, stream_messages: u64, streams: usize) -> Streaming {
-        let mut streaming = Streaming::new("a", "/x", &[7; 100], frame_messages, stream_messages, streams).unwrap();
+        let mut streaming =
+            Streaming::new("a", "/x", &[7; 100], frame_messages, stream_messages, streams).unwrap();
         let mut bytes = Vec::new();
         frame::write(&mut bytes, kind::SETTINGS, 0, 0, &[]);
         streaming.receive(&bytes, 0, &mut Vec::new(), &mut Outcome::default()).unwrap();
@@ -280,7 +297,8 @@ mod tests {
     }
 
     fn answer(stream: u32, count: u64) -> Vec<u8> {
-        let response = IngestResponse { message_id: format!("batch-{count}"), status: "completed".to_owned() };
+        let response =
+            IngestResponse { message_id: format!("batch-{count}"), status: "completed".to_owned() };
         let mut bytes = Vec::new();
         frame::write(&mut bytes, kind::HEADERS, flag::END_HEADERS, stream, &[0x88]);
         frame::write(&mut bytes, kind::DATA, 0, stream, &message::frame(&response));

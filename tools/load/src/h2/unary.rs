@@ -31,8 +31,11 @@ impl Call {
     /// `POST path` with a JSON body.
     pub fn json(authority: &str, path: &str, body: &[u8]) -> Self {
         let length = body.len().to_string();
-        let fields =
-            [("content-type", "application/json"), ("content-length", &length), ("user-agent", "tidegate-load")];
+        let fields = [
+            ("content-type", "application/json"),
+            ("content-length", &length),
+            ("user-agent", "tidegate-load"),
+        ];
         Self::new(&RequestBlock::post(authority, path, &fields), body, false)
     }
 
@@ -173,7 +176,13 @@ impl Conversation for Unary {
 
     fn finish(&mut self, _out: &mut Vec<u8>) {}
 
-    fn receive(&mut self, bytes: &[u8], now_ns: u64, out: &mut Vec<u8>, outcome: &mut Outcome) -> Result<usize> {
+    fn receive(
+        &mut self,
+        bytes: &[u8],
+        now_ns: u64,
+        out: &mut Vec<u8>,
+        outcome: &mut Outcome,
+    ) -> Result<usize> {
         let Self { link, call, requests, .. } = self;
         let was_leaving = link.is_leaving;
         let used = link.receive(bytes, out, |event| {
@@ -235,7 +244,12 @@ fn unknown(requests: &Requests, stream: u32) -> Result<()> {
 }
 
 fn settle(
-    requests: &mut Requests, stream: u32, is_grpc: bool, grpc: Option<u8>, now_ns: u64, outcome: &mut Outcome,
+    requests: &mut Requests,
+    stream: u32,
+    is_grpc: bool,
+    grpc: Option<u8>,
+    now_ns: u64,
+    outcome: &mut Outcome,
 ) {
     let Some(request) = requests.settle(stream) else { return };
     outcome.took(now_ns.saturating_sub(request.sent_ns));
@@ -262,7 +276,9 @@ mod tests {
 
     fn answer(list: &[(u8, u8, u32, &[u8])]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        list.iter().for_each(|(kind, flags, stream, payload)| frame::write(&mut bytes, *kind, *flags, *stream, payload));
+        list.iter().for_each(|(kind, flags, stream, payload)| {
+            frame::write(&mut bytes, *kind, *flags, *stream, payload)
+        });
         bytes
     }
 
