@@ -265,9 +265,9 @@ impl Connection {
             return Ok((Wants::Close, false));
         }
         let mut wants = match &mut self.protocol {
-            Protocol::Unknown if self.hook.drain.get() => Wants::Close,
+            Protocol::Unknown if self.hook.grace_is_over() => Wants::Close,
             Protocol::Unknown => Wants::Input,
-            Protocol::Http1(http1) => http1.resume(core, self.hook.drain.get(), self.leftover.is_empty(), out),
+            Protocol::Http1(http1) => http1.resume(core, &self.hook, self.leftover.is_empty(), out),
             Protocol::Http2(http2) => http2.resume(&self.hook, nudged, now_ms, out),
         };
         if wants != Wants::Input {
@@ -375,9 +375,9 @@ impl Protocol {
     fn wants_drain(&self, hook: &Hook) -> bool {
         hook.drain.get()
             && match self {
-                Protocol::Unknown => true,
-                Protocol::Http1(http1) => http1.wants_drain(),
-                Protocol::Http2(http2) => http2.wants_drain(hook.drain_ticks.get()),
+                Protocol::Unknown => hook.grace_is_over(),
+                Protocol::Http1(http1) => http1.wants_drain(hook),
+                Protocol::Http2(http2) => http2.wants_drain(hook),
             }
     }
 

@@ -19,12 +19,12 @@ use crate::{
     counters::{Answered, Cause, FrontCounters, Tally},
     h1,
     grpc::Inflater,
+    grpc_answer::GrpcBlocks,
     h2::{self, Block},
     hook::Hook,
     lane::{Incoming, Lane, MessageId, count_offer},
     limits::Limits,
     listener::Role,
-    service_h2::GrpcBlocks,
     session_h2,
 };
 

@@ -79,6 +79,12 @@ impl Hook {
         }
     }
 
+    /// Whether what was sent before the client could know of the drain has had its second to arrive.
+    pub(crate) fn grace_is_over(&self) -> bool {
+        // The first sweep may come at once.
+        self.drain_ticks.get() > 1
+    }
+
     /// Remembers whom to wake.
     pub(crate) fn register(&self, context: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();

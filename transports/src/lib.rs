@@ -19,6 +19,7 @@ mod counters;
 mod driver;
 mod fleet;
 pub mod grpc;
+mod grpc_answer;
 pub mod h1;
 pub mod h2;
 mod hook;

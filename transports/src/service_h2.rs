@@ -15,12 +15,12 @@ use crate::{
     connection::Origin,
     core::{ACK_LEVEL, Core},
     counters::{Cause, Tally, status_index},
-    grpc::{ACCEPT_ENCODING, Code, Deframer, Detail, Encoding, Message, PREFIX_BYTES, Status, Take, encode_details, encode_message, parse_timeout},
+    grpc::{Code, Deframer, Encoding, Message, PREFIX_BYTES, Status, Take, parse_timeout},
+    grpc_answer::{Failure, fail, is_grpc, push_status, unary_answer, whole_message},
     h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
     ingest::{self, Streamed},
-    lane::{KIND_PROBE, MessageId},
+    lane::KIND_PROBE,
     message::DataKind,
-    message_id::MESSAGE_ID_BYTES,
     routes::{Endpoint, Hot, Route, route},
     session_h1::{allow, unsuitable},
 };
@@ -134,42 +134,6 @@ const COLLECTED_BYTES_MAX: usize = 256 << 20;
 /// see an answer (curl drops it when the stream is reset behind it); beyond, it has to stop.
 const DISCARDED_BYTES_MAX: usize = 16 << 20;
 
-/// A unary answer: prefix, `message_id`, `status`.
-const UNARY_BYTES: usize = PREFIX_BYTES + 2 + MESSAGE_ID_BYTES + 2 + "accepted".len();
-
-fn unary_answer(id: &MessageId) -> [u8; UNARY_BYTES] {
-    let mut answer = [0; UNARY_BYTES];
-    answer[4] = (UNARY_BYTES - PREFIX_BYTES) as u8;
-    answer[5] = 0x0a;
-    answer[6] = MESSAGE_ID_BYTES as u8;
-    answer[7..7 + MESSAGE_ID_BYTES].copy_from_slice(id);
-    answer[7 + MESSAGE_ID_BYTES] = 0x12;
-    answer[8 + MESSAGE_ID_BYTES] = "accepted".len() as u8;
-    answer[9 + MESSAGE_ID_BYTES..].copy_from_slice(b"accepted");
-    answer
-}
-
-/// The pre-encoded blocks of gRPC answers; they carry no date, so they are made once.
-#[derive(Debug)]
-pub(crate) struct GrpcBlocks {
-    head: Block,
-    ok: Block,
-}
-
-impl GrpcBlocks {
-    pub(crate) fn new() -> Self {
-        Self {
-            head: Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", ACK_LEVEL),
-            ok: Block::trailers().field("grpc-status", "0"),
-        }
-    }
-}
-
-fn is_grpc(content_type: Option<&[u8]>) -> bool {
-    let Some(rest) = content_type.and_then(|value| value.strip_prefix(b"application/grpc")) else { return false };
-    rest.is_empty() || rest.starts_with(b";") || rest.starts_with(b"+proto")
-}
-
 /// Writes a refusal as HTTP.
 fn refuse(id: StreamId, refusal: &Refusal, date: &[u8; 29], replies: &mut Replies<'_>) {
     let body = refusal.json();
@@ -186,54 +150,6 @@ fn refuse(id: StreamId, refusal: &Refusal, date: &[u8; 29], replies: &mut Replie
     replies.head(id, &block, false);
     // A few hundred bytes: they fit the stream's queue if not its window.
     let _all = replies.data(id, body.as_bytes(), true);
-}
-
-/// Fields of a gRPC status, in trailers or in a trailers-only head.
-fn push_status(block: &mut Block, status: &Status, retry: bool) {
-    block.push(b"grpc-status", status.code.digits().as_bytes());
-    if !status.message.is_empty() {
-        let mut message = Vec::with_capacity(status.message.len());
-        encode_message(&mut message, &status.message);
-        block.push(b"grpc-message", &message);
-    }
-    let details = match status.code {
-        Code::ResourceExhausted | Code::Unavailable if retry => Some(Detail::RetryInfo(Duration::from_secs(1))),
-        Code::InvalidArgument => Some(Detail::BadRequest { field: "", description: &status.message }),
-        _ => None,
-    };
-    if let Some(detail) = details {
-        let mut value = Vec::new();
-        encode_details(&mut value, status, &[detail]);
-        block.push(b"grpc-status-details-bin", &value);
-    }
-}
-
-/// Writes a status as a trailers-only answer.
-fn fail(id: StreamId, status: &Status, retry: bool, replies: &mut Replies<'_>) {
-    let mut block = Block::new(200).field("content-type", "application/grpc");
-    if status.code == Code::Unimplemented {
-        block.push(b"grpc-accept-encoding", ACCEPT_ENCODING.as_bytes());
-    }
-    push_status(&mut block, status, retry);
-    replies.head(id, &block, true);
-}
-
-/// Why a gRPC call fails, and whether the same call may succeed later.
-struct Failure {
-    status: Status,
-    retry: bool,
-}
-
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Failure { retry: refusal.retry_after_seconds().is_some(), status: Status::new(refusal.code, refusal.text) }
-    }
-}
-
-impl<S: Into<Status>> From<S> for Failure {
-    fn from(status: S) -> Self {
-        Failure { status: status.into(), retry: false }
-    }
 }
 
 impl Service {
@@ -963,12 +879,4 @@ impl Application for Service {
             self.core.counters.hit(Cause::Http2Protocol);
         }
     }
-}
-
-/// The message, when `data` is exactly one with its prefix.
-fn whole_message(data: &[u8]) -> Option<Message<'_>> {
-    let (prefix, bytes) = data.split_first_chunk::<PREFIX_BYTES>()?;
-    let [flag, length @ ..] = *prefix;
-    let whole = flag <= 1 && u32::from_be_bytes(length) as usize == bytes.len();
-    whole.then_some(Message { compressed: flag == 1, bytes })
 }

@@ -13,7 +13,7 @@ use crate::{
     counters::{Cause, Tally, status_index},
     grpc::Code,
     h1::{Accept, Answer, Application, Connection, Limits, Reply, RequestHead, Waiting},
-    hook::Phase,
+    hook::{Hook, Phase},
     ingest,
     lane::KIND_PROBE,
     routes::{Endpoint, Hot, Route, route},
@@ -61,8 +61,8 @@ impl Http1 {
         (phase, self.connection.body_bytes_received())
     }
 
-    pub(crate) fn wants_drain(&self) -> bool {
-        !self.draining
+    pub(crate) fn wants_drain(&self, hook: &Hook) -> bool {
+        !self.draining || (hook.grace_is_over() && self.connection.waiting_for() == Waiting::Idle)
     }
 
     /// A time limit was hit: say which, where HTTP has words for it.
@@ -84,8 +84,8 @@ impl Http1 {
     }
 
     /// Works on what came from elsewhere: the drain, and the cold lane's answer.
-    pub(crate) fn resume(&mut self, core: &Core, drain: bool, nothing_left_over: bool, out: &mut Vec<u8>) -> Wants {
-        if drain && !self.draining {
+    pub(crate) fn resume(&mut self, core: &Core, hook: &Hook, nothing_left_over: bool, out: &mut Vec<u8>) -> Wants {
+        if hook.drain.get() && !self.draining {
             self.draining = true;
             self.connection.close_after_current();
         }
@@ -111,7 +111,10 @@ impl Http1 {
         if self.call.is_some() {
             return Wants::Answer;
         }
-        if self.draining && nothing_left_over && self.connection.waiting_for() == Waiting::Idle {
+        // Not at once: a request may be on its way, and its client would see an error instead of an answer that says
+        // `Connection: close`.
+        let idle = nothing_left_over && self.connection.waiting_for() == Waiting::Idle;
+        if self.draining && hook.grace_is_over() && idle {
             return Wants::Close;
         }
         Wants::Input

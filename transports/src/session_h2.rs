@@ -67,8 +67,8 @@ impl Http2 {
         (phase, self.connection.received_data_bytes())
     }
 
-    pub(crate) fn wants_drain(&self, ticks: u32) -> bool {
-        !self.notice_sent || (ticks > 0 && !self.last_sent) || self.connection.is_drained()
+    pub(crate) fn wants_drain(&self, hook: &Hook) -> bool {
+        !self.notice_sent || (hook.grace_is_over() && !self.last_sent) || self.connection.is_drained()
     }
 
     pub(crate) fn waits_for_room(&self) -> bool {
@@ -143,8 +143,7 @@ impl Http2 {
             if !self.notice_sent {
                 self.notice_sent = true;
                 connection.go_away_notice(out);
-            } else if hook.drain_ticks.get() > 0 && !self.last_sent {
-                // A round trip has passed: what was sent before the notice was seen has arrived.
+            } else if hook.grace_is_over() && !self.last_sent {
                 self.last_sent = true;
                 connection.go_away(out);
             }

@@ -1,0 +1,109 @@
+//! gRPC answers as they go over HTTP/2: prepared blocks, statuses, the one message of a unary answer.
+
+use std::time::Duration;
+
+use crate::{
+    answer::Refusal,
+    core::ACK_LEVEL,
+    grpc::{
+        ACCEPT_ENCODING, Code, Detail, Message, PREFIX_BYTES, Status, encode_details, encode_message,
+    },
+    h2::{Block, Replies, StreamId},
+    lane::MessageId,
+    message_id::MESSAGE_ID_BYTES,
+};
+
+/// A unary answer: prefix, `message_id`, `status`.
+pub(crate) const UNARY_BYTES: usize = PREFIX_BYTES + 2 + MESSAGE_ID_BYTES + 2 + "accepted".len();
+
+pub(crate) fn unary_answer(id: &MessageId) -> [u8; UNARY_BYTES] {
+    let mut answer = [0; UNARY_BYTES];
+    answer[4] = (UNARY_BYTES - PREFIX_BYTES) as u8;
+    answer[5] = 0x0a;
+    answer[6] = MESSAGE_ID_BYTES as u8;
+    answer[7..7 + MESSAGE_ID_BYTES].copy_from_slice(id);
+    answer[7 + MESSAGE_ID_BYTES] = 0x12;
+    answer[8 + MESSAGE_ID_BYTES] = "accepted".len() as u8;
+    answer[9 + MESSAGE_ID_BYTES..].copy_from_slice(b"accepted");
+    answer
+}
+
+/// The pre-encoded blocks of gRPC answers; they carry no date, so they are made once.
+#[derive(Debug)]
+pub(crate) struct GrpcBlocks {
+    /// The head of an answer that carries a message.
+    pub(crate) head: Block,
+    /// Trailers of a success.
+    pub(crate) ok: Block,
+}
+
+impl GrpcBlocks {
+    pub(crate) fn new() -> Self {
+        Self {
+            head: Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", ACK_LEVEL),
+            ok: Block::trailers().field("grpc-status", "0"),
+        }
+    }
+}
+
+/// Whether a content type is gRPC with protobuf messages.
+pub(crate) fn is_grpc(content_type: Option<&[u8]>) -> bool {
+    let Some(rest) = content_type.and_then(|value| value.strip_prefix(b"application/grpc")) else { return false };
+    rest.is_empty() || rest.starts_with(b";") || rest.starts_with(b"+proto")
+}
+
+/// Fields of a gRPC status, in trailers or in a trailers-only head.
+pub(crate) fn push_status(block: &mut Block, status: &Status, retry: bool) {
+    block.push(b"grpc-status", status.code.digits().as_bytes());
+    if !status.message.is_empty() {
+        let mut message = Vec::with_capacity(status.message.len());
+        encode_message(&mut message, &status.message);
+        block.push(b"grpc-message", &message);
+    }
+    let details = match status.code {
+        Code::ResourceExhausted | Code::Unavailable if retry => Some(Detail::RetryInfo(Duration::from_secs(1))),
+        Code::InvalidArgument => Some(Detail::BadRequest { field: "", description: &status.message }),
+        _ => None,
+    };
+    if let Some(detail) = details {
+        let mut value = Vec::new();
+        encode_details(&mut value, status, &[detail]);
+        block.push(b"grpc-status-details-bin", &value);
+    }
+}
+
+/// Writes a status as a trailers-only answer.
+pub(crate) fn fail(id: StreamId, status: &Status, retry: bool, replies: &mut Replies<'_>) {
+    let mut block = Block::new(200).field("content-type", "application/grpc");
+    if status.code == Code::Unimplemented {
+        block.push(b"grpc-accept-encoding", ACCEPT_ENCODING.as_bytes());
+    }
+    push_status(&mut block, status, retry);
+    replies.head(id, &block, true);
+}
+
+/// Why a gRPC call fails, and whether the same call may succeed later.
+pub(crate) struct Failure {
+    pub(crate) status: Status,
+    pub(crate) retry: bool,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure { retry: refusal.retry_after_seconds().is_some(), status: Status::new(refusal.code, refusal.text) }
+    }
+}
+
+impl<S: Into<Status>> From<S> for Failure {
+    fn from(status: S) -> Self {
+        Failure { status: status.into(), retry: false }
+    }
+}
+
+/// The message, when `data` is exactly one with its prefix.
+pub(crate) fn whole_message(data: &[u8]) -> Option<Message<'_>> {
+    let (prefix, bytes) = data.split_first_chunk::<PREFIX_BYTES>()?;
+    let [flag, length @ ..] = *prefix;
+    let whole = flag <= 1 && u32::from_be_bytes(length) as usize == bytes.len();
+    whole.then_some(Message { compressed: flag == 1, bytes })
+}
