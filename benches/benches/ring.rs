@@ -1,6 +1,6 @@
-//! The SPSC ring beside its peers, in one run: ns per 64-byte message, capacity 4096.
+//! The SPSC ring beside its peers, in one run: ns per message (64 bytes unless said otherwise), capacity 4096.
 //!
-//! - `one_thread`: push and pop by turns.
+//! - `one_thread_…`: push and pop by turns, with values of a handle's and of a line's length; or 256 by 256.
 //! - `single`: across two threads, one message a call.
 //! - `batch_256`: across two threads, 256 messages a publish where the peer can (rtrb's chunks).
 //!
@@ -159,57 +159,72 @@ fn two_threads(criterion: &mut Criterion) {
 }
 
 fn one_thread(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("one_thread");
+    one_by_one(criterion, "one_thread_16_B", [7_u64; 2]); // as long as a slab's handle
+    one_by_one(criterion, "one_thread_64_B", message(7));
+    batch_by_batch(criterion);
+}
+
+fn one_by_one<T: Copy + Send + 'static>(criterion: &mut Criterion, name: &str, value: T) {
+    let mut group = criterion.benchmark_group(name);
     group.throughput(Throughput::Elements(1));
-    let message = message(7);
-    let (mut producer, mut consumer) = ring::<Message>(CAPACITY);
+    let (mut producer, mut consumer) = ring::<T>(CAPACITY);
     group.bench_function("own", |bencher| {
         bencher.iter(|| {
-            let _ = producer.push(black_box(message));
+            let _ = producer.push(black_box(value));
             black_box(consumer.pop())
         })
     });
-    let (mut producer, mut consumer) = rtrb::RingBuffer::<Message>::new(CAPACITY);
+    let (mut producer, mut consumer) = rtrb::RingBuffer::<T>::new(CAPACITY);
     group.bench_function("rtrb", |bencher| {
         bencher.iter(|| {
-            let _ = producer.push(black_box(message));
+            let _ = producer.push(black_box(value));
             black_box(consumer.pop())
         })
     });
-    let (sender, receiver) = crossbeam_channel::bounded::<Message>(CAPACITY);
+    let (sender, receiver) = crossbeam_channel::bounded::<T>(CAPACITY);
     group.bench_function("crossbeam_channel", |bencher| {
         bencher.iter(|| {
-            let _ = sender.try_send(black_box(message));
+            let _ = sender.try_send(black_box(value));
             black_box(receiver.try_recv())
         })
     });
-    let queue = crossbeam_queue::ArrayQueue::<Message>::new(CAPACITY);
+    let queue = crossbeam_queue::ArrayQueue::<T>::new(CAPACITY);
     group.bench_function("array_queue", |bencher| {
         bencher.iter(|| {
-            let _ = queue.push(black_box(message));
+            let _ = queue.push(black_box(value));
             black_box(queue.pop())
         })
     });
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<Message>(CAPACITY);
-    group.bench_function("std_mpsc", |bencher| {
-        bencher.iter(|| {
-            let _ = sender.try_send(black_box(message));
-            black_box(receiver.try_recv())
-        })
-    });
-    // Batches, as a core that works for itself would use it.
-    let (mut producer, mut consumer) = ring::<Message>(CAPACITY);
+    group.finish();
+}
+
+/// Batches on one thread: what the loops cost, without what moving lines between cores costs.
+fn batch_by_batch(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("one_thread_batch_256");
     group.throughput(Throughput::Elements(BATCH as u64));
-    group.bench_function("own_256_by_256", |bencher| {
+    let (mut producer, mut consumer) = ring::<Message>(CAPACITY);
+    group.bench_function("own", |bencher| {
         bencher.iter(|| {
-            for _ in 0..BATCH {
-                let _ = producer.stage(black_box(message));
-            }
+            let value = black_box(7);
+            producer.stage_all((0..BATCH).map(|_| message(value)));
             producer.publish();
             let mut sum = 0;
             consumer.take(BATCH, |m| {
                 add(&mut sum, &m);
             });
+            sum
+        })
+    });
+    let (mut producer, mut consumer) = rtrb::RingBuffer::<Message>::new(CAPACITY);
+    group.bench_function("rtrb_chunks", |bencher| {
+        bencher.iter(|| {
+            let value = black_box(7);
+            let chunk = producer.write_chunk_uninit(BATCH).unwrap();
+            chunk.fill_from_iter((0..BATCH).map(|_| message(value)));
+            let mut sum = 0;
+            for m in consumer.read_chunk(BATCH).unwrap() {
+                add(&mut sum, &m);
+            }
             sum
         })
     });
@@ -219,7 +234,7 @@ fn one_thread(criterion: &mut Criterion) {
 /// Alternates between the peers, so that a drifting machine moves all of them, and prints what the
 /// goals in `speed.md` are stated in.
 fn print_ratios() {
-    const ROUNDS: usize = 11;
+    const ROUNDS: usize = 7;
     for (name, peers) in [("batch_256", &BATCHES[..]), ("single", &SINGLES[..])] {
         let mut nanoseconds = vec![Vec::new(); peers.len()];
         for _ in 0..ROUNDS {
@@ -243,7 +258,7 @@ criterion_group! {
     config = Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
-        .measurement_time(Duration::from_secs(2))
+        .measurement_time(Duration::from_secs(1))
         .without_plots();
     targets = one_thread, two_threads
 }

@@ -56,17 +56,26 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// What the system said to `bind` or `listen`, for example `AddrInUse`.
 pub fn bind(address: SocketAddr, cores: usize) -> io::Result<Vec<TcpListener>> {
-    // Without SO_REUSEPORT first: with it, a second Tidegate (or another process of the same user) would silently
-    // share the port, and half the messages would go elsewhere.
-    let probe = open(address, false);
-    let address = match probe {
+    let first = open_first(address);
+    let first = match first {
         Err(error) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && no_ipv6(&error) => {
-            let address = SocketAddr::from(([0, 0, 0, 0], address.port()));
-            open(address, false)?.local_addr()?
+            open_first(SocketAddr::from(([0, 0, 0, 0], address.port())))?
         }
-        other => other?.local_addr()?,
+        other => other?,
     };
-    (0..cores).map(|_| open(address, true)).collect()
+    let address = first.local_addr()?;
+    let others = (1..cores).map(|_| open(address, true));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// The socket that decides whether the port is ours. A port that the kernel picks is; one that was asked for is tried
+/// without SO_REUSEPORT first: with it, a second Tidegate (or another process of the same user) would silently share
+/// the port, and half the messages would go elsewhere.
+fn open_first(address: SocketAddr) -> io::Result<TcpListener> {
+    if address.port() != 0 {
+        drop(open(address, false)?);
+    }
+    open(address, true)
 }
 
 fn no_ipv6(error: &io::Error) -> bool {

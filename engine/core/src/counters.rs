@@ -64,6 +64,8 @@ impl Sum for Snapshot {
 #[derive(Debug)]
 pub(crate) struct CounterWriter {
     cells: Arc<CachePadded<Cells>>,
+    /// What stands in the cells. A turn that counted nothing leaves their lines to the readers.
+    published: Snapshot,
 }
 
 /// The reading side of one core's numbers.
@@ -74,13 +76,16 @@ pub struct CounterReader {
 
 pub(crate) fn counters() -> (CounterWriter, CounterReader) {
     let cells = Arc::new(CachePadded::new(Cells::default()));
-    (CounterWriter { cells: Arc::clone(&cells) }, CounterReader { cells })
+    (CounterWriter { cells: Arc::clone(&cells), published: Snapshot::default() }, CounterReader { cells })
 }
 
 impl CounterWriter {
     #[inline]
     pub(crate) fn publish(&mut self, numbers: &Snapshot) {
-        self.cells.store(numbers);
+        if self.published != *numbers {
+            self.cells.store(numbers);
+            self.published = *numbers;
+        }
     }
 }
 

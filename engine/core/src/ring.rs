@@ -79,6 +79,15 @@ impl<T> Clone for Slots<T> {
 impl<T> Copy for Slots<T> {}
 
 impl<T> Slots<T> {
+    /// The `count` slots from `index` on as the two runs they lie in, the second one mostly empty. Inside a
+    /// run nothing is masked, so a batch's loop only moves a pointer on (measured: a third of its time).
+    #[inline(always)]
+    fn runs(self, index: usize, count: usize) -> [std::ops::Range<usize>; 2] {
+        let start = index & self.mask;
+        let first = count.min(self.mask + 1 - start);
+        [start..start + first, 0..count - first]
+    }
+
     /// # Safety
     /// The ring is alive; the caller is the only one that may touch the slot, which holds no value.
     #[inline(always)]
@@ -190,21 +199,23 @@ impl<T: Send> Producer<T> {
     pub fn stage_all(&mut self, mut values: impl Iterator<Item = T>) -> usize {
         let from = self.tail;
         loop {
-            let limit = self.head_seen.wrapping_add(self.capacity());
-            let (slots, mut tail) = (self.slots, self.tail);
-            while tail != limit {
-                let Some(value) = values.next() else {
-                    return tail.wrapping_sub(from);
-                };
-                // SAFETY: `tail` is outside `head..tail` because it is not at the limit, so the slot
-                // is the producer's and holds no value.
-                unsafe { slots.write(tail, value) };
-                tail = tail.wrapping_add(1);
-                self.tail = tail; // before `values` may panic again
+            let slots = self.slots;
+            let free = self.capacity() - self.tail.wrapping_sub(self.head_seen);
+            for run in slots.runs(self.tail, free) {
+                let mut staging = Staging { index: self.tail, tail: &mut self.tail };
+                for slot in run {
+                    let Some(value) = values.next() else {
+                        return staging.index.wrapping_sub(from);
+                    };
+                    // SAFETY: the slot is outside `head..tail` because it was counted as free, so it is
+                    // the producer's and holds no value.
+                    unsafe { slots.write(slot, value) };
+                    staging.index = staging.index.wrapping_add(1);
+                }
             }
             self.refresh();
-            if self.tail == self.head_seen.wrapping_add(self.capacity()) {
-                return tail.wrapping_sub(from);
+            if self.tail.wrapping_sub(self.head_seen) == self.capacity() {
+                return self.tail.wrapping_sub(from);
             }
         }
     }
@@ -299,12 +310,14 @@ impl<T: Send> Consumer<T> {
         }
         let (slots, from) = (self.slots, self.head);
         let mut advance = Advance { shared: &self.shared, head: &mut self.head, index: from };
-        while advance.index != from.wrapping_add(count) {
-            // SAFETY: `from..from + count` is inside `head..tail`: published, ours, taken once each,
-            // because `index` moves on before `take` can unwind.
-            let value = unsafe { slots.read(advance.index) };
-            advance.index = advance.index.wrapping_add(1);
-            take(value);
+        for run in slots.runs(from, count) {
+            for slot in run {
+                // SAFETY: `from..from + count` is inside `head..tail`: published, ours, taken once each,
+                // because `index` moves on before `take` can unwind.
+                let value = unsafe { slots.read(slot) };
+                advance.index = advance.index.wrapping_add(1);
+                take(value);
+            }
         }
         drop(advance);
         count
@@ -343,6 +356,20 @@ impl<T> Drop for Consumer<T> {
         // Release: pairs with the Acquire in `Producer::is_abandoned`. What is left in the ring is
         // dropped with `Shared`, when the producer is gone too.
         self.shared.head.gone.store(true, Ordering::Release);
+    }
+}
+
+/// Notes what was staged when a run of it ends, also when it ends by a panic. (Not after each value: a
+/// store per value that the slots might alias keeps the loop from being unrolled.)
+struct Staging<'a> {
+    tail: &'a mut usize,
+    index: usize,
+}
+
+impl Drop for Staging<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        *self.tail = self.index;
     }
 }
 
@@ -400,6 +427,22 @@ mod tests {
         producer.publish();
         assert_eq!((producer.staged(), consumer.len()), (0, 2));
         assert_eq!(consumer.pop(), Some('a'));
+    }
+
+    #[test]
+    fn values_staged_before_a_panic_stay_staged() {
+        let (mut producer, mut consumer) = ring(4);
+        producer.push(Box::new(0)).unwrap();
+        drop(consumer.pop());
+        // Three values up to the ring's seam; the fourth would stand behind it.
+        let values = (1..).map(|n| if n < 4 { Box::new(n) } else { panic!("no more") });
+        let staged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| producer.stage_all(values)));
+        assert!(staged.is_err());
+        assert_eq!(producer.staged(), 3);
+        producer.publish();
+        let mut seen = Vec::new();
+        assert_eq!(consumer.take(8, |value| seen.push(*value)), 3);
+        assert_eq!(seen, [1, 2, 3]);
     }
 
     #[test]
