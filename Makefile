@@ -42,7 +42,7 @@ bench: ## Criterion benches of the parts, beside their peers
 
 bench-peers: ## Server CPU per request beside axum and tonic, interleaved
 	$(CARGO) build --release --package tidegate --package bench-peers
-	$(TARGET)/release/bench-peers run --tidegate $(BINARY)
+	$(TARGET)/release/bench-peers --tidegate $(BINARY)
 
 h2spec: tools ## HTTP/2 conformance against the running binary
 	$(CARGO) build --release --package tidegate

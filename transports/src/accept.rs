@@ -1,9 +1,19 @@
 //! Accepting connections on one socket of one core.
 
-use std::{future::Future, net::SocketAddr, os::fd::{AsRawFd, BorrowedFd}, pin::pin, rc::Rc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    os::fd::{AsRawFd, BorrowedFd},
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use monoio::net::{TcpListener, TcpStream};
-use rustix::{io::Errno, net::{SocketFlags, acceptfrom_with}};
+use rustix::{
+    io::Errno,
+    net::{SocketFlags, acceptfrom_with},
+};
 
 use crate::{
     connection::{Origin, serve},
@@ -44,7 +54,8 @@ fn accept_burst(core: &Rc<Core>, listener: &TcpListener, role: Role, most: usize
     // SAFETY: `listener` owns the descriptor and is borrowed for the whole of this function.
     let socket = unsafe { BorrowedFd::borrow_raw(listener.as_raw_fd()) };
     for _ in 0..most {
-        let (accepted, address) = match acceptfrom_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        let (accepted, address) = match acceptfrom_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        {
             Ok(accepted) => accepted,
             Err(Errno::AGAIN) => return Ok(()),
             // The client was gone before it was accepted, or a signal came.

@@ -95,15 +95,19 @@ impl Refusal {
 impl From<Refused> for Refusal {
     fn from(refused: Refused) -> Self {
         match refused {
-            Refused::QueueFull => {
-                Self::new(503, Code::ResourceExhausted, "Queue is full: queue.size messages are in flight on this core")
-            }
+            Refused::QueueFull => Self::new(
+                503,
+                Code::ResourceExhausted,
+                "Queue is full: queue.size messages are in flight on this core",
+            ),
             Refused::OverBudget => Self::new(
                 503,
                 Code::ResourceExhausted,
                 "Queue is full: queue.bytes_max bytes of large messages are in flight on this core",
             ),
-            Refused::Draining => Self::new(503, Code::Unavailable, "Shutting down: nothing more is accepted here"),
+            Refused::Draining => {
+                Self::new(503, Code::Unavailable, "Shutting down: nothing more is accepted here")
+            }
         }
     }
 }

@@ -68,7 +68,10 @@ pub(crate) enum Wants {
 enum Next {
     /// Another turn at once; others come first.
     Again,
-    Wait { read: bool, write: bool },
+    Wait {
+        read: bool,
+        write: bool,
+    },
     Close,
 }
 
@@ -238,7 +241,9 @@ impl Connection {
             || match &self.protocol {
                 // Bodies may have waited for room in the output (if this turn wrote nothing, they wait for the
                 // client), messages for room in the queue.
-                Protocol::Http2(http2) => (wrote && http2.wants_output()) || (worked && http2.waits_for_room()),
+                Protocol::Http2(http2) => {
+                    (wrote && http2.wants_output()) || (worked && http2.waits_for_room())
+                }
                 _ => false,
             };
         let (phase, body_bytes) = self.phase();

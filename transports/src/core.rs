@@ -17,9 +17,9 @@ use crate::{
     clock::Clock,
     cold::ColdSender,
     counters::{Answered, Cause, FrontCounters, Tally},
-    h1,
     grpc::Inflater,
     grpc_answer::GrpcBlocks,
+    h1,
     h2::{self, Block},
     hook::Hook,
     lane::{Incoming, Lane, MessageId, count_offer},
@@ -98,7 +98,8 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(shared: Arc<Shared>, lane: Lane, counters: Arc<FrontCounters>) -> Self {
         // One frame of the largest size and what may stand before it.
-        let input_bytes = (64 << 10).max(shared.limits.frame_bytes_max + (16 << 10)) + shared.limits.header_list_bytes_max;
+        let input_bytes =
+            (64 << 10).max(shared.limits.frame_bytes_max + (16 << 10)) + shared.limits.header_list_bytes_max;
         let date = h1::http_date(SystemTime::now());
         let h2_limits = session_h2::limits(&shared.limits);
         let grpc_message_bytes_max = shared.limits.grpc_message_bytes_max;
@@ -110,7 +111,10 @@ impl Core {
             answered: Answered::default(),
             date: Cell::new(date),
             prepared: RefCell::new(prepare(&date)),
-            h1_ingested: h1::Ready::new(200, &[("Content-Type", "application/json"), ("Tidegate-Ack", ACK_LEVEL)]),
+            h1_ingested: h1::Ready::new(
+                200,
+                &[("Content-Type", "application/json"), ("Tidegate-Ack", ACK_LEVEL)],
+            ),
             h1_enqueued: h1::Ready::new(202, &[("Tidegate-Ack", ACK_LEVEL)]),
             draining: Cell::new(false),
             hooks: RefCell::default(),

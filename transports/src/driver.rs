@@ -76,8 +76,6 @@ pub(crate) fn run<T>(driver: Driver, main: impl Future<Output = T>) -> io::Resul
             .enable_timer()
             .build()?
             .block_on(main)),
-        Driver::Epoll => {
-            Ok(RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.block_on(main))
-        }
+        Driver::Epoll => Ok(RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.block_on(main)),
     }
 }

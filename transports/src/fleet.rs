@@ -68,7 +68,10 @@ pub struct Plan {
 
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("cores", &self.cores).field("driver", &self.driver).finish_non_exhaustive()
+        f.debug_struct("Plan")
+            .field("cores", &self.cores)
+            .field("driver", &self.driver)
+            .finish_non_exhaustive()
     }
 }
 
@@ -234,9 +237,14 @@ impl Seat {
     fn occupy(self, driver: Driver) -> io::Result<Farewell> {
         if let Some(number) = self.pin {
             let cores = core_affinity::get_core_ids().unwrap_or_default();
-            let pinned = cores.get(number % cores.len().max(1)).is_some_and(|core| core_affinity::set_for_current(*core));
+            let pinned = cores
+                .get(number % cores.len().max(1))
+                .is_some_and(|core| core_affinity::set_for_current(*core));
             if !pinned {
-                tracing::warn!(core = number, "this thread could not be pinned; engine.pin = false avoids the attempt");
+                tracing::warn!(
+                    core = number,
+                    "this thread could not be pinned; engine.pin = false avoids the attempt"
+                );
             }
         }
         // Whatever happens to this thread, the others must not wait for it for ever.

@@ -5,9 +5,7 @@ use std::time::Duration;
 use crate::{
     answer::Refusal,
     core::ACK_LEVEL,
-    grpc::{
-        ACCEPT_ENCODING, Code, Detail, Message, PREFIX_BYTES, Status, encode_details, encode_message,
-    },
+    grpc::{ACCEPT_ENCODING, Code, Detail, Message, PREFIX_BYTES, Status, encode_details, encode_message},
     h2::{Block, Replies, StreamId},
     lane::MessageId,
     message_id::MESSAGE_ID_BYTES,
@@ -48,7 +46,9 @@ impl GrpcBlocks {
 
 /// Whether a content type is gRPC with protobuf messages.
 pub(crate) fn is_grpc(content_type: Option<&[u8]>) -> bool {
-    let Some(rest) = content_type.and_then(|value| value.strip_prefix(b"application/grpc")) else { return false };
+    let Some(rest) = content_type.and_then(|value| value.strip_prefix(b"application/grpc")) else {
+        return false;
+    };
     rest.is_empty() || rest.starts_with(b";") || rest.starts_with(b"+proto")
 }
 
@@ -61,7 +61,9 @@ pub(crate) fn push_status(block: &mut Block, status: &Status, retry: bool) {
         block.push(b"grpc-message", &message);
     }
     let details = match status.code {
-        Code::ResourceExhausted | Code::Unavailable if retry => Some(Detail::RetryInfo(Duration::from_secs(1))),
+        Code::ResourceExhausted | Code::Unavailable if retry => {
+            Some(Detail::RetryInfo(Duration::from_secs(1)))
+        }
         Code::InvalidArgument => Some(Detail::BadRequest { field: "", description: &status.message }),
         _ => None,
     };
@@ -90,7 +92,10 @@ pub(crate) struct Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Failure { retry: refusal.retry_after_seconds().is_some(), status: Status::new(refusal.code, refusal.text) }
+        Failure {
+            retry: refusal.retry_after_seconds().is_some(),
+            status: Status::new(refusal.code, refusal.text),
+        }
     }
 }
 

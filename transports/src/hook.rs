@@ -1,6 +1,9 @@
 //! A connection as the rest of its core sees it: how to wake it, what it waits for and since when.
 
-use std::{cell::{Cell, RefCell}, task::{Context, Waker}};
+use std::{
+    cell::{Cell, RefCell},
+    task::{Context, Waker},
+};
 
 use crate::counters::Cause;
 

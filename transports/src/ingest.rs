@@ -7,7 +7,10 @@ use crate::{
     core::Core,
     grpc::Code,
     lane::{Incoming, MessageId},
-    message::{Class, DataKind, IngestProto, MessageError, decode_data_message, decode_ingest_json, decode_ingest_proto},
+    message::{
+        Class, DataKind, IngestProto, MessageError, decode_data_message, decode_ingest_json,
+        decode_ingest_proto,
+    },
 };
 
 /// Room for decoded metadata that is kept from message to message.
@@ -89,23 +92,25 @@ pub(crate) enum Streamed {
 }
 
 fn incoming<'a>(message: &IngestProto<'a>, metadata: &'a [u8]) -> Incoming<'a> {
-    Incoming {
-        id: None,
-        source: message.source,
-        payload: message.data,
-        metadata,
-        timestamp_seconds: None,
-    }
+    Incoming { id: None, source: message.source, payload: message.data, metadata, timestamp_seconds: None }
 }
 
 /// One protobuf message of a unary call.
 pub(crate) fn ingest_proto(core: &Core, message: &[u8], kind: DataKind) -> Result<MessageId, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
-    with_metadata(core, message.metadata.iter(), |metadata| Ok(core.accept(&incoming(&message, metadata), 0)?))
+    with_metadata(
+        core,
+        message.metadata.iter(),
+        |metadata| Ok(core.accept(&incoming(&message, metadata), 0)?),
+    )
 }
 
 /// One protobuf message of a client stream.
-pub(crate) fn ingest_proto_streamed(core: &Core, message: &[u8], kind: DataKind) -> Result<Streamed, Refusal> {
+pub(crate) fn ingest_proto_streamed(
+    core: &Core,
+    message: &[u8],
+    kind: DataKind,
+) -> Result<Streamed, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
     with_metadata(core, message.metadata.iter(), |metadata| {
         match core.accept_or_wait(&incoming(&message, metadata)) {

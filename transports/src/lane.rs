@@ -1,6 +1,8 @@
 //! The way into the engine: what a front end does with a message it has read.
 
-use engine_core::{Batch, Completions, CounterReader, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of};
+use engine_core::{
+    Batch, Completions, CounterReader, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of,
+};
 
 use crate::{
     counters::{FrontCounters, Tally},
@@ -101,7 +103,12 @@ impl Lane {
     ///
     /// A full queue is worked on once, on the spot, before it is called full: so a burst that this core can digest
     /// is never refused for having come in one read.
-    pub(crate) fn offer(&mut self, message: &Incoming<'_>, kind: u8, unix_ms: u64) -> Result<MessageId, Refused> {
+    pub(crate) fn offer(
+        &mut self,
+        message: &Incoming<'_>,
+        kind: u8,
+        unix_ms: u64,
+    ) -> Result<MessageId, Refused> {
         let id = self.ids.next(unix_ms);
         let key = self.partition.hash(message);
         let record = Record {

@@ -94,7 +94,9 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     // Linux hands this down to accepted connections: one system call saved for each.
     socket.set_tcp_nodelay(true)?;
     // Handed down, too: a peer that vanished from an open stream is noticed after two minutes.
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)),
+    )?;
     socket.bind(&address.into())?;
     if shared {
         socket.set_nonblocking(true)?;

@@ -11,7 +11,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     answer::{Refusal, ingested},
-    cold::{Arrival, ColdAnswer, ColdBody, ColdCall, ColdEvent, ColdEventSender, ColdEvents, ColdHold, Piece, PieceSender},
+    cold::{
+        Arrival, ColdAnswer, ColdBody, ColdCall, ColdEvent, ColdEventSender, ColdEvents, ColdHold, Piece,
+        PieceSender,
+    },
     connection::Origin,
     core::{ACK_LEVEL, Core},
     counters::{Cause, Tally, status_index},
@@ -207,7 +210,13 @@ impl Service {
     }
 
     /// Turns a JSON request down.
-    fn turn_down(&self, id: StreamId, endpoint: Endpoint, refusal: &Refusal, replies: &mut Replies<'_>) -> Stream {
+    fn turn_down(
+        &self,
+        id: StreamId,
+        endpoint: Endpoint,
+        refusal: &Refusal,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
         self.note(endpoint, status_index(refusal.status));
         refuse(id, refusal, &self.core.date.get(), replies);
         Stream::Answered
@@ -259,7 +268,13 @@ impl Service {
     }
 
     /// Answers now when the request is complete, else when its body has arrived.
-    fn answer_when_whole(&mut self, id: StreamId, then: Then, end_stream: bool, replies: &mut Replies<'_>) -> Stream {
+    fn answer_when_whole(
+        &mut self,
+        id: StreamId,
+        then: Then,
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
         if end_stream {
             return self.answer_unread(id, &then, replies);
         }
@@ -268,7 +283,14 @@ impl Service {
     }
 
     /// A complete JSON request.
-    fn json(&self, id: StreamId, endpoint: Endpoint, probe: bool, body: &[u8], replies: &mut Replies<'_>) -> Stream {
+    fn json(
+        &self,
+        id: StreamId,
+        endpoint: Endpoint,
+        probe: bool,
+        body: &[u8],
+        replies: &mut Replies<'_>,
+    ) -> Stream {
         let core = &*self.core;
         match endpoint.row().hot {
             Hot::EnqueueJson => match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
@@ -320,7 +342,11 @@ impl Service {
             return Some(Refusal::too_large(limit));
         }
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
-            return Some(Refusal::new(503, Code::ResourceExhausted, "Too many large requests are arriving at once"));
+            return Some(Refusal::new(
+                503,
+                Code::ResourceExhausted,
+                "Too many large requests are arriving at once",
+            ));
         }
         body.extend_from_slice(data);
         None
@@ -341,7 +367,8 @@ impl Service {
             Box::new(Collected { deframer, message: None, counted: 0 })
         });
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
-            let refusal = Refusal::new(503, Code::ResourceExhausted, "too many large messages are arriving at once");
+            let refusal =
+                Refusal::new(503, Code::ResourceExhausted, "too many large messages are arriving at once");
             return Some(self.fail(id, call.endpoint, refusal, replies));
         }
         collected.counted += data.len();
@@ -358,7 +385,9 @@ impl Service {
         let fed = fed.and_then(|_| if end_stream && !second { deframer.finish() } else { Ok(()) });
         let status = match (fed, &collected.message) {
             (Err(error), _) => Status::from(error),
-            _ if second => Status::new(Code::Unimplemented, "a unary call carries one message, this one carried more"),
+            _ if second => {
+                Status::new(Code::Unimplemented, "a unary call carries one message, this one carried more")
+            }
             (Ok(()), None) if end_stream => {
                 Status::new(Code::Unimplemented, "a unary call carries one message, this one carried none")
             }
@@ -404,7 +433,8 @@ impl Service {
             (None, Err(error)) => Failure::from(error),
         };
         failure.status.message =
-            format!("message {accepted}: {} ({accepted} before it were accepted)", failure.status.message).into();
+            format!("message {accepted}: {} ({accepted} before it were accepted)", failure.status.message)
+                .into();
         Err(failure)
     }
 
@@ -415,7 +445,11 @@ impl Service {
         }
         self.note(streaming.call.endpoint, 0);
         let mut answer = vec![0; PREFIX_BYTES];
-        crate::message::encode_ingest_response(&mut answer, &format!("batch-{}", streaming.accepted), "completed");
+        crate::message::encode_ingest_response(
+            &mut answer,
+            &format!("batch-{}", streaming.accepted),
+            "completed",
+        );
         answer[4] = u8::try_from(answer.len() - PREFIX_BYTES).unwrap_or_default();
         replies.head(id, &self.core.grpc.head, false);
         let _all = replies.data(id, &answer, false);
@@ -485,13 +519,16 @@ impl Service {
     pub(crate) fn expire(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
         let status = match &*stream {
             Stream::Streaming(streaming) => {
-                let text = format!("deadline exceeded; {} messages were accepted before it", streaming.accepted);
+                let text =
+                    format!("deadline exceeded; {} messages were accepted before it", streaming.accepted);
                 Status::new(Code::DeadlineExceeded, text)
             }
             _ => Status::new(Code::DeadlineExceeded, "deadline exceeded"),
         };
         let after = match &*stream {
-            Stream::Answered | Stream::Json { .. } | Stream::ForCold { .. } | Stream::Discarding { .. } => return,
+            Stream::Answered | Stream::Json { .. } | Stream::ForCold { .. } | Stream::Discarding { .. } => {
+                return;
+            }
             Stream::Unary { call, .. } => self.fail(id, call.endpoint, status, replies),
             Stream::Streaming(streaming) => self.fail(id, streaming.call.endpoint, status, replies),
             Stream::Cold(cold) if cold.begun => {
@@ -528,7 +565,13 @@ impl Service {
     }
 
     /// Passes a request to the cold lane: with its whole body, or for gRPC with one that is still arriving.
-    fn pass_on(&mut self, id: StreamId, head: &ColdHead, whole: Option<Bytes>, replies: &mut Replies<'_>) -> Stream {
+    fn pass_on(
+        &mut self,
+        id: StreamId,
+        head: &ColdHead,
+        whole: Option<Bytes>,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
         let (sender, _) = self.events.get_or_insert_with(mpsc::unbounded_channel);
         let (body, pieces) = match whole {
             Some(bytes) => (ColdBody::whole(bytes), None),
@@ -561,14 +604,21 @@ impl Service {
     }
 
     /// Puts an event of the cold lane into its stream.
-    pub(crate) fn answer(&mut self, id: StreamId, stream: &mut Stream, event: ColdEvent, replies: &mut Replies<'_>) {
+    pub(crate) fn answer(
+        &mut self,
+        id: StreamId,
+        stream: &mut Stream,
+        event: ColdEvent,
+        replies: &mut Replies<'_>,
+    ) {
         let Stream::Cold(cold) = &mut *stream else { return };
         let done = match event {
             ColdEvent::Head(parts, ends) => {
                 let mut block = Block::new(parts.status.as_u16());
                 for (name, value) in &parts.headers {
                     // RFC 9113 §8.2.2: these speak of a connection, and HTTP/2 has its own.
-                    if !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade") {
+                    if !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade")
+                    {
                         block.push(name.as_str().as_bytes(), value.as_bytes());
                     }
                 }
@@ -652,7 +702,8 @@ impl Service {
             _ => (false, false),
         };
         let call = || -> Result<Call, Status> {
-            if let Some(wanted) = head.field(b"tidegate-ack").filter(|wanted| *wanted != ACK_LEVEL.as_bytes()) {
+            if let Some(wanted) = head.field(b"tidegate-ack").filter(|wanted| *wanted != ACK_LEVEL.as_bytes())
+            {
                 return Err(Failure::from(Refusal::unreachable_ack(wanted)).status);
             }
             Ok(Call {
@@ -728,7 +779,9 @@ impl Application for Service {
                 let token = self.core.shared.probe_token.as_bytes();
                 Head::Json { endpoint, probe: head.field(b"tidegate-probe") == Some(token) }
             }
-            hot @ (Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. }) => self.grpc_head(endpoint, hot, head),
+            hot @ (Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. }) => {
+                self.grpc_head(endpoint, hot, head)
+            }
         }
     }
 
@@ -747,7 +800,10 @@ impl Application for Service {
             }
             Head::Grpc(call) => {
                 if end_stream && !call.streaming {
-                    let status = Status::new(Code::Unimplemented, "a unary call carries one message, this one carried none");
+                    let status = Status::new(
+                        Code::Unimplemented,
+                        "a unary call carries one message, this one carried none",
+                    );
                     return self.fail(id, call.endpoint, status, replies);
                 }
                 self.set_deadline(id, call.timeout);
@@ -797,7 +853,8 @@ impl Application for Service {
         let after = match stream {
             Stream::Answered => None,
             Stream::Json { endpoint, probe, body } => {
-                if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max {
+                if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max
+                {
                     Some(self.json(id, *endpoint, *probe, data, replies))
                 } else {
                     match self.collect(body, data) {
@@ -826,7 +883,11 @@ impl Application for Service {
                 enough.then(|| self.answer_unread(id, then, replies))
             }
             Stream::Unary { call, collected } => match whole_message(data) {
-                Some(message) if end_stream && collected.is_none() && message.bytes.len() <= self.core.shared.limits.grpc_message_bytes_max => {
+                Some(message)
+                    if end_stream
+                        && collected.is_none()
+                        && message.bytes.len() <= self.core.shared.limits.grpc_message_bytes_max =>
+                {
                     Some(self.unary(id, *call, message, replies))
                 }
                 _ => self.collect_unary(id, *call, collected, data, end_stream, replies),
@@ -857,7 +918,13 @@ impl Application for Service {
         credit
     }
 
-    fn trailers(&mut self, id: StreamId, stream: &mut Stream, _fields: Fields<'_>, replies: &mut Replies<'_>) {
+    fn trailers(
+        &mut self,
+        id: StreamId,
+        stream: &mut Stream,
+        _fields: Fields<'_>,
+        replies: &mut Replies<'_>,
+    ) {
         // gRPC and our JSON routes give request trailers no meaning: they are an end like any other.
         let _nothing_to_credit = self.data(id, stream, &[], true, replies);
     }

@@ -84,7 +84,13 @@ impl Http1 {
     }
 
     /// Works on what came from elsewhere: the drain, and the cold lane's answer.
-    pub(crate) fn resume(&mut self, core: &Core, hook: &Hook, nothing_left_over: bool, out: &mut Vec<u8>) -> Wants {
+    pub(crate) fn resume(
+        &mut self,
+        core: &Core,
+        hook: &Hook,
+        nothing_left_over: bool,
+        out: &mut Vec<u8>,
+    ) -> Wants {
         if hook.drain.get() && !self.draining {
             self.draining = true;
             self.connection.close_after_current();
@@ -121,7 +127,13 @@ impl Http1 {
     }
 
     /// Works on input; says how much was used.
-    pub(crate) fn receive(&mut self, core: &Core, origin: &Origin, input: &[u8], out: &mut Vec<u8>) -> (usize, Wants) {
+    pub(crate) fn receive(
+        &mut self,
+        core: &Core,
+        origin: &Origin,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Wants) {
         let mut used = 0;
         while used < input.len() {
             let mut service = Service { core, origin, call: None };
@@ -161,12 +173,19 @@ fn speaks_http(input: &[u8]) -> bool {
 }
 
 /// Puts an event of the cold lane into the output; true when the answer is complete.
-fn apply(connection: &mut Connection, call: &mut Call, event: ColdEvent, core: &Core, out: &mut Vec<u8>) -> bool {
+fn apply(
+    connection: &mut Connection,
+    call: &mut Call,
+    event: ColdEvent,
+    core: &Core,
+    out: &mut Vec<u8>,
+) -> bool {
     match event {
         ColdEvent::Head(parts, ends) => {
             let length = parts.headers.get(http::header::CONTENT_LENGTH);
             let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
-            let fields = parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+            let fields =
+                parts.headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
             connection.begin_response(parts.status.as_u16(), fields, length, &core.date.get(), out);
             call.begun = true;
             if ends {
@@ -239,7 +258,8 @@ impl Service<'_> {
         let (answer, hold) = ColdAnswer::new(0, sender);
         if self.core.shared.cold.try_send(ColdCall { request, answer }).is_err() {
             self.core.counters.hit(Cause::ColdLaneFull);
-            let refusal = Refusal::new(503, Code::Unavailable, "Too many requests wait for an answer of this kind");
+            let refusal =
+                Refusal::new(503, Code::Unavailable, "Too many requests wait for an answer of this kind");
             return refuse(reply, &refusal);
         }
         self.core.counters.add(Tally::ColdCalls, 1);
@@ -267,7 +287,11 @@ impl Application for Service<'_> {
                 Accept::Refused(self.turn_down(endpoint, &refusal, reply))
             }
             Route::Hot(endpoint) if endpoint.is_grpc() => {
-                let refusal = Refusal::new(415, Code::Internal, "gRPC needs HTTP/2; over HTTP/1.1 post JSON to /api/v1/ingest");
+                let refusal = Refusal::new(
+                    415,
+                    Code::Internal,
+                    "gRPC needs HTTP/2; over HTTP/1.1 post JSON to /api/v1/ingest",
+                );
                 Accept::Refused(self.turn_down(endpoint, &refusal, reply))
             }
             Route::Hot(endpoint) => match unsuitable(|name| head.field(name)) {
@@ -334,7 +358,11 @@ pub(crate) fn unsuitable<'a>(field: impl Fn(&str) -> Option<&'a [u8]>) -> Option
     (wanted != ACK_LEVEL.as_bytes()).then(|| Refusal::unreachable_ack(wanted))
 }
 
-fn cold_request(head: &RequestHead<'_>, body: &[u8], origin: &Origin) -> Result<Request<ColdBody>, http::Error> {
+fn cold_request(
+    head: &RequestHead<'_>,
+    body: &[u8],
+    origin: &Origin,
+) -> Result<Request<ColdBody>, http::Error> {
     let mut headers = HeaderMap::with_capacity(head.fields().len());
     for (name, value) in head.fields() {
         headers.append(HeaderName::from_bytes(name)?, HeaderValue::from_bytes(value)?);

@@ -125,7 +125,10 @@ impl Http2 {
             }
         }
         while out.len() < OUTPUT_BYTES_MAX {
-            let event = self.next.take().or_else(|| service.events().and_then(|events: &mut ColdEvents| events.try_recv().ok()));
+            let event = self
+                .next
+                .take()
+                .or_else(|| service.events().and_then(|events: &mut ColdEvents| events.try_recv().ok()));
             let Some((id, event)) = event else { break };
             if let Some((stream, mut replies)) = connection.stream(StreamId::new(id), out) {
                 service.answer(StreamId::new(id), stream, event, &mut replies);
@@ -160,7 +163,13 @@ impl Http2 {
     }
 
     /// Works on input; says how much was used.
-    pub(crate) fn receive(&mut self, core: &Core, input: &[u8], now_ms: u64, out: &mut Vec<u8>) -> (usize, Wants) {
+    pub(crate) fn receive(
+        &mut self,
+        core: &Core,
+        input: &[u8],
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> (usize, Wants) {
         match self.connection.receive(input, now_ms, &mut self.service, out) {
             Ok(used) => {
                 self.return_credit(out);

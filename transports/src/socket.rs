@@ -6,7 +6,10 @@
 //! time without losing bytes, and an answer leaves at once instead of at the next submission.
 #![allow(unsafe_code)]
 
-use std::{io, os::fd::{AsRawFd, BorrowedFd}};
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
 
 use monoio::net::TcpStream;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};

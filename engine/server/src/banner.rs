@@ -43,7 +43,11 @@ impl Banner<'_> {
 
     /// A few lines for people.
     pub fn print(&self) {
-        println!("tidegate {} is ready after {:.0} ms", env!("CARGO_PKG_VERSION"), self.took.as_secs_f64() * 1e3);
+        println!(
+            "tidegate {} is ready after {:.0} ms",
+            env!("CARGO_PKG_VERSION"),
+            self.took.as_secs_f64() * 1e3
+        );
         for (role, address) in self.listeners {
             let speaks = match role {
                 Role::Gateway => "public API: HTTP/1.1, HTTP/2, gRPC",
@@ -54,7 +58,10 @@ impl Banner<'_> {
             };
             println!("  {:<10} {:<22} {speaks}", role.name(), address.to_string());
         }
-        println!("  {:<10} {} x {} threads, one front end and one worker each", "cores", self.cores, self.driver);
+        println!(
+            "  {:<10} {} x {} threads, one front end and one worker each",
+            "cores", self.cores, self.driver
+        );
         println!(
             "  {:<10} memory, {} messages; \"accepted\" means queued: it does not survive a crash",
             "queue", self.queue_size
@@ -68,7 +75,9 @@ impl Banner<'_> {
             println!("  curl http://localhost:{port}/status");
         }
         if let Some(port) = self.port(Role::Grpc).or_else(|| self.port(Role::Gateway)) {
-            println!("  grpcurl -plaintext -d '{{\"source\":\"test\",\"data\":\"Hello gRPC\"}}' localhost:{port} IngestService/Ingest");
+            println!(
+                "  grpcurl -plaintext -d '{{\"source\":\"test\",\"data\":\"Hello gRPC\"}}' localhost:{port} IngestService/Ingest"
+            );
         }
         println!("stop with Ctrl-C: what was accepted is finished first.\n");
     }

@@ -63,7 +63,8 @@ fn resolve(arguments: &RunArguments) -> Result<Option<Resolved>> {
         Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).context(".env cannot be read"),
     }
-    let real = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let real = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     environment.extend(real);
     let file = arguments.config.clone().or_else(|| Some(default_file()).filter(|path| path.exists()));
     let layers = Layers { file, environment, flags: arguments.flags()? };
@@ -106,7 +107,13 @@ fn config(action: ConfigAction) -> Result<ExitCode> {
             println!("  default  {}", found.default);
             println!("  means    {}", found.text);
             println!("  values   {}", expectation(found.kind));
-            println!("  set by   --set {}=…, environment {}, [{}] {} = … in the file", found.path, variables.join(" or "), found.table(), found.name());
+            println!(
+                "  set by   --set {}=…, environment {}, [{}] {} = … in the file",
+                found.path,
+                variables.join(" or "),
+                found.table(),
+                found.name()
+            );
             Ok(ExitCode::SUCCESS)
         }
         ConfigAction::Print { defaults: true, .. } => {

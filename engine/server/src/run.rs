@@ -75,7 +75,9 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     .context("the core threads cannot be started")?;
     let views = fleet.fronts.iter().zip(&fleet.engines);
     let house = Arc::new(House {
-        cores: views.map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() }).collect(),
+        cores: views
+            .map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() })
+            .collect(),
         queue_capacity: queue_size,
         processor: addresses.iter().find(|(role, _)| *role == Role::Processor).map(|(_, address)| *address),
         probe_token,
@@ -87,7 +89,8 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     health.know(Arc::clone(&house));
     start_cold_lane(calls, house)?;
 
-    let banner = Banner { listeners: &addresses, driver: driver.name(), cores, queue_size, took: started.elapsed() };
+    let banner =
+        Banner { listeners: &addresses, driver: driver.name(), cores, queue_size, took: started.elapsed() };
     if settings.log_json {
         banner.log();
     } else {
@@ -102,7 +105,11 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
 fn core_count(wanted: usize) -> usize {
     let there = thread::available_parallelism().map_or(1, usize::from);
     if wanted > there {
-        tracing::info!(wanted, there, "engine.cores (PROCESSOR_WORKERS) is more than this machine has: using what is there");
+        tracing::info!(
+            wanted,
+            there,
+            "engine.cores (PROCESSOR_WORKERS) is more than this machine has: using what is there"
+        );
     }
     if wanted == 0 { there } else { wanted.min(there) }
 }
@@ -205,7 +212,10 @@ fn wait_for_the_end(fleet: &Fleet, mut signals: Signals) -> Result<()> {
         match asked.recv_timeout(Duration::from_millis(250)) {
             Ok(signal) => {
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
-                tracing::info!(signal = name, "draining: readiness is 503, nothing new is accepted, open requests are finished");
+                tracing::info!(
+                    signal = name,
+                    "draining: readiness is 503, nothing new is accepted, open requests are finished"
+                );
                 return Ok(());
             }
             Err(RecvTimeoutError::Timeout) if fleet.has_ended() => {

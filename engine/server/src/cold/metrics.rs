@@ -3,16 +3,32 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::{Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector, proto::MetricFamily};
+use prometheus::{
+    Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector, proto::MetricFamily,
+};
 use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
 
 use super::{families::Family, house::House};
 
 /// gRPC code names as `grpc_code` labels, by number.
 const CODE_NAMES: [&str; GRPC_CODES] = [
-    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists",
-    "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented",
-    "Internal", "Unavailable", "DataLoss", "Unauthenticated",
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
 ];
 
 /// The whole page and its content type.
@@ -53,7 +69,8 @@ fn ingest_status(endpoint: Endpoint, outcome: usize) -> &'static str {
 fn hot(house: &House) -> impl Iterator<Item = (Role, Endpoint, usize, Durations)> {
     let all = Role::ALL.into_iter().flat_map(move |role| {
         Endpoint::all().flat_map(move |endpoint| {
-            (0..GRPC_CODES).map(move |outcome| (role, endpoint, outcome, house.durations(role, endpoint, outcome)))
+            (0..GRPC_CODES)
+                .map(move |outcome| (role, endpoint, outcome, house.durations(role, endpoint, outcome)))
         })
     });
     all.filter(|(.., durations)| durations.count() > 0)
@@ -69,14 +86,20 @@ fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
             by_status.entry(ingest_status(endpoint, outcome)).or_default().merge(&durations);
         }
     }
-    let mut requests = Family::counter("ingest_requests_total", "Requests that bring messages in, by outcome.");
+    let mut requests =
+        Family::counter("ingest_requests_total", "Requests that bring messages in, by outcome.");
     let mut durations = Family::histogram(
         "ingest_request_duration_seconds",
         "From the read that completed a request to its answer being given to the socket.",
     );
     for (status, taken) in &by_status {
         requests.add_count(&[("status", status)], taken.count());
-        durations.add_distribution(&[("status", status)], &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+        durations.add_distribution(
+            &[("status", status)],
+            &DURATION_BOUNDS,
+            &taken.buckets,
+            taken.sum_seconds,
+        );
     }
     let totals = house.totals();
     let messages = Family::counter("ingest_messages_processed_total", "Messages at the ingest stage.")
@@ -98,17 +121,26 @@ fn processor(house: &House, families: &mut Vec<MetricFamily>) {
     for core in &house.cores {
         taken.merge(&core.front.processing());
     }
-    duration.add_distribution(&[("status", "processed")], &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+    duration.add_distribution(
+        &[("status", "processed")],
+        &DURATION_BOUNDS,
+        &taken.buckets,
+        taken.sum_seconds,
+    );
     families.extend(
         [
             Family::counter("processor_messages_total", "Messages that workers finished.")
                 .count(&[("status", "processed")], totals.processed)
                 .count(&[("status", "error")], totals.errors),
-            Family::counter("messages_processed_total", "Alias of processor_messages_total{status=\"processed\"}.")
-                .count(&[], totals.processed),
+            Family::counter(
+                "messages_processed_total",
+                "Alias of processor_messages_total{status=\"processed\"}.",
+            )
+            .count(&[], totals.processed),
             Family::gauge("processor_worker_pool_size", "Workers: one per core thread.").level(&[], workers),
             Family::gauge("worker_pool_active", "Alias of processor_worker_pool_size.").level(&[], workers),
-            Family::gauge("processor_queue_size", "Messages accepted and not yet finished.").level(&[], in_queue),
+            Family::gauge("processor_queue_size", "Messages accepted and not yet finished.")
+                .level(&[], in_queue),
             Family::gauge("queue_size", "Alias of processor_queue_size.").level(&[], in_queue),
             Family::gauge("queue_current_size", "Alias of processor_queue_size.").level(&[], in_queue),
             Family::gauge("queue_capacity", "Messages that may be in flight, over all cores.")
@@ -148,7 +180,9 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
             match ingest_status(endpoint, outcome) {
                 _ if !endpoint.is_ingest() => {}
                 "success" => *upstream.entry((service, "success")).or_default() += durations.count(),
-                "service_unavailable" => *upstream.entry((service, "error")).or_default() += durations.count(),
+                "service_unavailable" => {
+                    *upstream.entry((service, "error")).or_default() += durations.count()
+                }
                 _ => {}
             }
         }
@@ -164,7 +198,8 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
         let whose = if name == "http" { "on every port" } else { "on the public API's port" };
         let prefix = if name == "http" { "http_request" } else { "gateway_request" };
         let mut count = Family::counter(&format!("{prefix}s_total"), &format!("Requests {whose}."));
-        let mut time = Family::histogram(&format!("{prefix}_duration_seconds"), &format!("Their durations, {whose}."));
+        let mut time =
+            Family::histogram(&format!("{prefix}_duration_seconds"), &format!("Their durations, {whose}."));
         for ((method, endpoint, status), taken) in series {
             let labels = [("method", method.as_str()), ("endpoint", endpoint), ("status", status)];
             count.add_count(&labels, taken.count());
@@ -172,15 +207,16 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
         }
         families.extend([count, time].into_iter().filter_map(Family::finish));
     }
-    let mut handed =
-        Family::counter("gateway_upstream_requests_total", "Requests the public API handed to the next stage.");
+    let mut handed = Family::counter(
+        "gateway_upstream_requests_total",
+        "Requests the public API handed to the next stage.",
+    );
     for ((service, status), count) in upstream {
         handed.add_count(&[("service", service), ("status", status)], count);
     }
     let mut handled = Family::counter("grpc_server_handled_total", "RPCs finished, by code.");
     for ((service, method, code), count) in grpc {
-        handled
-            .add_count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], count);
+        handled.add_count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], count);
     }
     families.extend([handed, handled].into_iter().filter_map(Family::finish));
 }
@@ -188,12 +224,15 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
 fn own(house: &House, families: &mut Vec<MetricFamily>) {
     let opened = house.tally(Tally::ConnectionsOpened);
     let open = opened.saturating_sub(house.tally(Tally::ConnectionsClosed));
-    let mut per_core = Family::counter("tidegate_core_messages_processed_total", "Messages each core's worker finished.");
+    let mut per_core =
+        Family::counter("tidegate_core_messages_processed_total", "Messages each core's worker finished.");
     for (number, core) in house.cores.iter().enumerate() {
         per_core.add_count(&[("core", &number.to_string())], core.engine.snapshot().processed);
     }
-    let mut limits =
-        Family::counter("tidegate_limit_hits_total", "Connections or requests cut short by a limit, by reason.");
+    let mut limits = Family::counter(
+        "tidegate_limit_hits_total",
+        "Connections or requests cut short by a limit, by reason.",
+    );
     for cause in Cause::ALL {
         limits.add_count(&[("reason", cause.label())], house.hits(*cause));
     }

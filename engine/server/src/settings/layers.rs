@@ -186,12 +186,14 @@ impl Layers {
         let mut named: Vec<(String, Value)> = Vec::new();
         for name in key.variables.iter().copied().chain([own.as_str()]) {
             let text = match name {
-                "SERVER_HOST+SERVER_PORT" => match (self.variable("SERVER_HOST"), self.variable("SERVER_PORT")) {
-                    (None, None) => None,
-                    (host, port) => {
-                        Some(format!("{}:{}", host.unwrap_or("0.0.0.0"), port.unwrap_or("8080")))
+                "SERVER_HOST+SERVER_PORT" => {
+                    match (self.variable("SERVER_HOST"), self.variable("SERVER_PORT")) {
+                        (None, None) => None,
+                        (host, port) => {
+                            Some(format!("{}:{}", host.unwrap_or("0.0.0.0"), port.unwrap_or("8080")))
+                        }
                     }
-                },
+                }
                 // An unqualified GRPC_PORT moves 50051 alone (contracts: "Listeners are sets"); a lone gRPC server
                 // has no other.
                 "GRPC_PORT" if part != Part::GrpcServer => {
@@ -236,9 +238,10 @@ impl Layers {
             if name == "TIDEGATE_CONFIG" || KEYS.iter().any(|key| key.own_variable() == *name) {
                 continue;
             }
-            let meant = KEYS.iter().map(Key::own_variable).max_by(|a, b| {
-                strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b))
-            });
+            let meant = KEYS
+                .iter()
+                .map(Key::own_variable)
+                .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
             problems.push(Problem(format!(
                 "variable {name}: there is no such setting; did you mean {}?",
                 meant.unwrap_or_default()
@@ -317,7 +320,8 @@ mod tests {
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> Layers {
-        let environment = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment =
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Layers { environment, ..Layers::default() }
     }
 
@@ -352,7 +356,8 @@ mod tests {
 
     #[test]
     fn a_listener_binds_the_union_of_the_addresses_its_variables_name() {
-        let layers = environment(&[("API_PORT", "8080"), ("SERVER_PORT", "9000"), ("SERVER_ADDRESS", ":8080")]);
+        let layers =
+            environment(&[("API_PORT", "8080"), ("SERVER_PORT", "9000"), ("SERVER_ADDRESS", ":8080")]);
         let settings = layers.resolve(Part::All).unwrap().settings;
         let shown: Vec<String> = settings.gateway.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["[::]:8080", "0.0.0.0:9000"]);

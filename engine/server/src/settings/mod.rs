@@ -83,7 +83,9 @@ pub fn commented_defaults() -> String {
         }
         let mut variables: Vec<String> = key.variables.iter().map(|name| (*name).to_owned()).collect();
         variables.push(key.own_variable());
-        for line in wrapped(&format!("({}. Environment: {})", expectation(key.kind), variables.join(", ")), 105) {
+        for line in
+            wrapped(&format!("({}. Environment: {})", expectation(key.kind), variables.join(", ")), 105)
+        {
             text.push_str(&format!("# {line}\n"));
         }
         text.push_str(&format!("{} = {}\n", key.name(), key.default));
@@ -113,7 +115,8 @@ mod tests {
 
     #[test]
     fn the_committed_file_shows_exactly_the_defaults() {
-        let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tidegate.toml")).unwrap();
+        let committed =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tidegate.toml")).unwrap();
         assert_eq!(
             committed,
             commented_defaults(),

@@ -92,9 +92,10 @@ pub(super) fn shown(value: &Value) -> String {
 }
 
 fn whole(number: Num) -> Option<u64> {
-    number.to_u128().and_then(|number| u64::try_from(number).ok()).or_else(|| {
-        number.to_i128().and_then(|number| u64::try_from(number).ok())
-    })
+    number
+        .to_u128()
+        .and_then(|number| u64::try_from(number).ok())
+        .or_else(|| number.to_i128().and_then(|number| u64::try_from(number).ok()))
 }
 
 /// What a value of this kind looks like, for errors and for `config explain`.
@@ -133,7 +134,8 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// Go's notation (`1h2m3.5s`, `100ms`) or a bare number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no duration; write it like \"15s\", \"1m30s\", \"100ms\" or as seconds");
+    let wrong =
+        || format!("`{text}` is no duration; write it like \"15s\", \"1m30s\", \"100ms\" or as seconds");
     let text = text.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));
