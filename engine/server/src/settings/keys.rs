@@ -172,7 +172,7 @@ pub const KEYS: &[Key] = &[
         BYTES,
         "268435456",
         &[],
-        "Bytes of message bodies over 16 KiB that may be in the queue, over all cores. Full: as queue.size.",
+        "Bytes of messages that may be in the queue, over all cores; each core takes at least one message of the largest size. Full: as queue.size.",
     ),
     key(
         "limits.http_body_bytes_max",

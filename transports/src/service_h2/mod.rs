@@ -3,21 +3,19 @@
 //! A request that lies whole in one DATA frame is decoded where it lies. One that comes in pieces is collected, a
 //! stream of messages is taken message by message, and when the queue is full its window is not given back.
 
+mod bridge;
+
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
-use tokio::sync::mpsc;
 
+use self::bridge::{Cold, ColdHead, cold_head};
 use crate::{
     answer::{Refusal, ingested},
-    cold::{
-        Arrival, ColdAnswer, ColdBody, ColdCall, ColdEvent, ColdEventSender, ColdEvents, ColdHold, Piece,
-        PieceSender,
-    },
+    cold::{ColdEventSender, ColdEvents, Piece},
     connection::Origin,
     core::{ACK_LEVEL, Core},
-    counters::{Cause, Tally, status_index},
+    counters::{Cause, status_index},
     grpc::{Code, Deframer, Encoding, Message, PREFIX_BYTES, Status, Take, parse_timeout},
     grpc_answer::{Failure, fail, is_grpc, push_status, unary_answer, whole_message},
     h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
@@ -52,14 +50,6 @@ pub(crate) struct Call {
     streaming: bool,
     encoding: Encoding,
     timeout: Option<Duration>,
-}
-
-/// The head of a request for the cold lane.
-pub(crate) struct ColdHead {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    grpc: bool,
 }
 
 /// An open stream.
@@ -106,17 +96,6 @@ pub(crate) struct Streaming {
     withheld: usize,
     stalled: bool,
     ended: bool,
-}
-
-/// A call the cold lane works on.
-pub(crate) struct Cold {
-    hold: ColdHold,
-    body: Option<PieceSender>,
-    begun: bool,
-    grpc: bool,
-    head_only: bool,
-    /// Bytes of its answer that were queued and not yet given back as credit.
-    owed: usize,
 }
 
 /// Serves the streams of one connection.
@@ -564,132 +543,6 @@ impl Service {
         }
     }
 
-    /// Passes a request to the cold lane: with its whole body, or for gRPC with one that is still arriving.
-    fn pass_on(
-        &mut self,
-        id: StreamId,
-        head: &ColdHead,
-        whole: Option<Bytes>,
-        replies: &mut Replies<'_>,
-    ) -> Stream {
-        let (sender, _) = self.events.get_or_insert_with(mpsc::unbounded_channel);
-        let (body, pieces) = match whole {
-            Some(bytes) => (ColdBody::whole(bytes), None),
-            None => {
-                let (pieces, body) = ColdBody::pieces(id.get(), sender.clone());
-                (body, Some(pieces))
-            }
-        };
-        let mut request = Request::new(body);
-        *request.method_mut() = head.method.clone();
-        *request.uri_mut() = head.uri.clone();
-        *request.headers_mut() = head.headers.clone();
-        *request.version_mut() = http::Version::HTTP_2;
-        request.extensions_mut().insert(Arrival { role: self.origin.role, peer: self.origin.peer });
-        let (answer, hold) = ColdAnswer::new(id.get(), sender.clone());
-        if self.core.shared.cold.try_send(ColdCall { request, answer }).is_err() {
-            self.core.counters.hit(Cause::ColdLaneFull);
-            let text = "Too many requests wait for an answer of this kind";
-            if head.grpc {
-                fail(id, &Status::new(Code::Unavailable, text), true, replies);
-            } else {
-                refuse(id, &Refusal::new(503, Code::Unavailable, text), &self.core.date.get(), replies);
-            }
-            return Stream::Answered;
-        }
-        self.core.counters.add(Tally::ColdCalls, 1);
-        self.cold_streams += 1;
-        let head_only = head.method == Method::HEAD;
-        Stream::Cold(Box::new(Cold { hold, body: pieces, begun: false, grpc: head.grpc, head_only, owed: 0 }))
-    }
-
-    /// Puts an event of the cold lane into its stream.
-    pub(crate) fn answer(
-        &mut self,
-        id: StreamId,
-        stream: &mut Stream,
-        event: ColdEvent,
-        replies: &mut Replies<'_>,
-    ) {
-        let Stream::Cold(cold) = &mut *stream else { return };
-        let done = match event {
-            ColdEvent::Head(parts, ends) => {
-                let mut block = Block::new(parts.status.as_u16());
-                for (name, value) in &parts.headers {
-                    // RFC 9113 §8.2.2: these speak of a connection, and HTTP/2 has its own.
-                    if !matches!(name.as_str(), "connection" | "keep-alive" | "transfer-encoding" | "upgrade")
-                    {
-                        block.push(name.as_str().as_bytes(), value.as_bytes());
-                    }
-                }
-                if !cold.grpc {
-                    block.push(b"date", &self.core.date.get());
-                }
-                let ends = ends || cold.head_only;
-                replies.head(id, &block, ends);
-                cold.begun = true;
-                ends
-            }
-            ColdEvent::Data(bytes) => {
-                // The credit is no larger than the stream's queue, so it always takes all.
-                let taken = replies.data(id, &bytes, false);
-                cold.owed += bytes.len();
-                if taken < bytes.len() {
-                    replies.reset(id, ErrorCode::INTERNAL_ERROR);
-                }
-                taken < bytes.len()
-            }
-            ColdEvent::End(trailers) => {
-                match trailers {
-                    Some(trailers) => {
-                        let mut block = Block::trailers();
-                        for (name, value) in &trailers {
-                            block.push(name.as_str().as_bytes(), value.as_bytes());
-                        }
-                        replies.trailers(id, &block);
-                    }
-                    None => {
-                        let _nothing = replies.data(id, &[], true);
-                    }
-                }
-                true
-            }
-            ColdEvent::Failed => {
-                let text = "The request could not be answered";
-                match (cold.begun, cold.grpc) {
-                    (true, _) => replies.reset(id, ErrorCode::INTERNAL_ERROR),
-                    (false, true) => fail(id, &Status::new(Code::Internal, text), false, replies),
-                    (false, false) => {
-                        refuse(id, &Refusal::new(500, Code::Internal, text), &self.core.date.get(), replies);
-                    }
-                }
-                true
-            }
-            ColdEvent::Taken(bytes) => {
-                replies.credit(id, bytes);
-                false
-            }
-        };
-        if done {
-            let before = std::mem::replace(stream, Stream::Answered);
-            self.forget(&before);
-        }
-    }
-
-    /// Whether bytes of a stream's answer are on their way whose credit was not given back.
-    pub(crate) fn owes_credit(stream: &Stream) -> bool {
-        matches!(stream, Stream::Cold(cold) if cold.owed > 0)
-    }
-
-    /// Gives credit back for all but the `queued` bytes.
-    pub(crate) fn credit_sent(stream: &mut Stream, queued: usize) {
-        if let Stream::Cold(cold) = stream {
-            let sent = cold.owed.saturating_sub(queued);
-            cold.owed -= sent;
-            cold.hold.sent(sent);
-        }
-    }
-
     fn grpc_head(&self, endpoint: Endpoint, hot: Hot, head: &RequestHead<'_>) -> Head {
         if !is_grpc(head.field(b"content-type")) {
             let text = "content-type: this path takes application/grpc or application/grpc+proto";
@@ -725,22 +578,6 @@ impl Service {
 fn refused_head(endpoint: Option<Endpoint>, refusal: Refusal, head: &RequestHead<'_>) -> Head {
     let beyond = head.content_length().is_some_and(|length| length > DISCARDED_BYTES_MAX as u64);
     Head::Refused { endpoint, refusal, at_once: beyond || head.field(b"expect").is_some() }
-}
-
-fn cold_head(head: &RequestHead<'_>) -> Result<ColdHead, http::Error> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in head.fields() {
-        headers.append(HeaderName::from_bytes(name)?, HeaderValue::from_bytes(value)?);
-    }
-    if let Some(authority) = head.authority() {
-        headers.entry(http::header::HOST).or_insert(HeaderValue::from_bytes(authority)?);
-    }
-    Ok(ColdHead {
-        method: Method::from_bytes(head.method())?,
-        uri: Uri::try_from(head.path())?,
-        grpc: is_grpc(head.field(b"content-type")),
-        headers,
-    })
 }
 
 impl Application for Service {
