@@ -16,7 +16,7 @@ demo: ## Build, start, send this machine's own readings over three protocols, sh
 	$(TARGET)/release/load demo --tidegate $(BINARY)
 
 test: tools ## Run all tests; installs the foreign clients they need
-	$(CARGO) test --workspace --exclude loom-tests --exclude bench-peers
+	$(CARGO) test --workspace --exclude loom-tests
 
 build: ## Build the binary and lay bin/ with the older programs' names
 	$(CARGO) build --release --package tidegate

@@ -1,7 +1,7 @@
 //! The way into the engine: what a front end does with a message it has read.
 
 use engine_core::{
-    Batch, Completions, CounterReader, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of,
+    Batch, Completions, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of,
 };
 
 use crate::{
@@ -89,14 +89,12 @@ pub(crate) struct Lane {
     shard: Shard<AnySink>,
     ids: MessageIds,
     partition: PartitionKey,
-    counters: CounterReader,
     finished: u64,
 }
 
 impl Lane {
     pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey) -> Self {
-        let counters = shard.counters();
-        Self { shard, ids: MessageIds::new(), partition, counters, finished: 0 }
+        Self { shard, ids: MessageIds::new(), partition, finished: 0 }
     }
 
     /// Puts a message into the queue; on success the id it goes by (ours; the caller's is not copied back).
@@ -137,8 +135,7 @@ impl Lane {
     /// One turn of the worker. Returns how many messages its sink finished in it.
     pub(crate) fn work(&mut self) -> (usize, u64) {
         let moved = self.shard.poll();
-        let now = self.counters.snapshot();
-        let before = std::mem::replace(&mut self.finished, now.processed + now.failed);
+        let before = std::mem::replace(&mut self.finished, self.shard.completed());
         (moved, self.finished - before)
     }
 
