@@ -1,8 +1,6 @@
 //! The way into the engine: what a front end does with a message it has read.
 
-use engine_core::{
-    Batch, Completions, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of,
-};
+use engine_core::{Batch, Completions, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of};
 
 use crate::{
     counters::{FrontCounters, Tally},
