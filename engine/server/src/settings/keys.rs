@@ -179,7 +179,7 @@ pub const KEYS: &[Key] = &[
         BYTES,
         "10485760",
         &[],
-        "Largest HTTP body. Larger: 413 before it is read.",
+        "Largest HTTP body. Larger: 413 (HTTP/1.1: before it is read; HTTP/2: up to 16 MiB are dropped first).",
     ),
     key(
         "limits.grpc_message_bytes_max",
