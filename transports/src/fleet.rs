@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use engine_core::{CounterReader, Doorbell, Shard, SlabConfig, mesh};
+use engine_core::{CounterReader, Doorbell, PartitionKey, Shard, SlabConfig, mesh};
 use tokio::sync::watch;
 
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
     counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
     hook::Phase,
-    lane::{AnySink, BoxedSink, Lane, PartitionKey},
+    lane::{AnySink, BoxedSink, Lane},
     limits::Limits,
     listener::Role,
 };

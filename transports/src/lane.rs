@@ -1,6 +1,6 @@
 //! The way into the engine: what a front end does with a message it has read.
 
-use engine_core::{Batch, Completions, MetadataPairs, Record, Refused, Shard, Sink, key_hash, shard_of};
+use engine_core::{Batch, Completions, PartitionKey, Record, Refused, Shard, Sink, key_hash, shard_of};
 
 use crate::{
     counters::{FrontCounters, Tally},
@@ -29,39 +29,6 @@ impl Sink for AnySink {
 impl std::fmt::Debug for AnySink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("AnySink")
-    }
-}
-
-/// What keeps messages together on one core, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum PartitionKey {
-    /// Nothing: a message stays on the core it arrived at.
-    #[default]
-    Arrival,
-    /// The message's source.
-    Source,
-    /// The value of a metadata key; a message without it stays where it arrived.
-    Metadata(String),
-}
-
-impl PartitionKey {
-    /// Reads the setting: empty, `source`, or the name of a metadata key.
-    pub fn from_setting(text: &str) -> Self {
-        match text {
-            "" => PartitionKey::Arrival,
-            "source" => PartitionKey::Source,
-            key => PartitionKey::Metadata(key.to_owned()),
-        }
-    }
-
-    fn hash(&self, message: &Incoming<'_>) -> Option<u64> {
-        match self {
-            PartitionKey::Arrival => None,
-            PartitionKey::Source => Some(key_hash(message.source)),
-            PartitionKey::Metadata(key) => MetadataPairs::new(message.metadata)
-                .find(|(name, _)| *name == key.as_bytes())
-                .map(|(_, value)| key_hash(value)),
-        }
     }
 }
 
@@ -106,7 +73,7 @@ impl Lane {
         unix_ms: u64,
     ) -> Result<MessageId, Refused> {
         let id = self.ids.next(unix_ms);
-        let key = self.partition.hash(message);
+        let key = self.partition.of(message.source, message.metadata).map(key_hash);
         let record = Record {
             id: message.id.unwrap_or(&id),
             source: message.source,
@@ -117,7 +84,7 @@ impl Lane {
                 .unwrap_or_else(|| i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)),
             key_hash: key.unwrap_or_default(),
             kind,
-            reply_token: 0,
+            ..Record::default()
         };
         let core = key.map_or(self.shard.core(), |key| shard_of(key, self.shard.cores()));
         match self.shard.submit(core, &record) {

@@ -40,7 +40,7 @@ pub use crate::{
     counters::{Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally},
     driver::{Driver, DriverChoice, choose},
     fleet::{Farewell, Fleet, Plan},
-    lane::{BoxedSink, PartitionKey},
+    lane::BoxedSink,
     limits::Limits,
     listener::{Role, bind},
     routes::{ENDPOINTS, Endpoint, Row},

@@ -54,9 +54,44 @@ pub struct Record<'a> {
     pub key_hash: u64,
     /// What kind of message it is; a number that the front ends and the worker agree on.
     pub kind: u8,
+    /// How safe it must be before its sender is told.
+    pub level: AckLevel,
+    /// Whether the id is the sender's own, so that a repeat of it is the same message again.
+    pub once: bool,
     /// Handed back by [`Shard::take_replies`](crate::Shard::take_replies) when the message is completed.
     /// 0: nobody waits for it.
     pub reply_token: u64,
+}
+
+/// How safe a message is when its sender is told that it was accepted; ordered by what it survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AckLevel {
+    /// In a bounded queue of this process.
+    #[default]
+    Queued,
+    /// In the embedded log, and fdatasync returned.
+    Durable,
+    /// The broker acknowledged it; of several, as the strategy says.
+    Delivered,
+}
+
+impl AckLevel {
+    /// All levels, in order.
+    pub const ALL: [AckLevel; 3] = [AckLevel::Queued, AckLevel::Durable, AckLevel::Delivered];
+
+    /// The level's name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            AckLevel::Queued => "queued",
+            AckLevel::Durable => "durable",
+            AckLevel::Delivered => "delivered",
+        }
+    }
+
+    /// The level of this name.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name().as_bytes() == name)
+    }
 }
 
 /// Blocks of one length.
@@ -215,6 +250,8 @@ struct Header {
     generation: NonZeroU32,
     class: u8,
     kind: u8,
+    level: AckLevel,
+    once: bool,
 }
 
 const _: () = assert!(size_of::<Header>() == HEADER_BYTES);
@@ -449,6 +486,8 @@ impl SlabOwner {
                     generation,
                     class: place.class as u8,
                     kind: record.kind,
+                    level: record.level,
+                    once: record.once,
                 });
                 generation
             }
@@ -674,6 +713,35 @@ impl<'a> RecordView<'a> {
     #[inline]
     pub fn kind(&self) -> u8 {
         self.header.kind
+    }
+
+    /// How safe it must be before its sender is told.
+    #[inline]
+    pub fn level(&self) -> AckLevel {
+        self.header.level
+    }
+
+    /// Whether a repeat of its id is the same message again.
+    #[inline]
+    pub fn once(&self) -> bool {
+        self.header.once
+    }
+
+    /// The record, borrowed from its slot.
+    #[inline]
+    pub fn record(&self) -> Record<'a> {
+        Record {
+            id: self.id(),
+            source: self.source(),
+            payload: self.payload(),
+            metadata: self.metadata_bytes(),
+            timestamp_seconds: self.header.timestamp_seconds,
+            key_hash: self.header.key_hash,
+            kind: self.header.kind,
+            level: self.header.level,
+            once: self.header.once,
+            reply_token: self.header.reply_token,
+        }
     }
 
     /// Whether somebody waits for its completion.

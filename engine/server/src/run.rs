@@ -13,13 +13,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use engine_core::{MemorySink, Prefix};
+use engine_core::{MemorySink, PartitionKey, Prefix};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
 use tonic::service::Routes;
-use transports::{Driver, Fleet, PartitionKey, Plan, Role, bind, choose};
+use transports::{Driver, Fleet, Plan, Role, bind, choose};
 
 use crate::{
     banner::Banner,

@@ -10,7 +10,7 @@ use tidegate_proto::{
     compat,
     diplom::v1::{IngestRequest, IngestResponse},
 };
-use transports::PartitionKey;
+use engine_core::PartitionKey;
 
 use crate::harness::{H2Peer, TestFleet, Worked, framed, on_runtime, post};
 

@@ -22,7 +22,7 @@ use http::{HeaderMap, Request, StatusCode};
 use parking_lot::Mutex;
 use serde_json::Value;
 use transports::{
-    BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, PartitionKey, Plan, Role, Tally, bind, choose,
+    BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, Plan, Role, Tally, bind, choose,
     cold::{ColdReceiver, bridge},
 };
 

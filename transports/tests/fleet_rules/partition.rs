@@ -3,7 +3,7 @@
 use std::{collections::HashMap, thread};
 
 use serde_json::json;
-use transports::PartitionKey;
+use engine_core::PartitionKey;
 
 use crate::harness::{H2Peer, TestFleet, Worked, on_runtime};
 

@@ -1,0 +1,1 @@
+//! The embedded durable log: per-shard segments with group commit.
