@@ -1,19 +1,25 @@
 //! What a hot route answers, before it is put into HTTP/1.1, HTTP/2 or gRPC.
 
-use std::{borrow::Cow, fmt::Write};
+use std::{borrow::Cow, io::Write};
 
-use engine_core::Refused;
+use engine_core::{AckLevel, Outcome, Refused, Rejection};
 
-use crate::{core::ACK_LEVEL, grpc::Code, lane::MessageId, message_id::MESSAGE_ID_BYTES};
+use crate::{
+    grpc::Code,
+    message::{write_error, write_json_text},
+    message_id::MESSAGE_ID_BYTES,
+    terms::AckPolicy,
+    waiting::{MessageId, Settled},
+};
 
 const INGESTED_START: &[u8] = br#"{"messageId":""#;
 const INGESTED_END: &[u8] = br#"","status":"accepted","ack":"queued"}"#;
 
-/// Length of the body of a successful ingest.
+/// Length of the body of an ingest that is answered at once.
 pub(crate) const INGESTED_BYTES: usize = INGESTED_START.len() + MESSAGE_ID_BYTES + INGESTED_END.len();
 
-/// The body of a successful ingest.
-pub(crate) fn ingested(id: &MessageId) -> [u8; INGESTED_BYTES] {
+/// The body of an ingest that is answered at once.
+pub(crate) fn ingested(id: &[u8; MESSAGE_ID_BYTES]) -> [u8; INGESTED_BYTES] {
     let mut body = [0; INGESTED_BYTES];
     let (start, rest) = body.split_at_mut(INGESTED_START.len());
     let (middle, end) = rest.split_at_mut(MESSAGE_ID_BYTES);
@@ -21,6 +27,88 @@ pub(crate) fn ingested(id: &MessageId) -> [u8; INGESTED_BYTES] {
     middle.copy_from_slice(id);
     end.copy_from_slice(INGESTED_END);
     body
+}
+
+/// What a message that was waited for has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    pub(crate) level: AckLevel,
+    /// The shard whose log the offset belongs to.
+    pub(crate) shard: usize,
+    pub(crate) offset: Option<u64>,
+    pub(crate) duplicate: bool,
+}
+
+impl Reached {
+    /// Reads the outcome; what is no success says why.
+    pub(crate) fn of(settled: &Settled, policy: &AckPolicy) -> Result<Self, Refusal> {
+        let shard = settled.shard;
+        let refusal = match settled.outcome {
+            Some(Outcome::Processed) => {
+                return Ok(Self { level: AckLevel::Queued, shard, offset: None, duplicate: false });
+            }
+            Some(Outcome::Stored(receipt)) => {
+                let (level, offset) = (receipt.level, receipt.offset());
+                return Ok(Self { level, shard, offset, duplicate: receipt.duplicate });
+            }
+            Some(Outcome::Failed) => Refusal::new(
+                422,
+                Code::FailedPrecondition,
+                "the message was accepted, but the processing step gave it up",
+            ),
+            Some(Outcome::Rejected(Rejection::Conflict)) => Refusal::new(
+                409,
+                Code::AlreadyExists,
+                "another message with this id was accepted before; nothing was stored",
+            ),
+            Some(Outcome::Rejected(Rejection::Refused { sides })) => Refusal::new(
+                422,
+                Code::FailedPrecondition,
+                format!(
+                    "refused for ever by {}; the message is among the dead letters (tidegate dlq list says why)",
+                    policy.names(sides)
+                ),
+            ),
+            Some(Outcome::Rejected(Rejection::Unavailable { sides, stored: 0 })) => Refusal::new(
+                503,
+                Code::Unavailable,
+                format!("not accepted: {} cannot take it now", policy.names(sides)),
+            ),
+            Some(Outcome::Rejected(Rejection::Unavailable { sides, stored })) => Refusal::new(
+                503,
+                Code::Unavailable,
+                format!(
+                    "not accepted by all: {} cannot take it now, {} has it; the same Idempotency-Key sends it only where it is missing",
+                    policy.names(sides),
+                    policy.names(stored)
+                ),
+            ),
+            None => Refusal::new(
+                504,
+                Code::DeadlineExceeded,
+                "unknown: not acknowledged within ack.timeout, it may still be stored; send it again with the same Idempotency-Key",
+            ),
+        };
+        Err(refusal)
+    }
+}
+
+/// Appends the body of an ingest that was waited for.
+pub(crate) fn write_stored(out: &mut Vec<u8>, id: &MessageId, reached: &Reached) {
+    out.extend_from_slice(br#"{"messageId":"#);
+    // Ours are ASCII, and so are keys; an id from a JSON body was UTF-8 there.
+    write_json_text(out, &String::from_utf8_lossy(id.as_bytes()));
+    out.extend_from_slice(br#","status":"accepted","ack":""#);
+    out.extend_from_slice(reached.level.name().as_bytes());
+    out.push(b'"');
+    if let Some(offset) = reached.offset {
+        // Writing to a Vec cannot fail.
+        let _ = write!(out, r#","shard":{},"offset":{offset}"#, reached.shard);
+    }
+    if reached.duplicate {
+        out.extend_from_slice(br#","duplicate":true"#);
+    }
+    out.push(b'}');
 }
 
 /// A request that is turned down: why, in the words of each protocol.
@@ -53,42 +141,16 @@ impl Refusal {
         Self::new(413, Code::ResourceExhausted, text)
     }
 
-    /// An ack level this queue cannot reach.
-    pub(crate) fn unreachable_ack(wanted: &[u8]) -> Self {
-        let wanted = String::from_utf8_lossy(wanted);
-        let text = match &*wanted {
-            "durable" | "delivered" => format!(
-                "tidegate-ack: the level `{wanted}` cannot be reached with queue.type = memory; `{ACK_LEVEL}` can"
-            ),
-            _ => format!("tidegate-ack: there is no level `{wanted}`; give queued, durable or delivered"),
-        };
-        Self::new(400, Code::FailedPrecondition, text)
-    }
-
     /// Whether it is worth trying again, after this many seconds.
     pub(crate) fn retry_after_seconds(&self) -> Option<u32> {
         (self.status == 503).then_some(1)
     }
 
     /// The JSON body.
-    pub(crate) fn json(&self) -> String {
-        let mut text = String::with_capacity(self.text.len() + 64);
-        text.push_str(r#"{"status":"error","error":""#);
-        for c in self.text.chars() {
-            match c {
-                '"' => text.push_str("\\\""),
-                '\\' => text.push_str("\\\\"),
-                '\n' => text.push_str("\\n"),
-                c if c.is_control() => {
-                    // Writing to a String cannot fail.
-                    let _ = write!(text, "\\u{:04x}", u32::from(c));
-                }
-                c => text.push(c),
-            }
-        }
-        // Writing to a String cannot fail.
-        let _ = write!(text, r#"","code":"{}"}}"#, self.code.name());
-        text
+    pub(crate) fn json(&self) -> Vec<u8> {
+        let mut body = Vec::with_capacity(self.text.len() + 64);
+        write_error(&mut body, &self.text, self.code.name());
+        body
     }
 }
 
@@ -126,9 +188,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_was_waited_for_says_where_the_message_is() {
+        let mut body = Vec::new();
+        let reached = Reached { level: AckLevel::Durable, shard: 1, offset: Some(17), duplicate: true };
+        write_stored(&mut body, &MessageId::Theirs(b"a\"b"[..].into()), &reached);
+        let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let expected = serde_json::json!({
+            "messageId": "a\"b", "status": "accepted", "ack": "durable", "shard": 1, "offset": 17, "duplicate": true
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
     fn a_refusal_quotes_what_it_cites() {
         let refusal = Refusal::new(400, Code::InvalidArgument, "expected `\"` \u{1}");
-        let value: serde_json::Value = serde_json::from_str(&refusal.json()).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&refusal.json()).unwrap();
         assert_eq!(value["error"], "expected `\"` \u{1}");
         assert_eq!(value["code"], "INVALID_ARGUMENT");
     }

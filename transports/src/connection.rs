@@ -272,7 +272,9 @@ impl Connection {
         let mut wants = match &mut self.protocol {
             Protocol::Unknown if self.hook.grace_is_over() => Wants::Close,
             Protocol::Unknown => Wants::Input,
-            Protocol::Http1(http1) => http1.resume(core, &self.hook, self.leftover.is_empty(), out),
+            Protocol::Http1(http1) => {
+                http1.resume(core, &self.origin, &self.hook, self.leftover.is_empty(), out)
+            }
             Protocol::Http2(http2) => http2.resume(&self.hook, nudged, now_ms, out),
         };
         if wants != Wants::Input {
@@ -302,7 +304,7 @@ impl Connection {
         let used = match &mut self.protocol {
             Protocol::Unknown => 0,
             Protocol::Http1(http1) => {
-                let (used, after) = http1.receive(core, &self.origin, bytes, out);
+                let (used, after) = http1.receive(core, &self.origin, &self.hook, bytes, out);
                 wants = after;
                 used
             }
@@ -328,7 +330,7 @@ impl Connection {
         if bytes[..compared] != PREFACE[..compared] {
             self.protocol = Protocol::Http1(Box::new(Http1::new(&core.shared.limits)));
         } else if compared == PREFACE.len() {
-            self.protocol = Protocol::Http2(Box::new(Http2::new(core, &self.origin)));
+            self.protocol = Protocol::Http2(Box::new(Http2::new(core, &self.origin, &self.hook)));
         }
     }
 

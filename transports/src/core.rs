@@ -11,6 +11,7 @@ use std::{
     time::SystemTime,
 };
 
+use engine_core::AckLevel;
 use parking_lot::Mutex;
 
 use crate::{
@@ -22,10 +23,12 @@ use crate::{
     h1,
     h2::{self, Block},
     hook::Hook,
-    lane::{Incoming, Lane, MessageId, count_offer},
+    lane::{Accepted, Incoming, Lane, count_offer},
     limits::Limits,
     listener::Role,
     session_h2,
+    terms::{AckPolicy, Terms},
+    waiting::Caller,
 };
 
 /// The body of `/health` and `/livez`, rendered by the binary: it knows what there is to be healthy about.
@@ -39,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) health: Arc<dyn Health>,
     pub(crate) cold: ColdSender,
+    /// What accepting a message can mean.
+    pub(crate) acks: AckPolicy,
     /// Marks the messages of our own probe.
     pub(crate) probe_token: String,
     /// Connections open over all cores.
@@ -51,14 +56,11 @@ pub(crate) struct Shared {
 /// Answers that are the same every time, encoded once a second for the date's sake.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    /// HTTP/2 `200` with JSON, the ack level and the date.
+    /// HTTP/2 `200` with JSON, the level `queued` and the date.
     pub(crate) h2_ingested: Block,
     /// HTTP/2 `202` without a body.
     pub(crate) h2_enqueued: Block,
 }
-
-/// The level that this build's queue reaches.
-pub(crate) const ACK_LEVEL: &str = "queued";
 
 /// Everything a connection of this core needs.
 pub(crate) struct Core {
@@ -69,8 +71,8 @@ pub(crate) struct Core {
     pub(crate) answered: Answered,
     pub(crate) date: Cell<[u8; 29]>,
     pub(crate) prepared: RefCell<Prepared>,
-    /// Pre-encoded HTTP/1.1 heads.
-    pub(crate) h1_ingested: h1::Ready,
+    /// Pre-encoded HTTP/1.1 heads, by level.
+    pub(crate) h1_ingested: [h1::Ready; 3],
     pub(crate) h1_enqueued: h1::Ready,
     pub(crate) draining: Cell<bool>,
     /// The core's connections, for the sweep and the drain.
@@ -85,6 +87,8 @@ pub(crate) struct Core {
     pub(crate) metadata: RefCell<Vec<u8>>,
     /// Room for a payload that is decoded from base64.
     pub(crate) inflated: RefCell<Vec<u8>>,
+    /// Room for the body of an answer.
+    pub(crate) body: RefCell<Vec<u8>>,
     /// Undoes the compression of gRPC messages.
     pub(crate) inflater: RefCell<Inflater>,
     /// Pre-encoded gRPC blocks.
@@ -111,11 +115,10 @@ impl Core {
             answered: Answered::default(),
             date: Cell::new(date),
             prepared: RefCell::new(prepare(&date)),
-            h1_ingested: h1::Ready::new(
-                200,
-                &[("Content-Type", "application/json"), ("Tidegate-Ack", ACK_LEVEL)],
-            ),
-            h1_enqueued: h1::Ready::new(202, &[("Tidegate-Ack", ACK_LEVEL)]),
+            h1_ingested: AckLevel::ALL.map(|level| {
+                h1::Ready::new(200, &[("Content-Type", "application/json"), ("Tidegate-Ack", level.name())])
+            }),
+            h1_enqueued: h1::Ready::new(202, &[("Tidegate-Ack", AckLevel::Queued.name())]),
             draining: Cell::new(false),
             hooks: RefCell::default(),
             waiting_for_room: RefCell::default(),
@@ -123,6 +126,7 @@ impl Core {
             output: RefCell::default(),
             metadata: RefCell::default(),
             inflated: RefCell::default(),
+            body: RefCell::default(),
             inflater: RefCell::new(Inflater::new(grpc_message_bytes_max)),
             grpc: GrpcBlocks::new(),
             h2_limits,
@@ -154,16 +158,29 @@ impl Core {
     }
 
     /// Puts a message into the queue and counts its fate.
-    pub(crate) fn accept(&self, message: &Incoming<'_>, kind: u8) -> Result<MessageId, engine_core::Refused> {
-        let outcome = self.lane.borrow_mut().offer(message, kind, self.clock.unix_ms());
+    pub(crate) fn accept(
+        &self,
+        message: &Incoming<'_>,
+        kind: u8,
+        terms: &Terms,
+        caller: impl FnOnce() -> Caller,
+    ) -> Result<Accepted, engine_core::Refused> {
+        let (unix_ms, now_ms) = (self.clock.unix_ms(), self.clock.now_ms());
+        let outcome = self.lane.borrow_mut().offer(message, kind, terms, caller, unix_ms, now_ms);
         count_offer(&self.counters, kind, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
         outcome
     }
 
     /// As [`Core::accept`], for a stream: a full queue is not a refusal, the stream waits.
-    pub(crate) fn accept_or_wait(&self, message: &Incoming<'_>) -> Result<MessageId, engine_core::Refused> {
+    pub(crate) fn accept_or_wait(
+        &self,
+        message: &Incoming<'_>,
+        terms: &Terms,
+        caller: impl FnOnce() -> Caller,
+    ) -> Result<Accepted, engine_core::Refused> {
         use engine_core::Refused::{OverBudget, QueueFull};
-        let outcome = self.lane.borrow_mut().offer(message, 0, self.clock.unix_ms());
+        let (unix_ms, now_ms) = (self.clock.unix_ms(), self.clock.now_ms());
+        let outcome = self.lane.borrow_mut().offer(message, 0, terms, caller, unix_ms, now_ms);
         if !matches!(outcome, Err(QueueFull | OverBudget)) {
             count_offer(&self.counters, 0, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
         }
@@ -187,6 +204,15 @@ impl Core {
             }
         }
         moved > 0
+    }
+
+    /// Tells those who have waited too long for their ack level.
+    pub(crate) fn expire_waiting(&self) {
+        let timeout_ms = u64::try_from(self.shared.acks.timeout.as_millis()).unwrap_or(u64::MAX);
+        let Some(before_ms) = self.clock.now_ms().checked_sub(timeout_ms) else { return };
+        for _ in 0..self.lane.borrow_mut().waiting().expire(before_ms) {
+            self.counters.hit(Cause::AckTimeout);
+        }
     }
 
     /// The connection wants to be woken when there may be room in the queue.
@@ -252,9 +278,9 @@ impl Core {
 fn prepare(date: &[u8; 29]) -> Prepared {
     let ingested = Block::new(200)
         .field("content-type", "application/json")
-        .field("tidegate-ack", ACK_LEVEL)
+        .field("tidegate-ack", AckLevel::Queued.name())
         .field("content-length", crate::answer::INGESTED_BYTES.to_string())
         .field("date", date);
-    let enqueued = Block::new(202).field("tidegate-ack", ACK_LEVEL).field("date", date);
+    let enqueued = Block::new(202).field("tidegate-ack", AckLevel::Queued.name()).field("date", date);
     Prepared { h2_ingested: ingested, h2_enqueued: enqueued }
 }

@@ -17,13 +17,14 @@ use crate::{
 pub const DURATION_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// HTTP statuses that hot routes answer with; anything else is counted under the last.
-pub const STATUSES: [u16; 16] =
-    [200, 202, 400, 404, 405, 408, 411, 413, 415, 417, 429, 431, 501, 503, 504, 500];
+pub const STATUSES: [u16; 18] =
+    [200, 202, 400, 404, 405, 408, 409, 411, 413, 415, 417, 422, 429, 431, 501, 503, 504, 500];
 
 /// gRPC codes, 0 to 16.
 pub const GRPC_CODES: usize = 17;
 
-const OUTCOMES: usize = GRPC_CODES;
+const OUTCOMES: usize = STATUSES.len();
+const _: () = assert!(OUTCOMES >= GRPC_CODES);
 const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
 /// Buckets and the sum of nanoseconds.
 const CELLS: usize = BUCKETS + 1;
@@ -73,6 +74,8 @@ causes! {
     EnhanceYourCalm = "enhance_your_calm",
     /// The bridge to the cold lane was full.
     ColdLaneFull = "cold_lane_full",
+    /// A message's ack level was not reached in time; what became of it is unknown.
+    AckTimeout = "ack_timeout",
     /// A connection was cut because the shutdown's time was over.
     ShutdownTimeout = "shutdown_timeout",
 }

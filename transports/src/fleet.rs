@@ -35,6 +35,7 @@ use crate::{
     lane::{AnySink, BoxedSink, Lane},
     limits::Limits,
     listener::Role,
+    terms::AckPolicy,
 };
 
 /// What the core threads are to do.
@@ -58,6 +59,8 @@ pub struct Plan {
     /// Makes the sink of a core; a sink with threads of its own rings the core's doorbell when it has finished
     /// something or has room again.
     pub sink: Arc<dyn Fn(usize, Doorbell) -> BoxedSink + Send + Sync>,
+    /// What accepting a message can mean.
+    pub acks: AckPolicy,
     /// The bridge to the cold lane.
     pub cold: ColdSender,
     /// Renders `/health`.
@@ -152,6 +155,7 @@ impl Fleet {
             limits: plan.limits,
             health: plan.health,
             cold: plan.cold,
+            acks: plan.acks,
             probe_token: plan.probe_token,
             connections: AtomicUsize::new(0),
             connections_max,
@@ -330,6 +334,7 @@ async fn sweep(core: Rc<Core>) {
     loop {
         monoio::time::sleep(Duration::from_secs(1)).await;
         core.refresh_date();
+        core.expire_waiting();
         let now_ms = core.clock.now_ms();
         let limits = &core.shared.limits;
         for hook in core.hooks.borrow().iter() {

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
+use engine_core::AckLevel;
+
 use crate::{
-    answer::Refusal,
-    core::ACK_LEVEL,
+    answer::{Reached, Refusal},
     grpc::{ACCEPT_ENCODING, Code, Detail, Message, PREFIX_BYTES, Status, encode_details, encode_message},
     h2::{Block, Replies, StreamId},
-    lane::MessageId,
     message_id::MESSAGE_ID_BYTES,
 };
 
-/// A unary answer: prefix, `message_id`, `status`.
+/// A unary answer that needs no waiting: prefix, `message_id`, `status`.
 pub(crate) const UNARY_BYTES: usize = PREFIX_BYTES + 2 + MESSAGE_ID_BYTES + 2 + "accepted".len();
 
-pub(crate) fn unary_answer(id: &MessageId) -> [u8; UNARY_BYTES] {
+pub(crate) fn unary_answer(id: &[u8; MESSAGE_ID_BYTES]) -> [u8; UNARY_BYTES] {
     let mut answer = [0; UNARY_BYTES];
     answer[4] = (UNARY_BYTES - PREFIX_BYTES) as u8;
     answer[5] = 0x0a;
@@ -29,8 +29,8 @@ pub(crate) fn unary_answer(id: &MessageId) -> [u8; UNARY_BYTES] {
 /// The pre-encoded blocks of gRPC answers; they carry no date, so they are made once.
 #[derive(Debug)]
 pub(crate) struct GrpcBlocks {
-    /// The head of an answer that carries a message.
-    pub(crate) head: Block,
+    /// The head of an answer that carries a message, by level.
+    pub(crate) heads: [Block; 3],
     /// Trailers of a success.
     pub(crate) ok: Block,
 }
@@ -38,9 +38,23 @@ pub(crate) struct GrpcBlocks {
 impl GrpcBlocks {
     pub(crate) fn new() -> Self {
         Self {
-            head: Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", ACK_LEVEL),
+            heads: AckLevel::ALL.map(|level| {
+                Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", level.name())
+            }),
             ok: Block::trailers().field("grpc-status", "0"),
         }
+    }
+}
+
+/// Fields that say what was reached where the answer's body does not.
+pub(crate) fn push_reached(block: &mut Block, reached: &Reached) {
+    block.push(b"tidegate-ack", reached.level.name().as_bytes());
+    if let Some(offset) = reached.offset {
+        block.push(b"tidegate-shard", itoa::Buffer::new().format(reached.shard).as_bytes());
+        block.push(b"tidegate-offset", itoa::Buffer::new().format(offset).as_bytes());
+    }
+    if reached.duplicate {
+        block.push(b"tidegate-duplicate", b"true");
     }
 }
 

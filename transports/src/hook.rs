@@ -5,7 +5,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use crate::counters::Cause;
+use crate::{counters::Cause, waiting::Settled};
 
 /// What a connection is in the middle of; each has its own time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub(crate) struct Hook {
     pub(crate) waits_for_room: Cell<bool>,
     /// Set from outside: have a turn, something may go on.
     pub(crate) nudged: Cell<bool>,
+    /// What became of messages whose answer this connection owes.
+    pub(crate) settled: RefCell<Vec<Settled>>,
     /// Counted up by the sweep: once a second while draining.
     pub(crate) drain_ticks: Cell<u32>,
 }
@@ -65,6 +67,7 @@ impl Hook {
             place: Cell::new(0),
             waits_for_room: Cell::new(false),
             nudged: Cell::new(false),
+            settled: RefCell::default(),
             drain_ticks: Cell::new(0),
         }
     }

@@ -6,11 +6,13 @@ use crate::{
     answer::Refusal,
     core::Core,
     grpc::Code,
-    lane::{Incoming, MessageId},
+    lane::{Accepted, Incoming},
     message::{
         Class, DataKind, IngestProto, MessageError, decode_data_message, decode_ingest_json,
         decode_ingest_proto,
     },
+    terms::Terms,
+    waiting::Caller,
 };
 
 /// Room for decoded metadata that is kept from message to message.
@@ -46,7 +48,12 @@ fn with_metadata<P: AsRef<[u8]>, T>(
 }
 
 /// `POST /api/v1/ingest` and its aliases.
-pub(crate) fn ingest_json(core: &Core, body: &[u8]) -> Result<MessageId, Refusal> {
+pub(crate) fn ingest_json(
+    core: &Core,
+    body: &[u8],
+    terms: &Terms,
+    caller: impl FnOnce() -> Caller,
+) -> Result<Accepted, Refusal> {
     let message = decode_ingest_json(body)?;
     with_metadata(core, message.metadata.iter(), |metadata| {
         let incoming = Incoming {
@@ -56,12 +63,18 @@ pub(crate) fn ingest_json(core: &Core, body: &[u8]) -> Result<MessageId, Refusal
             metadata,
             timestamp_seconds: None,
         };
-        Ok(core.accept(&incoming, 0)?)
+        Ok(core.accept(&incoming, 0, terms, caller)?)
     })
 }
 
 /// `POST /enqueue`.
-pub(crate) fn enqueue_json(core: &Core, body: &[u8], kind: u8) -> Result<(), Refusal> {
+pub(crate) fn enqueue_json(
+    core: &Core,
+    body: &[u8],
+    kind: u8,
+    terms: &Terms,
+    caller: impl FnOnce() -> Caller,
+) -> Result<Accepted, Refusal> {
     // The payload is base64: it is decoded into a buffer that is kept.
     let mut payload = core.inflated.borrow_mut();
     let message = decode_data_message(body, &mut payload)?;
@@ -73,20 +86,21 @@ pub(crate) fn enqueue_json(core: &Core, body: &[u8], kind: u8) -> Result<(), Ref
             metadata,
             timestamp_seconds: message.timestamp_s,
         };
-        core.accept(&incoming, kind)
+        core.accept(&incoming, kind, terms, caller)
     });
     if payload.capacity() > METADATA_KEPT_BYTES_MAX {
         *payload = Vec::new();
     }
-    outcome?;
-    Ok(())
+    Ok(outcome?)
 }
 
 /// What a message of a gRPC stream came to.
 #[derive(Debug)]
 pub(crate) enum Streamed {
-    /// It is in the queue.
+    /// It is in the queue, and that is what was asked for.
     Accepted,
+    /// It is in the queue; what becomes of it is told later.
+    Waits,
     /// There is no room: offer it again later.
     NoRoom,
 }
@@ -96,13 +110,17 @@ fn incoming<'a>(message: &IngestProto<'a>, metadata: &'a [u8]) -> Incoming<'a> {
 }
 
 /// One protobuf message of a unary call.
-pub(crate) fn ingest_proto(core: &Core, message: &[u8], kind: DataKind) -> Result<MessageId, Refusal> {
+pub(crate) fn ingest_proto(
+    core: &Core,
+    message: &[u8],
+    kind: DataKind,
+    terms: &Terms,
+    caller: impl FnOnce() -> Caller,
+) -> Result<Accepted, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
-    with_metadata(
-        core,
-        message.metadata.iter(),
-        |metadata| Ok(core.accept(&incoming(&message, metadata), 0)?),
-    )
+    with_metadata(core, message.metadata.iter(), |metadata| {
+        Ok(core.accept(&incoming(&message, metadata), 0, terms, caller)?)
+    })
 }
 
 /// One protobuf message of a client stream.
@@ -110,11 +128,14 @@ pub(crate) fn ingest_proto_streamed(
     core: &Core,
     message: &[u8],
     kind: DataKind,
+    terms: &Terms,
+    caller: impl FnOnce() -> Caller,
 ) -> Result<Streamed, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
     with_metadata(core, message.metadata.iter(), |metadata| {
-        match core.accept_or_wait(&incoming(&message, metadata)) {
-            Ok(_) => Ok(Streamed::Accepted),
+        match core.accept_or_wait(&incoming(&message, metadata), terms, caller) {
+            Ok(Accepted::Now(_)) => Ok(Streamed::Accepted),
+            Ok(Accepted::Waits(_)) => Ok(Streamed::Waits),
             Err(Refused::QueueFull | Refused::OverBudget) => Ok(Streamed::NoRoom),
             Err(refused) => Err(refused.into()),
         }

@@ -1,14 +1,15 @@
 //! The way into the engine: what a front end does with a message it has read.
 
+use std::num::NonZeroU64;
+
 use engine_core::{Batch, Completions, PartitionKey, Record, Refused, Shard, Sink, key_hash, shard_of};
 
 use crate::{
     counters::{FrontCounters, Tally},
     message_id::{MESSAGE_ID_BYTES, MessageIds},
+    terms::Terms,
+    waiting::{Caller, MessageId, WaitingRoom},
 };
-
-/// The text of an id.
-pub(crate) type MessageId = [u8; MESSAGE_ID_BYTES];
 
 /// Where accepted messages of a core go; chosen at the start, called once per batch.
 pub type BoxedSink = Box<dyn Sink + Send>;
@@ -48,6 +49,15 @@ pub(crate) struct Incoming<'a> {
 /// Marks a record that is our own probe.
 pub(crate) const KIND_PROBE: u8 = 1;
 
+/// What a front end gets for an accepted message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Accepted {
+    /// It is in the queue, and that is what was asked for; the id it goes by (ours; the caller's is not copied back).
+    Now([u8; MESSAGE_ID_BYTES]),
+    /// The answer comes through the caller's hook.
+    Waits(NonZeroU64),
+}
+
 /// One core's engine with what a message needs on its way in.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -55,14 +65,15 @@ pub(crate) struct Lane {
     ids: MessageIds,
     partition: PartitionKey,
     finished: u64,
+    waiting: WaitingRoom,
 }
 
 impl Lane {
     pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey) -> Self {
-        Self { shard, ids: MessageIds::new(), partition, finished: 0 }
+        Self { shard, ids: MessageIds::new(), partition, finished: 0, waiting: WaitingRoom::default() }
     }
 
-    /// Puts a message into the queue; on success the id it goes by (ours; the caller's is not copied back).
+    /// Puts a message into the queue, on these terms; `caller` is told later when they make it wait.
     ///
     /// A full queue is worked on once, on the spot, before it is called full: so a burst that this core can digest
     /// is never refused for having come in one read.
@@ -70,12 +81,19 @@ impl Lane {
         &mut self,
         message: &Incoming<'_>,
         kind: u8,
+        terms: &Terms,
+        caller: impl FnOnce() -> Caller,
         unix_ms: u64,
-    ) -> Result<MessageId, Refused> {
-        let id = self.ids.next(unix_ms);
+        now_ms: u64,
+    ) -> Result<Accepted, Refused> {
+        let ours = self.ids.next(unix_ms);
+        let id = message.id.or(terms.key.as_deref()).unwrap_or(&ours);
         let key = self.partition.of(message.source, message.metadata).map(key_hash);
-        let record = Record {
-            id: message.id.unwrap_or(&id),
+        // Repeats of an id must meet where the first one is remembered.
+        let route = key.or_else(|| terms.key.is_some().then(|| key_hash(id)));
+        let core = route.map_or(self.shard.core(), |route| shard_of(route, self.shard.cores()));
+        let mut record = Record {
+            id,
             source: message.source,
             payload: message.payload,
             metadata: message.metadata,
@@ -84,24 +102,51 @@ impl Lane {
                 .unwrap_or_else(|| i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX)),
             key_hash: key.unwrap_or_default(),
             kind,
-            ..Record::default()
+            level: terms.level,
+            once: terms.key.is_some(),
+            reply_token: 0,
         };
-        let core = key.map_or(self.shard.core(), |key| shard_of(key, self.shard.cores()));
-        match self.shard.submit(core, &record) {
-            Err(Refused::QueueFull | Refused::OverBudget) => {
-                self.shard.poll();
-                self.shard.submit(core, &record)?;
-            }
-            other => other?,
+        if !terms.waits() {
+            self.submit(core, &record)?;
+            return Ok(Accepted::Now(ours));
         }
-        Ok(id)
+        let known_as = match (message.id, &terms.key) {
+            (Some(id), _) => MessageId::Theirs(id.into()),
+            (None, Some(key)) => MessageId::Theirs(std::rc::Rc::clone(key)),
+            (None, None) => MessageId::Ours(ours),
+        };
+        let token = self.waiting.enter(caller(), known_as, core, now_ms);
+        record.reply_token = token.get();
+        if let Err(refused) = self.submit(core, &record) {
+            self.waiting.forget(token);
+            return Err(refused);
+        }
+        Ok(Accepted::Waits(token))
     }
 
-    /// One turn of the worker. Returns how many messages its sink finished in it.
+    fn submit(&mut self, core: usize, record: &Record<'_>) -> Result<(), Refused> {
+        match self.shard.submit(core, record) {
+            Err(Refused::QueueFull | Refused::OverBudget) => {
+                self.shard.poll();
+                self.shard.submit(core, record)
+            }
+            other => other,
+        }
+    }
+
+    /// One turn of the worker; tells those who wait. Returns how many messages moved and how many its sink finished.
     pub(crate) fn work(&mut self) -> (usize, u64) {
         let moved = self.shard.poll();
+        for reply in self.shard.take_replies() {
+            self.waiting.settle(reply.token, reply.outcome);
+        }
         let before = std::mem::replace(&mut self.finished, self.shard.completed());
         (moved, self.finished - before)
+    }
+
+    /// Those who wait.
+    pub(crate) fn waiting(&mut self) -> &mut WaitingRoom {
+        &mut self.waiting
     }
 
     pub(crate) fn shard(&mut self) -> &mut Shard<AnySink> {

@@ -34,6 +34,8 @@ mod service_h2;
 mod session_h1;
 mod session_h2;
 mod socket;
+mod terms;
+mod waiting;
 
 pub use crate::{
     core::Health,
@@ -44,4 +46,5 @@ pub use crate::{
     limits::Limits,
     listener::{Role, bind},
     routes::{ENDPOINTS, Endpoint, Row},
+    terms::{AckPolicy, Gate},
 };

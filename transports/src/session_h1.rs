@@ -1,22 +1,27 @@
 //! HTTP/1.1 on a connection: the hot routes answered on the spot, everything else passed to the cold lane.
 
-use std::task::{Context, Poll};
+use std::{
+    rc::Rc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::{
-    answer::{Refusal, ingested},
+    answer::{Reached, Refusal, ingested, write_stored},
     cold::{Arrival, ColdAnswer, ColdBody, ColdCall, ColdEvent, ColdEvents, ColdHold},
     connection::{Origin, Wants},
-    core::{ACK_LEVEL, Core},
+    core::Core,
     counters::{Cause, Tally, status_index},
     grpc::Code,
     h1::{Accept, Answer, Application, Connection, Limits, Reply, RequestHead, Waiting},
     hook::{Hook, Phase},
     ingest,
-    lane::KIND_PROBE,
+    lane::{Accepted, KIND_PROBE},
     routes::{Endpoint, Hot, Route, route},
+    terms::Terms,
+    waiting::{Caller, Settled},
 };
 
 /// Bytes of an answer that are put into the output before it is sent.
@@ -26,6 +31,8 @@ const OUTPUT_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Http1 {
     connection: Connection,
     call: Option<Call>,
+    /// The hot route whose message's fate the answer waits for.
+    waits: Option<Endpoint>,
     draining: bool,
     /// Something on this connection was HTTP.
     recognised: bool,
@@ -48,7 +55,13 @@ impl Http1 {
             body_bytes_max: limits.http_body_bytes_max,
             ..Limits::default()
         };
-        Self { connection: Connection::new(limits), call: None, draining: false, recognised: false }
+        Self {
+            connection: Connection::new(limits),
+            call: None,
+            waits: None,
+            draining: false,
+            recognised: false,
+        }
     }
 
     pub(crate) fn phase(&self) -> (Phase, u64) {
@@ -83,10 +96,11 @@ impl Http1 {
         Poll::Ready(())
     }
 
-    /// Works on what came from elsewhere: the drain, and the cold lane's answer.
+    /// Works on what came from elsewhere: the drain, what became of a message, the cold lane's answer.
     pub(crate) fn resume(
         &mut self,
         core: &Core,
+        origin: &Origin,
         hook: &Hook,
         nothing_left_over: bool,
         out: &mut Vec<u8>,
@@ -94,6 +108,14 @@ impl Http1 {
         if hook.drain.get() && !self.draining {
             self.draining = true;
             self.connection.close_after_current();
+        }
+        // One at a time: nothing is parsed while a request waits.
+        if let Some(settled) = hook.settled.borrow_mut().pop()
+            && let Some(endpoint) = self.waits.take()
+        {
+            self.connection.answer(&core.date.get(), out, |reply| {
+                answer_settled(core, origin, endpoint, &settled, reply)
+            });
         }
         if let Some(call) = &mut self.call {
             while out.len() < OUTPUT_BYTES_MAX {
@@ -114,7 +136,7 @@ impl Http1 {
         if self.connection.should_close() {
             return Wants::Close;
         }
-        if self.call.is_some() {
+        if self.call.is_some() || self.waits.is_some() {
             return Wants::Answer;
         }
         // Not at once: a request may be on its way, and its client would see an error instead of an answer that says
@@ -131,14 +153,16 @@ impl Http1 {
         &mut self,
         core: &Core,
         origin: &Origin,
+        hook: &Rc<Hook>,
         input: &[u8],
         out: &mut Vec<u8>,
     ) -> (usize, Wants) {
         let mut used = 0;
         while used < input.len() {
-            let mut service = Service { core, origin, call: None };
+            let mut service = Service { core, origin, hook, call: None, waits: None };
             let outcome = self.connection.receive(&input[used..], &core.date.get(), &mut service, out);
             self.call = service.call.take();
+            self.waits = service.waits.take();
             match outcome {
                 Ok(0) => break,
                 Ok(taken) => {
@@ -225,14 +249,52 @@ fn refuse(reply: Reply<'_>, refusal: &Refusal) -> Answer {
     if let Some(seconds) = &retry_after {
         fields.push((b"Retry-After", seconds.as_bytes()));
     }
-    reply.full(refusal.status, fields, refusal.json().as_bytes())
+    reply.full(refusal.status, fields, &refusal.json())
+}
+
+/// Writes the answer to a request whose message's fate is known.
+fn answer_settled(
+    core: &Core,
+    origin: &Origin,
+    endpoint: Endpoint,
+    settled: &Settled,
+    reply: Reply<'_>,
+) -> Answer {
+    let note = |status| core.answered.note(origin.role, endpoint, status_index(status));
+    let reached = match Reached::of(settled, &core.shared.acks) {
+        Ok(reached) => reached,
+        Err(refusal) => {
+            note(refusal.status);
+            return refuse(reply, &refusal);
+        }
+    };
+    if endpoint.row().hot == Hot::EnqueueJson {
+        note(202);
+        let (mut shard, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let mut fields: Vec<(&[u8], &[u8])> = vec![(b"Tidegate-Ack", reached.level.name().as_bytes())];
+        if let Some(at) = reached.offset {
+            fields.push((b"Tidegate-Shard", shard.format(reached.shard).as_bytes()));
+            fields.push((b"Tidegate-Offset", offset.format(at).as_bytes()));
+        }
+        if reached.duplicate {
+            fields.push((b"Tidegate-Duplicate", b"true"));
+        }
+        return reply.full(202, fields, b"");
+    }
+    note(200);
+    let mut body = core.body.borrow_mut();
+    body.clear();
+    write_stored(&mut body, &settled.id, &reached);
+    reply.ready(&core.h1_ingested[reached.level as usize], &body)
 }
 
 /// What the parser calls.
 struct Service<'a> {
     core: &'a Core,
     origin: &'a Origin,
+    hook: &'a Rc<Hook>,
     call: Option<Call>,
+    waits: Option<Endpoint>,
 }
 
 impl Service<'_> {
@@ -306,18 +368,43 @@ impl Application for Service<'_> {
             return self.pass_on(head, body, reply);
         };
         let core = self.core;
-        match endpoint.row().hot {
-            Hot::IngestJson => match ingest::ingest_json(core, body) {
-                Ok(id) => {
+        let hot = endpoint.row().hot;
+        if hot == Hot::Health {
+            let (status, body) = core.shared.health.report(self.origin.role);
+            self.note(endpoint, status);
+            return reply.full(status, [(&b"Content-Type"[..], &b"application/json"[..])], &body);
+        }
+        let acks = &core.shared.acks;
+        let terms = Terms::read(acks, |name| head.field(name));
+        let terms = match terms.and_then(|terms| terms.admit(acks).map(|()| terms)) {
+            Ok(terms) => terms,
+            Err(refusal) => return self.turn_down(endpoint, &refusal, reply),
+        };
+        let hook = self.hook;
+        let caller = || Caller { hook: Rc::clone(hook), stream: 0 };
+        match hot {
+            Hot::IngestJson => match ingest::ingest_json(core, body, &terms, caller) {
+                Ok(Accepted::Waits(_)) => {
+                    self.waits = Some(endpoint);
+                    reply.later()
+                }
+                Ok(Accepted::Now(id)) => {
                     self.note(endpoint, 200);
-                    reply.ready(&core.h1_ingested, &ingested(&id))
+                    reply.ready(&core.h1_ingested[0], &ingested(&id))
                 }
                 Err(refusal) => self.turn_down(endpoint, &refusal, reply),
             },
             Hot::EnqueueJson => {
                 let probe = head.field("tidegate-probe") == Some(core.shared.probe_token.as_bytes());
-                match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
-                    Ok(()) => {
+                // A probe asks whether messages get through, not whether they are kept.
+                let terms = if probe { Terms::immediate() } else { terms };
+                let kind = if probe { KIND_PROBE } else { 0 };
+                match ingest::enqueue_json(core, body, kind, &terms, caller) {
+                    Ok(Accepted::Waits(_)) => {
+                        self.waits = Some(endpoint);
+                        reply.later()
+                    }
+                    Ok(Accepted::Now(_)) => {
                         if !probe {
                             self.note(endpoint, 202);
                         }
@@ -326,13 +413,10 @@ impl Application for Service<'_> {
                     Err(refusal) => self.turn_down(endpoint, &refusal, reply),
                 }
             }
-            Hot::Health => {
-                let (status, body) = core.shared.health.report(self.origin.role);
-                self.note(endpoint, status);
-                reply.full(status, [(&b"Content-Type"[..], &b"application/json"[..])], &body)
-            }
             // Refused with the head.
-            Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. } => self.pass_on(head, body, reply),
+            Hot::Health | Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. } => {
+                self.pass_on(head, body, reply)
+            }
         }
     }
 }
@@ -345,7 +429,7 @@ pub(crate) fn allow(endpoint: Endpoint) -> &'static str {
     }
 }
 
-/// What in a head keeps a hot route from being served: an encoded body, or an ack level out of reach.
+/// What in a head keeps a hot route from being served: an encoded body.
 pub(crate) fn unsuitable<'a>(field: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Refusal> {
     if let Some(coding) = field("content-encoding")
         && !coding.eq_ignore_ascii_case(b"identity")
@@ -354,8 +438,7 @@ pub(crate) fn unsuitable<'a>(field: impl Fn(&str) -> Option<&'a [u8]>) -> Option
         let text = format!("content-encoding: `{coding}` is not taken on this route; send the body as it is");
         return Some(Refusal::new(415, Code::InvalidArgument, text));
     }
-    let wanted = field("tidegate-ack")?;
-    (wanted != ACK_LEVEL.as_bytes()).then(|| Refusal::unreachable_ack(wanted))
+    None
 }
 
 fn cold_request(

@@ -42,10 +42,10 @@ pub(crate) fn limits(limits: &crate::Limits) -> Arc<Limits> {
 }
 
 impl Http2 {
-    pub(crate) fn new(core: &Rc<Core>, origin: &Origin) -> Self {
+    pub(crate) fn new(core: &Rc<Core>, origin: &Origin, hook: &Rc<Hook>) -> Self {
         Self {
             connection: Connection::new(Arc::clone(&core.h2_limits)),
-            service: Service::new(Rc::clone(core), *origin),
+            service: Service::new(Rc::clone(core), *origin, Rc::clone(hook)),
             next: None,
             notice_sent: false,
             last_sent: false,
@@ -122,6 +122,15 @@ impl Http2 {
             let timeout = service.write_timeout_ms();
             if connection.reset_stalled(now_ms, timeout, service, out).is_err() {
                 return self.end();
+            }
+        }
+        for settled in hook.settled.take() {
+            let id = StreamId::new(settled.stream);
+            match connection.stream(id, out) {
+                Some((stream, mut replies)) => service.settle(id, stream, &settled, &mut replies),
+                // The client has reset it meanwhile; its work ends now.
+                None if service.take_abandoned(id) => connection.work_ended(),
+                None => {}
             }
         }
         while out.len() < OUTPUT_BYTES_MAX {

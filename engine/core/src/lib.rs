@@ -16,6 +16,7 @@
 pub mod counters;
 pub mod mesh;
 pub mod metadata;
+pub mod outcome;
 pub mod partition;
 pub mod ring;
 pub mod shard;
@@ -25,12 +26,11 @@ mod sync;
 pub mod worker;
 
 pub use counters::{CounterReader, Snapshot};
-pub use mesh::{Doorbell, Outcome, Port, key_hash, mesh, shard_of};
+pub use mesh::{Doorbell, Port, key_hash, mesh, shard_of};
 pub use metadata::{MetadataPairs, MetadataWriter};
+pub use outcome::{AckLevel, Outcome, Receipt, Rejection};
 pub use partition::PartitionKey;
 pub use shard::{Refused, Reply, Shard};
 pub use sink::{BATCH, Batch, Completions, Sink, Ticket, tickets_lost};
-pub use slab::{
-    AckLevel, Handle, InsertError, Record, RecordView, SizeClass, SlabConfig, SlabOwner, SlabReader, slab,
-};
+pub use slab::{Handle, InsertError, Record, RecordView, SizeClass, SlabConfig, SlabOwner, SlabReader, slab};
 pub use worker::{MemorySink, Prefix, Process};

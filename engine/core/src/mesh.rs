@@ -20,18 +20,10 @@
 
 use crossbeam_utils::CachePadded;
 
+use crate::outcome::Outcome;
 use crate::ring::{Consumer, Producer, ring};
 use crate::slab::{Handle, SlabConfig, SlabOwner, SlabReader, slab};
 use crate::sync::{Arc, AtomicBool, Ordering, WakerCell};
-
-/// How a message ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The sink did with it what it promises: processed, written or acknowledged.
-    Processed,
-    /// The sink gave it up.
-    Failed,
-}
 
 /// A message on its way home.
 #[derive(Debug)]
@@ -116,7 +108,7 @@ fn ring_entries(config: &SlabConfig) -> usize {
 }
 
 /// What the rings of a mesh take, the slabs not included:
-/// `cores × (cores − 1) × slots rounded up to a power of two × (16 submission + 24 completion)`.
+/// `cores × (cores − 1) × slots rounded up to a power of two × (16 submission + 32 completion)`.
 pub fn mesh_bytes_worst_case(cores: usize, config: &SlabConfig) -> usize {
     cores * cores.saturating_sub(1) * ring_entries(config) * (size_of::<Handle>() + size_of::<Completed>())
 }
@@ -262,7 +254,7 @@ mod tests {
         let ports = mesh(2, &config);
         let lane = ports[0].lanes[1].as_ref().unwrap();
         assert_eq!((lane.submissions_out.capacity(), lane.completions_out.capacity()), (8, 8));
-        assert_eq!(mesh_bytes_worst_case(2, &config), 2 * 8 * 40);
+        assert_eq!(mesh_bytes_worst_case(2, &config), 2 * 8 * 48);
         assert_eq!(mesh_bytes_worst_case(1, &config), 0);
     }
 

@@ -30,7 +30,8 @@ use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
 use crate::counters::{CounterReader, CounterWriter, Snapshot, counters};
-use crate::mesh::{Completed, Doorbell, Outcome, Port};
+use crate::mesh::{Completed, Doorbell, Port};
+use crate::outcome::Outcome;
 use crate::sink::{BATCH, Batch, Completions, Sink};
 use crate::slab::{Handle, InsertError, Record, RecordView, SlabOwner};
 
@@ -84,8 +85,8 @@ impl Home {
     #[inline]
     pub(crate) fn complete(&mut self, handle: Handle, outcome: Outcome) {
         match outcome {
-            Outcome::Processed => self.tally.processed += 1,
-            Outcome::Failed => self.tally.failed += 1,
+            Outcome::Processed | Outcome::Stored(_) => self.tally.processed += 1,
+            Outcome::Failed | Outcome::Rejected(_) => self.tally.failed += 1,
         }
         let completed = Completed { handle, outcome };
         let Some(lane) = &mut self.port.lanes[completed.handle.core()] else {

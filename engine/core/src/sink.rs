@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::mesh::Outcome;
+use crate::outcome::Outcome;
 use crate::shard::Home;
 use crate::slab::{Handle, RecordView};
 

@@ -35,6 +35,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use crate::metadata::MetadataPairs;
+use crate::outcome::AckLevel;
 use crate::sync::{Arc, AtomicUsize, Ordering, UninitCells, uninit_cells};
 
 /// A message as its front end hands it over: borrowed, about to be copied into a slot.
@@ -61,37 +62,6 @@ pub struct Record<'a> {
     /// Handed back by [`Shard::take_replies`](crate::Shard::take_replies) when the message is completed.
     /// 0: nobody waits for it.
     pub reply_token: u64,
-}
-
-/// How safe a message is when its sender is told that it was accepted; ordered by what it survives.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AckLevel {
-    /// In a bounded queue of this process.
-    #[default]
-    Queued,
-    /// In the embedded log, and fdatasync returned.
-    Durable,
-    /// The broker acknowledged it; of several, as the strategy says.
-    Delivered,
-}
-
-impl AckLevel {
-    /// All levels, in order.
-    pub const ALL: [AckLevel; 3] = [AckLevel::Queued, AckLevel::Durable, AckLevel::Delivered];
-
-    /// The level's name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            AckLevel::Queued => "queued",
-            AckLevel::Durable => "durable",
-            AckLevel::Delivered => "delivered",
-        }
-    }
-
-    /// The level of this name.
-    pub fn from_name(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|level| level.name().as_bytes() == name)
-    }
 }
 
 /// Blocks of one length.

@@ -1,6 +1,6 @@
 //! The processing step, and the sink that does nothing else: `QUEUE_TYPE=memory`.
 
-use crate::mesh::Outcome;
+use crate::outcome::Outcome;
 use crate::sink::{Batch, Completions, Sink};
 use crate::slab::RecordView;
 

@@ -19,7 +19,7 @@ use signal_hook::{
     iterator::Signals,
 };
 use tonic::service::Routes;
-use transports::{Driver, Fleet, Plan, Role, bind, choose};
+use transports::{AckPolicy, Driver, Fleet, Plan, Role, bind, choose};
 
 use crate::{
     banner::Banner,
@@ -68,6 +68,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         queue_bytes_max: settings.queue_bytes_max,
         partition: PartitionKey::from_setting(&settings.partition_key),
         sink: Arc::new(|_, _| Box::new(MemorySink::new(Prefix))),
+        acks: AckPolicy::queued_only(),
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
         probe_token: probe_token.clone(),

@@ -5,31 +5,34 @@
 
 mod bridge;
 
-use std::{rc::Rc, time::Duration};
+use std::{num::NonZeroU64, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
 use self::bridge::{Cold, ColdHead, cold_head};
 use crate::{
-    answer::{Refusal, ingested},
+    answer::{Reached, Refusal, ingested, write_stored},
     cold::{ColdEventSender, ColdEvents, Piece},
     connection::Origin,
-    core::{ACK_LEVEL, Core},
+    core::Core,
     counters::{Cause, status_index},
     grpc::{Code, Deframer, Encoding, Message, PREFIX_BYTES, Status, Take, parse_timeout},
-    grpc_answer::{Failure, fail, is_grpc, push_status, unary_answer, whole_message},
+    grpc_answer::{Failure, fail, is_grpc, push_reached, push_status, unary_answer, whole_message},
     h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
+    hook::Hook,
     ingest::{self, Streamed},
-    lane::KIND_PROBE,
-    message::DataKind,
+    lane::{Accepted, KIND_PROBE},
+    message::{DataKind, encode_ingest_response},
     routes::{Endpoint, Hot, Route, route},
     session_h1::{allow, unsuitable},
+    terms::Terms,
+    waiting::{Caller, Settled},
 };
 
 /// What a request head comes to.
 pub(crate) enum Head {
     /// A JSON body for a hot route.
-    Json { endpoint: Endpoint, probe: bool },
+    Json { endpoint: Endpoint, probe: bool, terms: Terms },
     /// `/health`.
     Health { endpoint: Endpoint, head_only: bool },
     /// A gRPC call of a hot route.
@@ -43,9 +46,10 @@ pub(crate) enum Head {
 }
 
 /// How a gRPC call is to be read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Call {
     endpoint: Endpoint,
+    terms: Terms,
     kind: DataKind,
     streaming: bool,
     encoding: Encoding,
@@ -55,13 +59,15 @@ pub(crate) struct Call {
 /// An open stream.
 pub(crate) enum Stream {
     /// A JSON body that is being collected.
-    Json { endpoint: Endpoint, probe: bool, body: Vec<u8> },
+    Json { endpoint: Endpoint, probe: bool, terms: Terms, body: Vec<u8> },
     /// A unary gRPC call whose message is being collected.
     Unary { call: Call, collected: Option<Box<Collected>> },
     /// A client stream.
     Streaming(Box<Streaming>),
     /// A request for the cold lane whose body is being collected.
     ForCold { head: Rc<ColdHead>, body: Vec<u8> },
+    /// Its message is in the queue; the answer waits for what becomes of it.
+    Waiting { endpoint: Endpoint, token: NonZeroU64 },
     /// The cold lane works on it.
     Cold(Box<Cold>),
     /// Answered as soon as its body, which nobody wants, has arrived.
@@ -90,6 +96,8 @@ pub(crate) struct Streaming {
     call: Call,
     deframer: Deframer,
     accepted: u64,
+    /// Of these, those of which it is not known yet what became of them.
+    waiting: u64,
     /// Input that waits for room in the queue; its window is withheld.
     rest: Vec<u8>,
     /// Bytes of window that are withheld.
@@ -98,10 +106,20 @@ pub(crate) struct Streaming {
     ended: bool,
 }
 
+impl Streaming {
+    /// Whether all of it has arrived and it is known what became of it.
+    fn is_complete(&self) -> bool {
+        self.ended && self.waiting == 0
+    }
+}
+
 /// Serves the streams of one connection.
 pub(crate) struct Service {
     core: Rc<Core>,
     origin: Origin,
+    hook: Rc<Hook>,
+    /// Reset streams whose message is still under way.
+    abandoned: Vec<StreamId>,
     events: Option<(ColdEventSender, ColdEvents)>,
     deadlines: Vec<(u64, StreamId)>,
     collecting: usize,
@@ -131,12 +149,26 @@ fn refuse(id: StreamId, refusal: &Refusal, date: &[u8; 29], replies: &mut Replie
     }
     replies.head(id, &block, false);
     // A few hundred bytes: they fit the stream's queue if not its window.
-    let _all = replies.data(id, body.as_bytes(), true);
+    let _all = replies.data(id, &body, true);
 }
 
 impl Service {
-    pub(crate) fn new(core: Rc<Core>, origin: Origin) -> Self {
-        Self { core, origin, events: None, deadlines: Vec::new(), collecting: 0, stalled: 0, cold_streams: 0 }
+    pub(crate) fn new(core: Rc<Core>, origin: Origin, hook: Rc<Hook>) -> Self {
+        Self {
+            core,
+            origin,
+            hook,
+            abandoned: Vec::new(),
+            events: None,
+            deadlines: Vec::new(),
+            collecting: 0,
+            stalled: 0,
+            cold_streams: 0,
+        }
+    }
+
+    fn caller(&self, id: StreamId) -> Caller {
+        Caller { hook: Rc::clone(&self.hook), stream: id.get() }
     }
 
     /// Requests whose body is being collected.
@@ -267,13 +299,27 @@ impl Service {
         id: StreamId,
         endpoint: Endpoint,
         probe: bool,
+        terms: &Terms,
         body: &[u8],
         replies: &mut Replies<'_>,
     ) -> Stream {
         let core = &*self.core;
+        if let Err(refusal) = terms.admit(&core.shared.acks) {
+            return self.turn_down(id, endpoint, &refusal, replies);
+        }
+        // A probe asks whether messages get through, not whether they are kept.
+        let of_a_probe;
+        let (kind, terms) = if probe {
+            of_a_probe = Terms::immediate();
+            (KIND_PROBE, &of_a_probe)
+        } else {
+            (0, terms)
+        };
+        let caller = || self.caller(id);
         match endpoint.row().hot {
-            Hot::EnqueueJson => match ingest::enqueue_json(core, body, if probe { KIND_PROBE } else { 0 }) {
-                Ok(()) => {
+            Hot::EnqueueJson => match ingest::enqueue_json(core, body, kind, terms, caller) {
+                Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint, token },
+                Ok(Accepted::Now(_)) => {
                     if !probe {
                         self.note(endpoint, status_index(202));
                     }
@@ -282,8 +328,9 @@ impl Service {
                 }
                 Err(refusal) => self.turn_down(id, endpoint, &refusal, replies),
             },
-            _ => match ingest::ingest_json(core, body) {
-                Ok(message) => {
+            _ => match ingest::ingest_json(core, body, terms, caller) {
+                Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint, token },
+                Ok(Accepted::Now(message)) => {
                     self.note(endpoint, status_index(200));
                     replies.head(id, &core.prepared.borrow().h2_ingested, false);
                     let _all = replies.data(id, &ingested(&message), true);
@@ -295,17 +342,22 @@ impl Service {
     }
 
     /// A complete unary call.
-    fn unary(&self, id: StreamId, call: Call, message: Message<'_>, replies: &mut Replies<'_>) -> Stream {
+    fn unary(&self, id: StreamId, call: &Call, message: Message<'_>, replies: &mut Replies<'_>) -> Stream {
         let core = &*self.core;
         let mut inflater = core.inflater.borrow_mut();
+        if let Err(refusal) = call.terms.admit(&core.shared.acks) {
+            return self.fail(id, call.endpoint, refusal, replies);
+        }
         let accepted = match inflater.plain(message, call.encoding) {
-            Ok(plain) => ingest::ingest_proto(core, plain, call.kind).map_err(Failure::from),
+            Ok(plain) => ingest::ingest_proto(core, plain, call.kind, &call.terms, || self.caller(id))
+                .map_err(Failure::from),
             Err(status) => Err(Failure::from(status)),
         };
         match accepted {
-            Ok(message) => {
+            Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint: call.endpoint, token },
+            Ok(Accepted::Now(message)) => {
                 self.note(call.endpoint, 0);
-                replies.head(id, &core.grpc.head, false);
+                replies.head(id, &core.grpc.heads[0], false);
                 let _all = replies.data(id, &unary_answer(&message), false);
                 replies.trailers(id, &core.grpc.ok);
                 Stream::Answered
@@ -335,7 +387,7 @@ impl Service {
     fn collect_unary(
         &mut self,
         id: StreamId,
-        call: Call,
+        call: &Call,
         collected: &mut Option<Box<Collected>>,
         data: &[u8],
         end_stream: bool,
@@ -380,20 +432,30 @@ impl Service {
     }
 
     /// Takes messages of a client stream from `data`; returns how many bytes were used.
-    fn take(&self, streaming: &mut Streaming, data: &[u8]) -> Result<usize, Failure> {
-        let Streaming { deframer, accepted, call, stalled, .. } = streaming;
+    fn take(&self, id: StreamId, streaming: &mut Streaming, data: &[u8]) -> Result<usize, Failure> {
         let core = &*self.core;
+        streaming.call.terms.admit(&core.shared.acks)?;
+        let Streaming { deframer, accepted, waiting, call, stalled, .. } = streaming;
         let mut inflater = core.inflater.borrow_mut();
         let mut failure = None;
         *stalled = false;
         let used = deframer.feed(data, |message| {
             let taken = match inflater.plain(message, call.encoding) {
-                Ok(plain) => ingest::ingest_proto_streamed(core, plain, call.kind).map_err(Failure::from),
+                Ok(plain) => {
+                    let caller = || self.caller(id);
+                    ingest::ingest_proto_streamed(core, plain, call.kind, &call.terms, caller)
+                        .map_err(Failure::from)
+                }
                 Err(status) => Err(Failure::from(status)),
             };
             match taken {
                 Ok(Streamed::Accepted) => {
                     *accepted += 1;
+                    Take::Next
+                }
+                Ok(Streamed::Waits) => {
+                    *accepted += 1;
+                    *waiting += 1;
                     Take::Next
                 }
                 Ok(Streamed::NoRoom) => {
@@ -424,13 +486,9 @@ impl Service {
         }
         self.note(streaming.call.endpoint, 0);
         let mut answer = vec![0; PREFIX_BYTES];
-        crate::message::encode_ingest_response(
-            &mut answer,
-            &format!("batch-{}", streaming.accepted),
-            "completed",
-        );
+        encode_ingest_response(&mut answer, &format!("batch-{}", streaming.accepted), "completed");
         answer[4] = u8::try_from(answer.len() - PREFIX_BYTES).unwrap_or_default();
-        replies.head(id, &self.core.grpc.head, false);
+        replies.head(id, &self.core.grpc.heads[streaming.call.terms.level as usize], false);
         let _all = replies.data(id, &answer, false);
         replies.trailers(id, &self.core.grpc.ok);
         Stream::Answered
@@ -451,10 +509,10 @@ impl Service {
             streaming.withheld += data.len();
             return (Credit::Later, None);
         }
-        match self.take(streaming, data) {
+        match self.take(id, streaming, data) {
             Err(failure) => (Credit::Now, Some(self.fail(id, streaming.call.endpoint, failure, replies))),
             Ok(_) if !streaming.stalled => {
-                let finished = streaming.ended.then(|| self.finish(id, streaming, replies));
+                let finished = streaming.is_complete().then(|| self.finish(id, streaming, replies));
                 (Credit::Now, finished)
             }
             Ok(used) => {
@@ -473,11 +531,11 @@ impl Service {
             return;
         }
         let rest = std::mem::take(&mut streaming.rest);
-        let after = match self.take(streaming, &rest) {
+        let after = match self.take(id, streaming, &rest) {
             Err(failure) => Some(self.fail(id, streaming.call.endpoint, failure, replies)),
             Ok(used) => {
                 streaming.rest.extend_from_slice(&rest[used..]);
-                (!streaming.stalled && streaming.ended).then(|| self.finish(id, streaming, replies))
+                (!streaming.stalled && streaming.is_complete()).then(|| self.finish(id, streaming, replies))
             }
         };
         if after.is_some() || !streaming.stalled {
@@ -492,6 +550,100 @@ impl Service {
         if let Some(after) = after {
             *stream = after;
         }
+    }
+
+    /// It is known what became of a message of this stream.
+    pub(crate) fn settle(
+        &mut self,
+        id: StreamId,
+        stream: &mut Stream,
+        settled: &Settled,
+        replies: &mut Replies<'_>,
+    ) {
+        let reached = Reached::of(settled, &self.core.shared.acks);
+        let after = match (&mut *stream, reached) {
+            (Stream::Waiting { endpoint, .. }, Ok(reached)) => {
+                Some(self.answer_reached(id, *endpoint, settled, &reached, replies))
+            }
+            (Stream::Waiting { endpoint, .. }, Err(refusal)) if endpoint.is_grpc() => {
+                Some(self.fail(id, *endpoint, refusal, replies))
+            }
+            (Stream::Waiting { endpoint, .. }, Err(refusal)) => {
+                Some(self.turn_down(id, *endpoint, &refusal, replies))
+            }
+            (Stream::Streaming(streaming), Ok(_)) => {
+                streaming.waiting -= 1;
+                (!streaming.stalled && streaming.is_complete()).then(|| self.finish(id, streaming, replies))
+            }
+            (Stream::Streaming(streaming), Err(refusal)) => {
+                let endpoint = streaming.call.endpoint;
+                let mut failure = Failure::from(refusal);
+                let text = &failure.status.message;
+                failure.status.message = format!("one of {} messages: {text}", streaming.accepted).into();
+                Some(self.fail(id, endpoint, failure, replies))
+            }
+            _ => None,
+        };
+        if let Some(after) = after {
+            let before = std::mem::replace(stream, after);
+            self.forget(&before);
+        }
+    }
+
+    fn answer_reached(
+        &self,
+        id: StreamId,
+        endpoint: Endpoint,
+        settled: &Settled,
+        reached: &Reached,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let core = &*self.core;
+        let mut body = core.body.borrow_mut();
+        body.clear();
+        match endpoint.row().hot {
+            Hot::EnqueueJson => {
+                self.note(endpoint, status_index(202));
+                let mut block = Block::new(202).field("date", core.date.get());
+                push_reached(&mut block, reached);
+                replies.head(id, &block, true);
+            }
+            Hot::GrpcIngest { .. } => {
+                self.note(endpoint, 0);
+                body.resize(PREFIX_BYTES, 0);
+                encode_ingest_response(
+                    &mut body,
+                    &String::from_utf8_lossy(settled.id.as_bytes()),
+                    "accepted",
+                );
+                // A key has at most 255 bytes.
+                let length = (body.len() - PREFIX_BYTES) as u32;
+                body[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+                let mut block = Block::new(200).field("content-type", "application/grpc");
+                push_reached(&mut block, reached);
+                replies.head(id, &block, false);
+                let _all = replies.data(id, &body, false);
+                replies.trailers(id, &core.grpc.ok);
+            }
+            _ => {
+                self.note(endpoint, status_index(200));
+                write_stored(&mut body, &settled.id, reached);
+                let block = Block::new(200)
+                    .field("content-type", "application/json")
+                    .field("tidegate-ack", reached.level.name())
+                    .field("content-length", itoa::Buffer::new().format(body.len()))
+                    .field("date", core.date.get());
+                replies.head(id, &block, false);
+                let _all = replies.data(id, &body, true);
+            }
+        }
+        Stream::Answered
+    }
+
+    /// Whether the stream was reset while its message was under way; asked once.
+    pub(crate) fn take_abandoned(&mut self, id: StreamId) -> bool {
+        let place = self.abandoned.iter().position(|abandoned| *abandoned == id);
+        place.map(|place| self.abandoned.swap_remove(place)).is_some()
     }
 
     /// The time of a request is over. What was accepted stays accepted.
@@ -509,6 +661,10 @@ impl Service {
                 return;
             }
             Stream::Unary { call, .. } => self.fail(id, call.endpoint, status, replies),
+            Stream::Waiting { endpoint, token } => {
+                self.core.lane.borrow_mut().waiting().forget(*token);
+                self.fail(id, *endpoint, status, replies)
+            }
             Stream::Streaming(streaming) => self.fail(id, streaming.call.endpoint, status, replies),
             Stream::Cold(cold) if cold.begun => {
                 let mut block = Block::trailers();
@@ -539,7 +695,7 @@ impl Service {
             }
             Stream::Streaming(streaming) => self.stalled -= usize::from(streaming.stalled),
             Stream::Cold(_) => self.cold_streams -= 1,
-            Stream::Answered => {}
+            Stream::Answered | Stream::Waiting { .. } => {}
         }
     }
 
@@ -555,12 +711,10 @@ impl Service {
             _ => (false, false),
         };
         let call = || -> Result<Call, Status> {
-            if let Some(wanted) = head.field(b"tidegate-ack").filter(|wanted| *wanted != ACK_LEVEL.as_bytes())
-            {
-                return Err(Failure::from(Refusal::unreachable_ack(wanted)).status);
-            }
+            let terms = Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes()));
             Ok(Call {
                 endpoint,
+                terms: terms.map_err(|refusal| Failure::from(refusal).status)?,
                 kind: if text { DataKind::Text } else { DataKind::Bytes },
                 streaming,
                 encoding: Encoding::from_field(head.field(b"grpc-encoding"))?,
@@ -614,7 +768,12 @@ impl Application for Service {
                     return refused_head(Some(endpoint), Refusal::too_large(limit), head);
                 }
                 let token = self.core.shared.probe_token.as_bytes();
-                Head::Json { endpoint, probe: head.field(b"tidegate-probe") == Some(token) }
+                match Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes())) {
+                    Ok(terms) => {
+                        Head::Json { endpoint, probe: head.field(b"tidegate-probe") == Some(token), terms }
+                    }
+                    Err(refusal) => refused_head(Some(endpoint), refusal, head),
+                }
             }
             hot @ (Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. }) => {
                 self.grpc_head(endpoint, hot, head)
@@ -624,12 +783,12 @@ impl Application for Service {
 
     fn open(&mut self, id: StreamId, head: &Head, end_stream: bool, replies: &mut Replies<'_>) -> Stream {
         match head {
-            Head::Json { endpoint, probe } => {
+            Head::Json { endpoint, probe, terms } => {
                 if end_stream {
-                    return self.json(id, *endpoint, *probe, &[], replies);
+                    return self.json(id, *endpoint, *probe, terms, &[], replies);
                 }
                 self.collecting += 1;
-                Stream::Json { endpoint: *endpoint, probe: *probe, body: Vec::new() }
+                Stream::Json { endpoint: *endpoint, probe: *probe, terms: terms.clone(), body: Vec::new() }
             }
             Head::Health { endpoint, head_only } => {
                 let then = Then::Health { endpoint: *endpoint, head_only: *head_only };
@@ -646,12 +805,13 @@ impl Application for Service {
                 self.set_deadline(id, call.timeout);
                 if !call.streaming {
                     self.collecting += 1;
-                    return Stream::Unary { call: *call, collected: None };
+                    return Stream::Unary { call: call.clone(), collected: None };
                 }
                 let streaming = Streaming {
-                    call: *call,
+                    call: call.clone(),
                     deframer: Deframer::new(self.core.shared.limits.grpc_message_bytes_max),
                     accepted: 0,
+                    waiting: 0,
                     rest: Vec::new(),
                     withheld: 0,
                     stalled: false,
@@ -688,18 +848,18 @@ impl Application for Service {
     ) -> Credit {
         let mut credit = Credit::Now;
         let after = match stream {
-            Stream::Answered => None,
-            Stream::Json { endpoint, probe, body } => {
+            Stream::Answered | Stream::Waiting { .. } => None,
+            Stream::Json { endpoint, probe, terms, body } => {
                 if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max
                 {
-                    Some(self.json(id, *endpoint, *probe, data, replies))
+                    Some(self.json(id, *endpoint, *probe, terms, data, replies))
                 } else {
                     match self.collect(body, data) {
                         Some(refusal) => {
                             let then = Then::Refuse { endpoint: Some(*endpoint), refusal };
                             Some(self.answer_when_whole(id, then, end_stream, replies))
                         }
-                        None => end_stream.then(|| self.json(id, *endpoint, *probe, body, replies)),
+                        None => end_stream.then(|| self.json(id, *endpoint, *probe, terms, body, replies)),
                     }
                 }
             }
@@ -725,9 +885,9 @@ impl Application for Service {
                         && collected.is_none()
                         && message.bytes.len() <= self.core.shared.limits.grpc_message_bytes_max =>
                 {
-                    Some(self.unary(id, *call, message, replies))
+                    Some(self.unary(id, call, message, replies))
                 }
-                _ => self.collect_unary(id, *call, collected, data, end_stream, replies),
+                _ => self.collect_unary(id, call, collected, data, end_stream, replies),
             },
             Stream::Streaming(streaming) => {
                 let (kept, after) = self.stream_in(id, streaming, data, end_stream, replies);
@@ -767,7 +927,12 @@ impl Application for Service {
     }
 
     fn reset(&mut self, id: StreamId, stream: Stream, _why: Reset) -> Work {
+        let remains = matches!(stream, Stream::Waiting { .. });
         self.closed(id, stream);
+        if remains {
+            self.abandoned.push(id);
+            return Work::Remains;
+        }
         Work::Ended
     }
 

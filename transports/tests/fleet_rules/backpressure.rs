@@ -12,9 +12,10 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
+use engine_core::PartitionKey;
 use prost::Message;
 use tidegate_proto::diplom::v1::IngestRequest;
-use transports::{PartitionKey, Tally};
+use transports::Tally;
 
 use crate::harness::{H2Peer, TestFleet, eventually, framed, on_runtime, patiently, post, read, send};
 

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, io::Write};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use engine_core::PartitionKey;
 use flate2::{Compression, write::GzEncoder};
 use prost::Message;
 use serde_json::json;
@@ -10,7 +11,6 @@ use tidegate_proto::{
     compat,
     diplom::v1::{IngestRequest, IngestResponse},
 };
-use engine_core::PartitionKey;
 
 use crate::harness::{H2Peer, TestFleet, Worked, framed, on_runtime, post};
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
-use engine_core::{Batch, Completions, Outcome, Sink};
+use engine_core::{Batch, Completions, Outcome, PartitionKey, Sink};
 use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
@@ -22,7 +22,7 @@ use http::{HeaderMap, Request, StatusCode};
 use parking_lot::Mutex;
 use serde_json::Value;
 use transports::{
-    BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, Plan, Role, Tally, bind, choose,
+    AckPolicy, BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, Plan, Role, Tally, bind, choose,
     cold::{ColdReceiver, bridge},
 };
 
@@ -144,6 +144,7 @@ impl TestFleet {
             sink: Arc::new(move |core, _doorbell| -> BoxedSink {
                 Box::new(GatedSink { core, gate: Arc::clone(&behind) })
             }),
+            acks: AckPolicy::queued_only(),
             cold,
             health: Arc::new(AlwaysHealthy),
             probe_token: "the test's own".to_owned(),

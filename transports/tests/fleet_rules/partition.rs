@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, thread};
 
-use serde_json::json;
 use engine_core::PartitionKey;
+use serde_json::json;
 
 use crate::harness::{H2Peer, TestFleet, Worked, on_runtime};
 

@@ -22,10 +22,13 @@ fn every_field_comes_back() {
         timestamp_seconds: -5,
         key_hash: 99,
         kind: 3,
+        level: AckLevel::Durable,
+        once: true,
         reply_token: 42,
     };
     let handle = owner.insert(&record).unwrap();
     let view = reader.read(&handle);
+    assert_eq!(view.record(), record);
     assert_eq!((view.id(), view.source(), view.payload()), (&b"id-1"[..], &b"sensor"[..], &b"hello"[..]));
     assert_eq!(view.metadata().collect::<Vec<_>>(), [(&b"region"[..], &b"eu"[..])]);
     assert_eq!((view.timestamp_seconds(), view.key_hash(), view.kind()), (-5, 99, 3));

@@ -1,0 +1,206 @@
+//! On what terms a message is accepted: how safe it must be before its sender is told, and whether a repeat of it is
+//! recognised.
+
+use std::{
+    rc::Rc,
+    sync::atomic::{AtomicU8, Ordering},
+    time::Duration,
+};
+
+use engine_core::AckLevel;
+use parking_lot::Mutex;
+
+use crate::{answer::Refusal, grpc::Code};
+
+/// Longest `Idempotency-Key`, in bytes.
+const KEY_BYTES_MAX: usize = 255;
+
+/// Which levels there are, and what is promised when nobody asks for one.
+#[derive(Debug)]
+pub struct AckPolicy {
+    /// The level of a request that names none.
+    pub default: AckLevel,
+    /// Why a level can never be reached with these settings, by level; `None` when it can.
+    pub unreachable: [Option<String>; 3],
+    /// How long a request waits for its level before it is answered "unknown".
+    pub timeout: Duration,
+    /// The names of the places a message goes to, by bit of [`engine_core::Rejection`].
+    pub sides: Vec<String>,
+    /// What stands in the way right now.
+    pub gate: Gate,
+}
+
+impl AckPolicy {
+    /// What a queue in memory can promise: `queued`.
+    pub fn queued_only() -> Self {
+        let why = |level: &str| {
+            Some(format!(
+                "the level `{level}` cannot be reached with queue.type = memory; `queued` can. Set QUEUE_TYPE to log for durable, to nats, kafka or composite for delivered"
+            ))
+        };
+        Self {
+            default: AckLevel::Queued,
+            unreachable: [None, why("durable"), why("delivered")],
+            timeout: Duration::from_secs(10),
+            sides: Vec::new(),
+            gate: Gate::default(),
+        }
+    }
+
+    /// The names behind the bits.
+    pub fn names(&self, sides: u8) -> String {
+        let named = self.sides.iter().enumerate().filter(|(bit, _)| sides & (1 << bit) != 0);
+        named.map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// Says which levels cannot be honoured at the moment, and why. Written by whoever watches the sinks, read once per
+/// request.
+#[derive(Debug, Default)]
+pub struct Gate {
+    shut: AtomicU8,
+    reasons: Mutex<[Option<String>; 3]>,
+}
+
+impl Gate {
+    /// Shuts a level with its reason, or opens it. Says whether that changed anything.
+    pub fn set(&self, level: AckLevel, reason: Option<String>) -> bool {
+        let mut reasons = self.reasons.lock();
+        let place = &mut reasons[level as usize];
+        let changed = place.is_some() != reason.is_some();
+        let bit = 1 << level as u8;
+        // Relaxed: a request that comes a moment before or after is as right.
+        if reason.is_some() {
+            self.shut.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.shut.fetch_and(!bit, Ordering::Relaxed);
+        }
+        *place = reason;
+        changed
+    }
+
+    /// Why the level cannot be honoured now; `None` when it can.
+    pub fn reason(&self, level: AckLevel) -> Option<String> {
+        let shut = self.shut.load(Ordering::Relaxed) & (1 << level as u8) != 0;
+        if shut { self.reasons.lock()[level as usize].clone() } else { None }
+    }
+}
+
+/// The terms of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) level: AckLevel,
+    /// The caller's own id.
+    pub(crate) key: Option<Rc<[u8]>>,
+}
+
+impl Terms {
+    /// Reads the terms off a request head; `field` gives the first value of a field.
+    pub(crate) fn read<'a>(
+        policy: &AckPolicy,
+        field: impl Fn(&str) -> Option<&'a [u8]>,
+    ) -> Result<Self, Refusal> {
+        let level = match field("tidegate-ack") {
+            None => policy.default,
+            Some(wanted) => AckLevel::from_name(wanted).ok_or_else(|| {
+                let wanted = String::from_utf8_lossy(wanted);
+                let text =
+                    format!("tidegate-ack: there is no level `{wanted}`; give queued, durable or delivered");
+                Refusal::new(400, Code::InvalidArgument, text)
+            })?,
+        };
+        if let Some(why) = &policy.unreachable[level as usize] {
+            return Err(Refusal::new(400, Code::FailedPrecondition, format!("tidegate-ack: {why}")));
+        }
+        Ok(Self { level, key: field("idempotency-key").map(read_key).transpose()? })
+    }
+
+    /// Answered as soon as it is in the queue.
+    pub(crate) fn immediate() -> Self {
+        Self { level: AckLevel::Queued, key: None }
+    }
+
+    /// Whether the answer has to wait for what becomes of the message.
+    #[inline]
+    pub(crate) fn waits(&self) -> bool {
+        self.level != AckLevel::Queued || self.key.is_some()
+    }
+
+    /// Refuses while the level cannot be honoured.
+    #[inline]
+    pub(crate) fn admit(&self, policy: &AckPolicy) -> Result<(), Refusal> {
+        if policy.gate.shut.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        match policy.gate.reason(self.level) {
+            None => Ok(()),
+            Some(reason) => {
+                let text = format!("not accepted: `{}` cannot be honoured now: {reason}", self.level.name());
+                Err(Refusal::new(503, Code::Unavailable, text))
+            }
+        }
+    }
+}
+
+/// The value of an `Idempotency-Key`: visible ASCII, as it is or in quotes (draft-ietf-httpapi-idempotency-key-header:
+/// a structured-field string).
+fn read_key(value: &[u8]) -> Result<Rc<[u8]>, Refusal> {
+    let bare = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    if bare.is_empty() || bare.len() > KEY_BYTES_MAX || !bare.iter().all(u8::is_ascii_graphic) {
+        let text =
+            format!("idempotency-key: expected 1 to {KEY_BYTES_MAX} visible ASCII characters without blanks");
+        return Err(Refusal::new(400, Code::InvalidArgument, text));
+    }
+    Ok(bare.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &[(&str, &str)]) -> Result<Terms, Refusal> {
+        let field =
+            |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes());
+        Terms::read(
+            &AckPolicy { unreachable: [None, None, Some("no broker".into())], ..AckPolicy::queued_only() },
+            field,
+        )
+    }
+
+    #[test]
+    fn without_a_word_the_default_holds() {
+        let terms = read(&[]).unwrap();
+        assert!(terms.level == AckLevel::Queued && !terms.waits());
+    }
+
+    #[test]
+    fn a_level_out_of_reach_is_refused_with_the_reason() {
+        assert_eq!(read(&[("tidegate-ack", "durable")]).unwrap().level, AckLevel::Durable);
+        let refusal = read(&[("tidegate-ack", "delivered")]).unwrap_err();
+        assert!(refusal.status == 400 && refusal.text.contains("no broker"), "{refusal:?}");
+        assert!(read(&[("tidegate-ack", "safe")]).unwrap_err().text.contains("`safe`"));
+    }
+
+    #[test]
+    fn a_key_stands_with_or_without_quotes() {
+        for value in ["\"order-17\"", "order-17"] {
+            assert_eq!(read(&[("idempotency-key", value)]).unwrap().key.as_deref(), Some(&b"order-17"[..]));
+        }
+        for value in ["", "\"\"", "two words", "\u{fc}"] {
+            assert_eq!(read(&[("idempotency-key", value)]).unwrap_err().status, 400, "{value:?}");
+        }
+        assert!(read(&[("idempotency-key", &"x".repeat(256))]).is_err());
+    }
+
+    #[test]
+    fn a_shut_level_is_refused_and_the_others_are_not() {
+        let policy = AckPolicy::queued_only();
+        assert!(policy.gate.set(AckLevel::Durable, Some("the disk is full".into())));
+        let terms = |level| Terms { level, key: None };
+        assert!(terms(AckLevel::Queued).admit(&policy).is_ok());
+        let refusal = terms(AckLevel::Durable).admit(&policy).unwrap_err();
+        assert!(refusal.status == 503 && refusal.text.contains("the disk is full"));
+        assert!(policy.gate.set(AckLevel::Durable, None));
+        assert!(terms(AckLevel::Durable).admit(&policy).is_ok());
+    }
+}
