@@ -101,6 +101,15 @@ impl<'a> Batch<'a> {
         self.queue.pop_front().map(Ticket::new)
     }
 
+    /// The next message, not taken yet: for a sink that must know whether it has room for it.
+    #[inline]
+    pub fn peek(&self) -> Option<RecordView<'_>> {
+        if self.left == 0 {
+            return None;
+        }
+        self.queue.front().map(|handle| self.home.read(handle))
+    }
+
     /// Messages not taken yet, at most [`BATCH`].
     pub fn len(&self) -> usize {
         self.left

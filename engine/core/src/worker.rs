@@ -2,17 +2,18 @@
 
 use crate::outcome::Outcome;
 use crate::sink::{Batch, Completions, Sink};
-use crate::slab::RecordView;
+use crate::slab::Record;
 
-/// What a worker does with a message. Also any `FnMut(&RecordView, &mut Vec<u8>) -> Outcome`.
+/// What a worker does with a message. Also any `FnMut(&Record, &mut Vec<u8>) -> Outcome`.
 pub trait Process {
-    /// Appends the message's result to `result`, which comes empty and is reused.
-    fn process(&mut self, record: &RecordView<'_>, result: &mut Vec<u8>) -> Outcome;
+    /// Appends the message's result to `result`, which comes empty and is reused; says [`Outcome::Processed`] or
+    /// [`Outcome::Failed`].
+    fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome;
 }
 
-impl<F: FnMut(&RecordView<'_>, &mut Vec<u8>) -> Outcome> Process for F {
+impl<F: FnMut(&Record<'_>, &mut Vec<u8>) -> Outcome> Process for F {
     #[inline]
-    fn process(&mut self, record: &RecordView<'_>, result: &mut Vec<u8>) -> Outcome {
+    fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome {
         self(record, result)
     }
 }
@@ -23,9 +24,9 @@ pub struct Prefix;
 
 impl Process for Prefix {
     #[inline]
-    fn process(&mut self, record: &RecordView<'_>, result: &mut Vec<u8>) -> Outcome {
+    fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome {
         result.extend_from_slice(b"PROCESSED_");
-        result.extend_from_slice(record.payload());
+        result.extend_from_slice(record.payload);
         Outcome::Processed
     }
 }
@@ -61,7 +62,7 @@ impl<P: Process> Sink for MemorySink<P> {
     fn submit(&mut self, batch: &mut Batch<'_>) {
         while let Some(ticket) = batch.take() {
             self.result.clear();
-            let outcome = self.process.process(&batch.read(&ticket), &mut self.result);
+            let outcome = self.process.process(&batch.read(&ticket).record(), &mut self.result);
             self.result_bytes += self.result.len() as u64;
             batch.complete(ticket, outcome);
         }
@@ -83,7 +84,7 @@ mod tests {
     #[test]
     fn prefix_stands_before_the_payload() {
         let mut results = Vec::new();
-        let mut shard = one_core(|record: &RecordView<'_>, result: &mut Vec<u8>| {
+        let mut shard = one_core(|record: &Record<'_>, result: &mut Vec<u8>| {
             assert!(result.is_empty());
             let outcome = Prefix.process(record, result);
             results.push(result.clone());
@@ -100,7 +101,7 @@ mod tests {
 
     #[test]
     fn failure_to_process_is_counted_and_frees_the_slot() {
-        let mut shard = one_core(|_: &RecordView<'_>, _: &mut Vec<u8>| Outcome::Failed);
+        let mut shard = one_core(|_: &Record<'_>, _: &mut Vec<u8>| Outcome::Failed);
         shard.submit(0, &Record::default()).unwrap();
         shard.poll();
         let snapshot = shard.counters().snapshot();

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes};
-use engine_core::{Batch, Completions, Outcome, PartitionKey, Sink};
+use engine_core::{AckLevel, Batch, Completions, Doorbell, Outcome, PartitionKey, Sink, Ticket};
 use h2::{
     SendStream,
     client::{ResponseFuture, SendRequest},
@@ -39,6 +39,15 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         }
         assert!(Instant::now() < deadline, "never came true: {what}");
         thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// As [`eventually`], where the runtime has to go on meanwhile.
+pub(crate) async fn eventually_meanwhile(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
@@ -107,6 +116,56 @@ impl Sink for GatedSink {
     fn poll(&mut self, _done: &mut Completions<'_>) {}
 }
 
+/// Keeps every message until the test says what became of it.
+#[derive(Default)]
+pub(crate) struct Verdicts {
+    next: Mutex<Vec<Outcome>>,
+    doorbells: Mutex<Vec<Doorbell>>,
+    held: std::sync::atomic::AtomicUsize,
+}
+
+impl Verdicts {
+    /// Messages that wait for a verdict.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// The oldest message of core 0 came to this.
+    pub(crate) fn say(&self, outcome: Outcome) {
+        self.next.lock().push(outcome);
+        self.doorbells.lock().iter().for_each(Doorbell::ring);
+    }
+}
+
+pub(crate) struct HoldingSink {
+    verdicts: Arc<Verdicts>,
+    held: std::collections::VecDeque<Ticket>,
+}
+
+impl HoldingSink {
+    pub(crate) fn new(verdicts: &Arc<Verdicts>, doorbell: Doorbell) -> Self {
+        verdicts.doorbells.lock().push(doorbell);
+        Self { verdicts: Arc::clone(verdicts), held: Default::default() }
+    }
+}
+
+impl Sink for HoldingSink {
+    fn submit(&mut self, batch: &mut Batch<'_>) {
+        while let Some(ticket) = batch.take() {
+            self.held.push_back(ticket);
+            self.verdicts.held.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    fn poll(&mut self, done: &mut Completions<'_>) {
+        for outcome in self.verdicts.next.lock().drain(..) {
+            let ticket = self.held.pop_front().expect("a verdict on a message that is held");
+            done.complete(ticket, outcome);
+            self.verdicts.held.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
 struct AlwaysHealthy;
 
 impl Health for AlwaysHealthy {
@@ -126,11 +185,40 @@ pub(crate) struct TestFleet {
 impl TestFleet {
     /// With the gate shut.
     pub(crate) fn shut(cores: usize, queue_size: usize, partition: PartitionKey) -> Self {
+        let gate = Arc::new(Gate::default());
+        let behind = Arc::clone(&gate);
+        let sink =
+            move |core, _doorbell| -> BoxedSink { Box::new(GatedSink { core, gate: Arc::clone(&behind) }) };
+        Self::with(cores, queue_size, partition, AckPolicy::queued_only(), gate, Arc::new(sink))
+    }
+
+    /// One core, every level, and a sink that waits for the test's verdicts.
+    pub(crate) fn holding(default: AckLevel, timeout: Duration) -> (Self, Arc<Verdicts>) {
+        let acks = AckPolicy {
+            default,
+            unreachable: [None, None, None],
+            timeout,
+            sides: vec!["nats".to_owned(), "kafka".to_owned()],
+            ..AckPolicy::queued_only()
+        };
+        let verdicts = Arc::new(Verdicts::default());
+        let behind = Arc::clone(&verdicts);
+        let sink = move |_, doorbell| -> BoxedSink { Box::new(HoldingSink::new(&behind, doorbell)) };
+        let fleet = Self::with(1, 100, PartitionKey::Arrival, acks, Arc::default(), Arc::new(sink));
+        (fleet, verdicts)
+    }
+
+    fn with(
+        cores: usize,
+        queue_size: usize,
+        partition: PartitionKey,
+        acks: AckPolicy,
+        gate: Arc<Gate>,
+        sink: Arc<dyn Fn(usize, Doorbell) -> BoxedSink + Send + Sync>,
+    ) -> Self {
         let sockets = bind(([127, 0, 0, 1], 0).into(), cores).unwrap();
         let address = sockets[0].local_addr().unwrap();
         let (driver, _) = choose(DriverChoice::Auto).unwrap();
-        let gate = Arc::new(Gate::default());
-        let behind = Arc::clone(&gate);
         let (cold, calls) = bridge(16);
         let fleet = Fleet::start(Plan {
             cores,
@@ -141,10 +229,8 @@ impl TestFleet {
             queue_size,
             queue_bytes_max: 256 << 20,
             partition,
-            sink: Arc::new(move |core, _doorbell| -> BoxedSink {
-                Box::new(GatedSink { core, gate: Arc::clone(&behind) })
-            }),
-            acks: AckPolicy::queued_only(),
+            sink,
+            acks,
             cold,
             health: Arc::new(AlwaysHealthy),
             probe_token: "the test's own".to_owned(),
@@ -231,7 +317,13 @@ pub(crate) fn exchange(address: SocketAddr, head: &str) -> Answer {
 
 /// POST of a body on a connection of its own.
 pub(crate) fn post(address: SocketAddr, path: &str, body: &[u8]) -> Answer {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n", body.len());
+    post_with(address, path, "", body)
+}
+
+/// POST with further header lines.
+pub(crate) fn post_with(address: SocketAddr, path: &str, fields: &str, body: &[u8]) -> Answer {
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{fields}", body.len());
     exchange_with(address, &head, body)
 }
 
@@ -295,11 +387,23 @@ impl H2Peer {
 
     /// Opens a POST.
     pub(crate) async fn open(&self, path: &str, content_type: &str) -> (ResponseFuture, SendStream<Bytes>) {
-        let request = Request::post(format!("http://{}{path}", self.address))
+        self.open_with(path, content_type, &[]).await
+    }
+
+    /// Opens a POST with further fields.
+    pub(crate) async fn open_with(
+        &self,
+        path: &str,
+        content_type: &str,
+        fields: &[(&str, &str)],
+    ) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::post(format!("http://{}{path}", self.address))
             .header("content-type", content_type)
-            .header("te", "trailers")
-            .body(())
-            .unwrap();
+            .header("te", "trailers");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
         let mut requests = self.requests.clone().ready().await.unwrap();
         requests.send_request(request, false).unwrap()
     }

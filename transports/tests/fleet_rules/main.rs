@@ -2,6 +2,7 @@
 //! nothing, and what exactly reaches it when it does.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
+mod acks;
 mod backpressure;
 mod bytes;
 mod harness;

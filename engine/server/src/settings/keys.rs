@@ -49,6 +49,16 @@ impl Key {
         format!("TIDEGATE_{}", self.path.replace('.', "_").to_ascii_uppercase())
     }
 
+    /// Whether the value is for nobody's eyes.
+    pub fn is_secret(&self) -> bool {
+        self.path.ends_with("password")
+    }
+
+    /// Whether of several variables that differ the first named wins; otherwise that is an error.
+    pub fn first_variable_wins(&self) -> bool {
+        matches!(self.path, "kafka.brokers" | "kafka.topic")
+    }
+
     /// The table of the path.
     pub fn table(&self) -> &'static str {
         self.path.split_once('.').map_or("", |(table, _)| table)
@@ -158,7 +168,7 @@ pub const KEYS: &[Key] = &[
         ]),
         r#""memory""#,
         &["QUEUE_TYPE"],
-        "Where accepted messages go. This build has `memory`; the others are refused at the start rather than imitated.",
+        "Where accepted messages go: `memory` (worked on in this process, gone with it), `log` (the embedded durable log, then the workers), `nats` (JetStream), `kafka`, or `composite` (several at once, see [composite]). With nats, kafka and composite the workers work on what comes back from the broker.",
     ),
     key(
         "queue.size",
@@ -173,6 +183,263 @@ pub const KEYS: &[Key] = &[
         "268435456",
         &[],
         "Bytes of messages that may be in the queue, over all cores; each core takes at least one message of the largest size. Full: as queue.size.",
+    ),
+    key(
+        "queue.consume",
+        Kind::Boolean,
+        "true",
+        &[],
+        "Whether this process works on what the log or the brokers hold. `false`: it only takes messages in.",
+    ),
+    key(
+        "ack.default",
+        Kind::Choice(&[
+            ("auto", "auto"),
+            ("queued", "queued"),
+            ("durable", "durable"),
+            ("delivered", "delivered"),
+        ]),
+        r#""auto""#,
+        &[],
+        "What `accepted` means for a request without a Tidegate-Ack header. auto: queued for memory, durable for log, delivered for nats, kafka and composite.",
+    ),
+    key(
+        "ack.timeout",
+        TIMEOUT,
+        "\"10s\"",
+        &[],
+        "How long a request waits for its level. Then: 504 (DEADLINE_EXCEEDED), unknown; the same Idempotency-Key asks again.",
+    ),
+    key(
+        "idempotency.window",
+        Kind::Duration { min_ms: 1_000, max_ms: 7 * 86_400_000 },
+        "\"10m\"",
+        &[],
+        "How long a repeated Idempotency-Key is recognised.",
+    ),
+    key(
+        "idempotency.entries",
+        Kind::Integer { min: 16, max: 1 << 28 },
+        "100000",
+        &[],
+        "How many keys are remembered, over all cores (about 100 bytes each). More: the oldest is forgotten first.",
+    ),
+    key(
+        "data.directory",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "Where the durable log lives. Empty: none, except that queue.type = log takes ./tidegate-data. Set with nats, kafka or composite it is an outbox: messages are durable here first, and follow to the brokers when these can be reached.",
+    ),
+    key(
+        "data.segment_bytes",
+        Kind::Integer { min: 1 << 20, max: 1 << 34 },
+        "67108864",
+        &[],
+        "Length of a log segment; two a core are preallocated.",
+    ),
+    key(
+        "data.bytes_max",
+        Kind::Integer { min: 1 << 22, max: 1 << 50 },
+        "10737418240",
+        &[],
+        "Bytes of the log, over all cores. Full of what the slowest consumer still needs: 503 before accepting, nothing is dropped.",
+    ),
+    key(
+        "data.retention_bytes",
+        Kind::Integer { min: 0, max: 1 << 50 },
+        "1073741824",
+        &[],
+        "Bytes of segments that every consumer has passed which are kept all the same, for tidegate replay.",
+    ),
+    key(
+        "data.retention",
+        Kind::Duration { min_ms: 0, max_ms: 3650 * 86_400_000 },
+        "\"24h\"",
+        &[],
+        "How long such segments are kept at most.",
+    ),
+    key(
+        "data.io",
+        Kind::Choice(&[("auto", "auto"), ("io_uring", "io_uring"), ("blocking", "blocking")]),
+        r#""auto""#,
+        &[],
+        "How the log writes: io_uring, pwrite and fdatasync (blocking), or auto (io_uring where the kernel allows it).",
+    ),
+    key(
+        "nats.url",
+        Kind::Text,
+        r#""nats://localhost:4222""#,
+        &["NATS_URL"],
+        "NATS servers, separated by commas; user and password as nats://user:password@host:port.",
+    ),
+    key(
+        "nats.stream",
+        Kind::Text,
+        r#""DIPLOM_STREAM""#,
+        &[],
+        "The JetStream stream; created if absent, never altered.",
+    ),
+    key(
+        "nats.subject",
+        Kind::Text,
+        r#""diplom.messages""#,
+        &[],
+        "The subject that messages are published on.",
+    ),
+    key(
+        "nats.consumer",
+        Kind::Text,
+        r#""messages-consumer""#,
+        &[],
+        "The durable pull consumer; processes with the same one share the work.",
+    ),
+    key(
+        "nats.in_flight_max",
+        Kind::Integer { min: 1, max: 1_000_000 },
+        "1024",
+        &[],
+        "Publishes that wait for JetStream's acknowledgement. Full: messages wait in the queue.",
+    ),
+    key(
+        "nats.pack",
+        Kind::Integer { min: 1, max: 10_000 },
+        "1",
+        &[],
+        "Messages in one NATS message; more than 1 uses the packed format (see README), which only Tidegate reads.",
+    ),
+    key(
+        "kafka.brokers",
+        Kind::Text,
+        r#""localhost:9092""#,
+        &["KAFKA_BROKERS", "KAFKA_BROKER_LIST"],
+        "Bootstrap brokers, separated by commas; of two variables that differ the first named here wins.",
+    ),
+    key(
+        "kafka.topic",
+        Kind::Text,
+        r#""diplom-messages""#,
+        &["DIPLOM_KAFKA_TOPIC", "KAFKA_TOPIC"],
+        "The topic; created if absent and allowed (3 partitions), never altered.",
+    ),
+    key(
+        "kafka.consumer_group",
+        Kind::Text,
+        r#""processor-group""#,
+        &["KAFKA_CONSUMER_GROUP"],
+        "The consumer group; processes in the same one share the partitions.",
+    ),
+    key(
+        "kafka.client_id",
+        Kind::Text,
+        r#""tidegate""#,
+        &["KAFKA_CLIENT_ID"],
+        "How this client calls itself.",
+    ),
+    key(
+        "kafka.acks",
+        Kind::Choice(&[("all", "all"), ("-1", "all"), ("1", "1"), ("0", "0")]),
+        r#""all""#,
+        &["KAFKA_REQUIRED_ACKS"],
+        "Acknowledgements a publish waits for. With less than all the level `delivered` cannot be promised, and is not.",
+    ),
+    key(
+        "kafka.compression",
+        Kind::Choice(&[
+            ("none", "none"),
+            ("gzip", "gzip"),
+            ("snappy", "snappy"),
+            ("lz4", "lz4"),
+            ("zstd", "zstd"),
+        ]),
+        r#""snappy""#,
+        &["KAFKA_COMPRESSION"],
+        "Compression of batches.",
+    ),
+    key(
+        "kafka.linger",
+        Kind::Duration { min_ms: 0, max_ms: 10_000 },
+        "\"5ms\"",
+        &["KAFKA_BATCH_TIMEOUT"],
+        "How long a batch waits for more messages.",
+    ),
+    key(
+        "kafka.batch_messages",
+        Kind::Integer { min: 1, max: 1_000_000 },
+        "10000",
+        &["KAFKA_BATCH_SIZE"],
+        "Most messages of a batch.",
+    ),
+    key(
+        "kafka.retry_backoff",
+        Kind::Duration { min_ms: 1, max_ms: 30_000 },
+        "\"100ms\"",
+        &["KAFKA_RETRY_BACKOFF"],
+        "First pause before a publish is tried again; it doubles up to a second. What may pass by itself is retried for ever.",
+    ),
+    key(
+        "kafka.in_flight_max",
+        Kind::Integer { min: 1, max: 10_000_000 },
+        "100000",
+        &[],
+        "Publishes that wait for Kafka's acknowledgement. Full: messages wait in the queue.",
+    ),
+    key(
+        "kafka.security_protocol",
+        Kind::Choice(&[
+            ("plaintext", "plaintext"),
+            ("ssl", "ssl"),
+            ("sasl_plaintext", "sasl_plaintext"),
+            ("sasl_ssl", "sasl_ssl"),
+        ]),
+        r#""plaintext""#,
+        &[],
+        "How to speak to the brokers; all but plaintext need a build with --features kafka-tls.",
+    ),
+    key("kafka.sasl_mechanism", Kind::Text, r#""""#, &[], "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
+    key("kafka.sasl_username", Kind::Text, r#""""#, &[], "User for SASL."),
+    key("kafka.sasl_password", Kind::Text, r#""""#, &[], "Password for SASL; never printed."),
+    key(
+        "kafka.ssl_ca_location",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "File with the certificate authorities; empty: the system's.",
+    ),
+    key(
+        "composite.providers",
+        Kind::Text,
+        r#""nats,kafka""#,
+        &["COMPOSITE_PROVIDERS"],
+        "Where messages go with queue.type = composite: any of memory, log, nats and kafka, separated by commas.",
+    ),
+    key(
+        "composite.strategy",
+        Kind::Choice(&[("fail-fast", "fail-fast"), ("best-effort", "best-effort")]),
+        r#""fail-fast""#,
+        &["COMPOSITE_STRATEGY"],
+        "fail-fast: delivered means all have it. best-effort: delivered means at least one has it; the others follow from the outbox (data.directory), or what they missed is among the dead letters.",
+    ),
+    key(
+        "breaker.failures",
+        Kind::Integer { min: 1, max: 1_000_000 },
+        "5",
+        &[],
+        "Failures in a row after which a broker counts as out of reach: requests that need it are refused at once.",
+    ),
+    key(
+        "breaker.stall",
+        Kind::Duration { min_ms: 100, max_ms: 600_000 },
+        "\"3s\"",
+        &[],
+        "Time without an acknowledgement, while some are due, after which it counts as out of reach.",
+    ),
+    key(
+        "breaker.pause",
+        Kind::Duration { min_ms: 10, max_ms: 600_000 },
+        "\"1s\"",
+        &[],
+        "Pause before it is tried again; doubles up to 30 s with full jitter.",
     ),
     key(
         "limits.http_body_bytes_max",

@@ -1,7 +1,7 @@
 //! Laying the sources over each other, keeping for each value the place it came from, and saying all that is wrong
 //! at once.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use figment::{
     Figment, Profile, Provider,
@@ -10,7 +10,7 @@ use figment::{
 };
 
 use super::{
-    DriverChoice, KEYS, Key, Kind, QueueType, Settings, find, nearest,
+    Delivery, DriverChoice, KEYS, Key, Kind, Settings, find, nearest,
     value::{address, check, duration, from_text, shown},
 };
 use crate::role::Part;
@@ -67,7 +67,10 @@ impl Resolved {
     /// Value, as it would stand in the file, and origin.
     pub fn value(&self, key: &Key) -> (String, &Origin) {
         let (value, origin) = &self.values[key.path];
-        (shown(value), origin)
+        (
+            if key.is_secret() && shown(value) != "\"\"" { "\"(secret)\"".to_owned() } else { shown(value) },
+            origin,
+        )
     }
 }
 
@@ -220,6 +223,7 @@ impl Layers {
             return Ok((!named.is_empty()).then(|| (Value::from(union), names.join(", "))));
         }
         if let Some(((first, value), others)) = named.split_first()
+            && !key.first_variable_wins()
             && let Some((other, differs)) = others.iter().find(|(_, other)| shown(other) != shown(value))
         {
             return Err(Problem(format!(
@@ -254,28 +258,46 @@ fn unknown(path: &str, place: &str) -> Problem {
     Problem(format!("{place}: there is no setting `{path}`; did you mean `{}`?", nearest(path)))
 }
 
+/// Checked values, read by type.
+pub(super) struct Values<'a>(&'a BTreeMap<&'static str, (Value, Origin)>);
+
+impl Values<'_> {
+    pub(super) fn text(&self, path: &str) -> String {
+        self.0[path].0.as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(super) fn number(&self, path: &str) -> usize {
+        let number = self.0[path].0.to_u128().and_then(|number| usize::try_from(number).ok());
+        number.unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn truth(&self, path: &str) -> bool {
+        self.0[path].0.to_bool().unwrap_or_default()
+    }
+
+    pub(super) fn time(&self, path: &str) -> Duration {
+        duration(&self.text(path)).unwrap_or_default()
+    }
+
+    fn addresses(&self, path: &str) -> Vec<SocketAddr> {
+        let list = self.0[path].0.as_array().unwrap_or_default();
+        list.iter().filter_map(|one| address(one.as_str()?).ok()).collect()
+    }
+
+    /// A setting that does not go with the others.
+    pub(super) fn problem(&self, path: &str, text: &str) -> Problem {
+        Problem(format!("setting {path} (from {}): {text}", self.0[path].1))
+    }
+}
+
 /// Makes the typed settings of checked values.
 fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, Problem> {
-    let text = |path: &str| values[path].0.as_str().unwrap_or_default().to_owned();
-    let number = |path: &str| {
-        values[path].0.to_u128().and_then(|number| usize::try_from(number).ok()).unwrap_or(usize::MAX)
-    };
-    let truth = |path: &str| values[path].0.to_bool().unwrap_or_default();
-    let time = |path: &str| duration(&text(path)).unwrap_or_default();
-    let addresses = |path: &str| -> Vec<_> {
-        let list = values[path].0.as_array().unwrap_or_default();
-        list.iter().filter_map(|one| address(one.as_str()?).ok()).collect()
-    };
-    let queue_type = match text("queue.type").as_str() {
-        "memory" => QueueType::Memory,
-        other => {
-            return Err(Problem(format!(
-                "setting queue.type (from {}): this build cannot deliver to `{other}` yet, only to `memory`; unset it \
-                 or set QUEUE_TYPE=memory",
-                values["queue.type"].1
-            )));
-        }
-    };
+    let values = Values(values);
+    let text = |path: &str| values.text(path);
+    let number = |path: &str| values.number(path);
+    let truth = |path: &str| values.truth(path);
+    let time = |path: &str| values.time(path);
+    let addresses = |path: &str| values.addresses(path);
     Ok(Settings {
         gateway: addresses("listen.gateway"),
         ingest: addresses("listen.ingest"),
@@ -291,7 +313,7 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, P
         },
         pin: truth("engine.pin"),
         partition_key: text("engine.partition_key"),
-        queue_type,
+        delivery: Delivery::read(&values)?,
         queue_size: number("queue.size"),
         queue_bytes_max: number("queue.bytes_max"),
         limits: transports::Limits {
@@ -318,6 +340,7 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Provider as Place;
 
     fn environment(pairs: &[(&str, &str)]) -> Layers {
         let environment =
@@ -389,9 +412,32 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_this_build_cannot_serve_is_refused_by_name() {
-        let problem = first_problem(&environment(&[("QUEUE_TYPE", "kafka")]));
-        assert!(problem.contains("kafka") && problem.contains("QUEUE_TYPE"), "{problem}");
+    fn a_level_that_the_queue_cannot_reach_is_refused_as_default() {
+        let problem = first_problem(&environment(&[("TIDEGATE_ACK_DEFAULT", "durable")]));
+        assert!(problem.contains("queue.type = memory") && problem.contains("data.directory"), "{problem}");
+        let layers = environment(&[("QUEUE_TYPE", "kafka"), ("KAFKA_REQUIRED_ACKS", "1")]);
+        let delivery = layers.resolve(Part::All).unwrap().settings.delivery;
+        assert_eq!(delivery.ack_default, engine_core::AckLevel::Queued);
+        assert!(delivery.unreachable("1")[2].as_deref().unwrap().contains("KAFKA_REQUIRED_ACKS"));
+    }
+
+    #[test]
+    fn a_composite_names_its_providers() {
+        let pairs = [("QUEUE_TYPE", "composite"), ("COMPOSITE_PROVIDERS", " nats , log")];
+        let delivery = environment(&pairs).resolve(Part::All).unwrap().settings.delivery;
+        assert_eq!(delivery.providers, [Place::Nats, Place::Log]);
+        assert!(delivery.has_log() && !delivery.best_effort);
+        let wrong = [("QUEUE_TYPE", "composite"), ("COMPOSITE_PROVIDERS", "nats,rabbit")];
+        assert!(first_problem(&environment(&wrong)).contains("`rabbit`"));
+        let wrong = [("QUEUE_TYPE", "composite"), ("COMPOSITE_STRATEGY", "slow")];
+        assert!(first_problem(&environment(&wrong)).contains("COMPOSITE_STRATEGY"));
+    }
+
+    #[test]
+    fn kafka_brokers_wins_over_its_other_name() {
+        let layers = environment(&[("KAFKA_BROKER_LIST", "b:1"), ("KAFKA_BROKERS", "a:1")]);
+        let resolved = layers.resolve(Part::All).unwrap();
+        assert_eq!(resolved.value(find("kafka.brokers").unwrap()).0, "\"a:1\"");
     }
 
     #[test]

@@ -1,22 +1,17 @@
 //! The settings of a run: flag over environment over `.env` over file over default, each value checked, each with
 //! the place it came from. Nothing else in the house reads the environment.
 
+mod delivery;
 mod keys;
 mod layers;
 mod value;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use delivery::{Delivery, Provider};
 pub use keys::{KEYS, Key, Kind, find, nearest};
 pub use layers::{Layers, Origin, Problem, Resolved};
 pub use value::expectation;
-
-/// Where accepted messages go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueType {
-    /// Bounded slabs and rings in this process; gone with it.
-    Memory,
-}
 
 /// How the core loops wait for sockets.
 pub use transports::DriverChoice;
@@ -45,7 +40,7 @@ pub struct Settings {
     /// Empty, `source`, or a metadata key.
     pub partition_key: String,
     /// Where messages go.
-    pub queue_type: QueueType,
+    pub delivery: Delivery,
     /// Messages in flight, over all cores.
     pub queue_size: usize,
     /// Bytes of large bodies in flight, over all cores.

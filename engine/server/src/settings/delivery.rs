@@ -1,0 +1,171 @@
+//! The settings of where messages go, as far as they must agree with each other.
+
+use std::{path::PathBuf, time::Duration};
+
+use engine_core::AckLevel;
+
+use super::layers::{Problem, Values};
+
+/// One place that messages go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// Worked on in this process at once; kept nowhere.
+    Memory,
+    /// The embedded log, and the workers behind it.
+    Log,
+    /// NATS JetStream.
+    Nats,
+    /// Kafka.
+    Kafka,
+}
+
+impl Provider {
+    const ALL: [(Provider, &str); 4] = [
+        (Provider::Memory, "memory"),
+        (Provider::Log, "log"),
+        (Provider::Nats, "nats"),
+        (Provider::Kafka, "kafka"),
+    ];
+
+    /// The name it has in settings, answers and metrics.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(provider, _)| *provider == self).map_or("", |(_, name)| name)
+    }
+
+    /// Whether it is outside of this process.
+    pub fn is_broker(self) -> bool {
+        matches!(self, Provider::Nats | Provider::Kafka)
+    }
+}
+
+/// Where messages go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The word in `queue.type`.
+    pub queue_type: String,
+    /// The places, in the order of the settings.
+    pub providers: Vec<Provider>,
+    /// Whether `delivered` needs one of the places only.
+    pub best_effort: bool,
+    /// The folder of the log; `None` when there is none.
+    pub data_directory: Option<PathBuf>,
+    /// What a request without a word gets.
+    pub ack_default: AckLevel,
+    /// Longest wait for a level.
+    pub ack_timeout: Duration,
+    /// Whether what comes back is worked on here.
+    pub consume: bool,
+    /// How long a repeated key is recognised.
+    pub idempotency_window: Duration,
+    /// How many keys are remembered.
+    pub idempotency_entries: usize,
+}
+
+/// The folder of the log when it has to have one and none is named.
+const DEFAULT_DIRECTORY: &str = "tidegate-data";
+
+impl Delivery {
+    pub(super) fn read(values: &Values) -> Result<Self, Problem> {
+        let queue_type = values.text("queue.type");
+        let providers = match Provider::ALL.iter().find(|(_, name)| *name == queue_type) {
+            Some((provider, _)) => vec![*provider],
+            None => composite(values)?,
+        };
+        let best_effort = values.text("composite.strategy") == "best-effort";
+        let directory = values.text("data.directory");
+        let data_directory = match directory.as_str() {
+            "" if providers.contains(&Provider::Log) => Some(PathBuf::from(DEFAULT_DIRECTORY)),
+            "" => None,
+            directory => Some(PathBuf::from(directory)),
+        };
+        // A folder that a queue in memory would not use is a misunderstanding about what is safe.
+        if data_directory.is_some() && providers == [Provider::Memory] {
+            return Err(values.problem(
+                "data.directory",
+                "queue.type = memory keeps nothing; set QUEUE_TYPE=log, or unset data.directory",
+            ));
+        }
+        let mut delivery = Self {
+            queue_type,
+            providers,
+            best_effort,
+            data_directory,
+            ack_default: AckLevel::Queued,
+            ack_timeout: values.time("ack.timeout"),
+            consume: values.truth("queue.consume"),
+            idempotency_window: values.time("idempotency.window"),
+            idempotency_entries: values.number("idempotency.entries"),
+        };
+        let acks = values.text("kafka.acks");
+        let unreachable = delivery.unreachable(&acks);
+        delivery.ack_default = match AckLevel::from_name(values.text("ack.default").as_bytes()) {
+            Some(level) => {
+                if let Some(why) = &unreachable[level as usize] {
+                    return Err(values.problem("ack.default", why));
+                }
+                level
+            }
+            None => delivery.automatic_level(&unreachable),
+        };
+        Ok(delivery)
+    }
+
+    /// The strongest level that is about the places of this queue.
+    fn automatic_level(&self, unreachable: &[Option<String>; 3]) -> AckLevel {
+        let wanted = match self.queue_type.as_str() {
+            "memory" => AckLevel::Queued,
+            "log" => AckLevel::Durable,
+            _ => AckLevel::Delivered,
+        };
+        if unreachable[wanted as usize].is_none() { wanted } else { AckLevel::Queued }
+    }
+
+    /// Why a level can never be reached, by level.
+    pub fn unreachable(&self, kafka_acks: &str) -> [Option<String>; 3] {
+        let queue_type = &self.queue_type;
+        let durable = self.data_directory.is_none().then(|| {
+            format!("the level `durable` cannot be reached with queue.type = {queue_type} and no data.directory; set data.directory (or QUEUE_TYPE=log)")
+        });
+        let brokers = self.providers.iter().any(|provider| provider.is_broker());
+        let weak_kafka = self.providers.contains(&Provider::Kafka) && kafka_acks != "all";
+        let delivered = if !brokers && self.queue_type != "composite" {
+            Some(format!(
+                "the level `delivered` cannot be reached with queue.type = {queue_type}: there is no broker; set QUEUE_TYPE to nats, kafka or composite"
+            ))
+        } else if weak_kafka {
+            Some(format!(
+                "the level `delivered` cannot be promised with kafka.acks = {kafka_acks}; set KAFKA_REQUIRED_ACKS=all"
+            ))
+        } else {
+            None
+        };
+        [None, durable, delivered]
+    }
+
+    /// Whether anything is kept in the log.
+    pub fn has_log(&self) -> bool {
+        self.data_directory.is_some()
+    }
+}
+
+/// The providers of a composite.
+fn composite(values: &Values) -> Result<Vec<Provider>, Problem> {
+    let path = "composite.providers";
+    let mut providers = Vec::new();
+    for name in values.text(path).split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        let Some((provider, _)) = Provider::ALL.iter().find(|(_, known)| *known == name) else {
+            return Err(values.problem(
+                path,
+                &format!("there is no provider `{name}`; give any of memory, log, nats, kafka"),
+            ));
+        };
+        if providers.contains(provider) {
+            return Err(values.problem(path, &format!("`{name}` is named twice")));
+        }
+        providers.push(*provider);
+    }
+    if providers.is_empty() {
+        return Err(values.problem(path, "names no provider; give any of memory, log, nats, kafka"));
+    }
+    Ok(providers)
+}
