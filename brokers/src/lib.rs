@@ -6,11 +6,18 @@
 //!              └ ring ── a delivery thread (no log) ────────┘
 //! ```
 //!
-//! A [`Publisher`] is a broker's client: it takes records in order and says what became of each. It retries what may
-//! pass by itself for as long as it takes and gives up only what the broker refuses for ever.
+//! [`pipeline`] is the sink of a core and says which way a message takes. A [`Publisher`] is a broker's client: it takes
+//! records in order and says what became of each. It retries what may pass by itself for as long as it takes and gives
+//! up only what the broker refuses for ever.
 
+pub mod delivered;
 pub mod entry;
 pub mod log;
+pub mod pipeline;
 pub mod publisher;
+pub mod stored;
+pub mod window;
+pub mod work;
 
+pub use pipeline::{Pipeline, Way};
 pub use publisher::{Ack, Busy, Publisher, Rejected};

@@ -69,25 +69,23 @@ impl Reached {
                     policy.names(sides)
                 ),
             ),
-            Some(Outcome::Rejected(Rejection::Unavailable { sides, stored: 0 })) => Refusal::new(
-                503,
-                Code::Unavailable,
-                format!("not accepted: {} cannot take it now", policy.names(sides)),
-            ),
-            Some(Outcome::Rejected(Rejection::Unavailable { sides, stored })) => Refusal::new(
-                503,
-                Code::Unavailable,
-                format!(
-                    "not accepted by all: {} cannot take it now, {} has it; the same Idempotency-Key sends it only where it is missing",
-                    policy.names(sides),
-                    policy.names(stored)
-                ),
-            ),
-            None => Refusal::new(
+            Some(Outcome::Rejected(Rejection::Unknown)) => Refusal::new(
                 504,
                 Code::DeadlineExceeded,
-                "unknown: not acknowledged within ack.timeout, it may still be stored; send it again with the same Idempotency-Key",
+                "unknown: storing it failed half-way, it may still be there after a restart; send it again with the same Idempotency-Key",
             ),
+            None => {
+                let levels = [AckLevel::Durable, AckLevel::Delivered];
+                let because = levels.into_iter().find_map(|level| policy.gate.reason(level));
+                let because = because.map(|reason| format!(" ({reason})")).unwrap_or_default();
+                Refusal::new(
+                    504,
+                    Code::DeadlineExceeded,
+                    format!(
+                        "unknown: not acknowledged within ack.timeout{because}, it may still be stored; send it again with the same Idempotency-Key"
+                    ),
+                )
+            }
         };
         Err(refusal)
     }

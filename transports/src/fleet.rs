@@ -38,6 +38,9 @@ use crate::{
     terms::AckPolicy,
 };
 
+/// Makes the sink of a core, on the thread that starts the fleet.
+pub type SinkMaker = Arc<dyn Fn(usize, Doorbell) -> io::Result<BoxedSink> + Send + Sync>;
+
 /// What the core threads are to do.
 pub struct Plan {
     /// Core threads.
@@ -58,7 +61,7 @@ pub struct Plan {
     pub partition: PartitionKey,
     /// Makes the sink of a core; a sink with threads of its own rings the core's doorbell when it has finished
     /// something or has room again.
-    pub sink: Arc<dyn Fn(usize, Doorbell) -> BoxedSink + Send + Sync>,
+    pub sink: SinkMaker,
     /// What accepting a message can mean.
     pub acks: AckPolicy,
     /// The bridge to the cold lane.
@@ -136,7 +139,7 @@ impl Fleet {
     /// Starts the threads; they accept connections when this returns.
     ///
     /// # Errors
-    /// When a thread cannot be started.
+    /// When a thread cannot be started, or a sink cannot be made.
     ///
     /// # Panics
     /// When a listener has fewer sockets than there are cores.
@@ -169,7 +172,7 @@ impl Fleet {
         for (number, port) in ports.into_iter().enumerate() {
             let sockets = listeners.iter_mut().filter_map(|(role, sockets)| Some((*role, sockets.next()?)));
             let counters = Arc::new(FrontCounters::default());
-            let sink = (plan.sink)(number, port.doorbell());
+            let sink = (plan.sink)(number, port.doorbell())?;
             let shard = Shard::new(port, AnySink(sink));
             fleet.fronts.push(Arc::clone(&counters));
             fleet.engines.push(shard.counters());

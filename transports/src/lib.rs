@@ -41,7 +41,7 @@ pub use crate::{
     core::Health,
     counters::{Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally},
     driver::{Driver, DriverChoice, choose},
-    fleet::{Farewell, Fleet, Plan},
+    fleet::{Farewell, Fleet, Plan, SinkMaker},
     lane::BoxedSink,
     limits::Limits,
     listener::{Role, bind},

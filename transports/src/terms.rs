@@ -3,7 +3,10 @@
 
 use std::{
     rc::Rc,
-    sync::atomic::{AtomicU8, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,7 @@ pub struct AckPolicy {
     /// The names of the places a message goes to, by bit of [`engine_core::Rejection`].
     pub sides: Vec<String>,
     /// What stands in the way right now.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
 }
 
 impl AckPolicy {
@@ -43,7 +46,7 @@ impl AckPolicy {
             unreachable: [None, why("durable"), why("delivered")],
             timeout: Duration::from_secs(10),
             sides: Vec::new(),
-            gate: Gate::default(),
+            gate: Arc::default(),
         }
     }
 

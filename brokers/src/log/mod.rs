@@ -1,1 +1,499 @@
-//! The embedded durable log: per-shard segments with group commit.
+//! The embedded durable log: a folder of segments for each shard, synced before anything is acknowledged.
+//!
+//! ```text
+//! data.directory/
+//!   LOCK                                held while a process writes here
+//!   cursors/workers, cursors/kafka …    how far each consumer has come
+//!   shard-000/00000000000000000000.segment …
+//! ```
+//!
+//! [`format`] says what the bytes mean, [`writer`] how they get there, [`recovery`] what counts after a crash,
+//! [`reader`] how they are read back, [`cursor`] how consumers remember their place, [`offline`] is for the tools.
+//!
+//! Segments are deleted by [`Log::maintain`] once every consumer's *durable* position has passed them and retention
+//! allows. A log that has grown to `bytes_max` pushes back; it never drops what a consumer has not passed.
+
+mod commit;
+mod cursor;
+pub mod format;
+pub mod offline;
+mod reader;
+pub mod recovery;
+pub mod segment;
+mod uring;
+pub mod writer;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
+
+use parking_lot::Mutex;
+
+pub use self::{
+    cursor::Cursor,
+    reader::Reader,
+    recovery::ShardRecovery,
+    writer::{Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter},
+};
+use self::{segment::Segment, writer::ShardState};
+
+/// How the log writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// io_uring where the kernel gives one, else blocking calls.
+    #[default]
+    Auto,
+    /// io_uring, or nothing.
+    IoUring,
+    /// pwrite and fdatasync.
+    Blocking,
+}
+
+/// Whether commits are synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// With fdatasync.
+    #[default]
+    Fdatasync,
+    /// Not at all: for the test that shows that it is the sync that keeps messages.
+    #[doc(hidden)]
+    Omitted,
+}
+
+/// What a log is to be.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Its folder.
+    pub directory: PathBuf,
+    /// Shards that will be written; folders of further ones are kept and read.
+    pub shards: usize,
+    /// Length of a segment, which also bounds a record.
+    pub segment_bytes: u64,
+    /// Length of all segments together, at most.
+    pub bytes_max: u64,
+    /// Bytes of consumed segments that are kept.
+    pub retention_bytes: u64,
+    /// How long consumed segments are kept at most.
+    pub retention_age: Duration,
+    /// How it writes.
+    pub io: Io,
+    /// Whether it syncs.
+    pub sync: Sync,
+}
+
+impl LogConfig {
+    /// The defaults, in this folder: 64 MiB segments, 10 GiB at most, 1 GiB or a day of consumed ones kept.
+    pub fn new(directory: impl Into<PathBuf>, shards: usize) -> Self {
+        Self {
+            directory: directory.into(),
+            shards,
+            segment_bytes: 64 << 20,
+            bytes_max: 10 << 30,
+            retention_bytes: 1 << 30,
+            retention_age: Duration::from_secs(86_400),
+            io: Io::Auto,
+            sync: Sync::Fdatasync,
+        }
+    }
+}
+
+/// Why the log cannot do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Another process writes here.
+    #[error(
+        "data.directory = {path}: another process ({owner}) writes there; stop it, or give this one a directory of its own"
+    )]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// What the other process wrote about itself.
+        owner: String,
+    },
+    /// A system call failed.
+    #[error("data.directory: cannot {action} {path}: {error}{}", hint(error))]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Bytes that were acknowledged are damaged.
+    #[error(
+        "{path} is damaged at byte {position}: {what}. `tidegate log verify` shows what is there, `tidegate log repair --salvage DIR` copies it aside and cuts the damage out"
+    )]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Where in it.
+        position: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Records were deleted by retention before this reader came to them.
+    #[error("shard {shard}: offset {offset} was deleted, the first one kept is {first}")]
+    Gone {
+        /// Which shard.
+        shard: usize,
+        /// The offset asked for.
+        offset: u64,
+        /// The first one there is.
+        first: u64,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            "; make it writable for this user, or set data.directory to another place"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some room, or set data.directory to another disk"
+        }
+        _ => "",
+    }
+}
+
+impl LogError {
+    /// Wraps an I/O error with what was tried on what.
+    pub(super) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> LogError {
+        let path = path.as_ref().to_owned();
+        move |error| LogError::Io { action, path, error }
+    }
+}
+
+/// What was found at the start.
+#[derive(Clone, Debug, Default)]
+pub struct Recovery {
+    /// By shard.
+    pub shards: Vec<ShardRecovery>,
+    /// Consumers that have a cursor here, with their positions.
+    pub cursors: Vec<(String, BTreeMap<usize, u64>)>,
+}
+
+/// The log of a process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: LogConfig,
+    epoch: u64,
+    shards: BTreeMap<usize, Arc<ShardState>>,
+    cursors: Mutex<Vec<Cursor>>,
+    /// Cursors of consumers that this run does not have; they hold what they have not passed.
+    strangers: Vec<(String, BTreeMap<usize, u64>)>,
+    _lock: File,
+}
+
+impl Log {
+    /// Opens a folder, or makes it: takes its lock, and finds out what is there.
+    ///
+    /// # Errors
+    /// [`LogError`], with the setting and the way out.
+    pub fn open(config: LogConfig) -> Result<(Log, Recovery), LogError> {
+        let directory = &config.directory;
+        fs::create_dir_all(directory).map_err(LogError::io("create", directory))?;
+        let lock = take_lock(directory)?;
+        let cursor_folder = directory.join("cursors");
+        fs::create_dir_all(&cursor_folder).map_err(LogError::io("create", &cursor_folder))?;
+        for shard in 0..config.shards {
+            let folder = segment::folder_of(directory, shard);
+            fs::create_dir_all(&folder).map_err(LogError::io("create", &folder))?;
+        }
+        segment::sync_folder(directory).map_err(LogError::io("sync", directory))?;
+        let cursors = cursor::all(&cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
+        // 0 is what an unwritten header holds.
+        let epoch = fastrand::u64(1..);
+        let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
+        let mut shards = BTreeMap::new();
+        for shard in segment::shards(directory).map_err(LogError::io("list", directory))? {
+            let position =
+                |(_, positions): &(String, BTreeMap<usize, u64>)| positions.get(&shard).copied().unwrap_or(0);
+            let needed = cursors.iter().map(position).min().unwrap_or(0);
+            let found = recovery::recover(directory, shard, epoch, needed, config.segment_bytes)?;
+            // A log that was emptied by retention goes on where its consumers are: offsets are never used twice.
+            let beyond = cursors.iter().map(position).max().unwrap_or(0);
+            let next_offset = found.report.next_offset.max(beyond);
+            shards.insert(shard, Arc::new(ShardState::new(shard, next_offset, found.segments)));
+            recovery.shards.push(ShardRecovery { next_offset, ..found.report });
+        }
+        let shared =
+            Shared { config, epoch, shards, cursors: Mutex::default(), strangers: cursors, _lock: lock };
+        Ok((Log { shared: Arc::new(shared) }, recovery))
+    }
+
+    /// What it was opened with.
+    pub fn config(&self) -> &LogConfig {
+        &self.shared.config
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    /// The shards that have a folder.
+    pub fn shards(&self) -> Vec<usize> {
+        self.shared.shards.keys().copied().collect()
+    }
+
+    fn shard(&self, shard: usize) -> Result<&Arc<ShardState>, LogError> {
+        self.shared.shards.get(&shard).ok_or(LogError::Gone { shard, offset: 0, first: 0 })
+    }
+
+    /// The writer of a shard, and its thread. There is one at a time.
+    ///
+    /// # Errors
+    /// When the ring or the thread cannot be had.
+    pub fn writer(&self, shard: usize, on_progress: OnProgress) -> Result<ShardWriter, LogError> {
+        let state = Arc::clone(self.shard(shard)?);
+        ShardWriter::start(self, state, on_progress)
+            .map_err(LogError::io("start writing in", segment::folder_of(&self.config().directory, shard)))
+    }
+
+    /// Reads a shard from an offset on.
+    pub fn reader(&self, shard: usize, from: u64) -> Reader {
+        Reader::new(self.clone(), shard, from)
+    }
+
+    /// Offsets below are durable.
+    pub fn durable_upto(&self, shard: usize) -> u64 {
+        self.shared.shards.get(&shard).map_or(0, |state| state.durable_upto.load(Ordering::Acquire))
+    }
+
+    /// The first offset that is still there.
+    pub fn first_offset(&self, shard: usize) -> u64 {
+        let Some(state) = self.shared.shards.get(&shard) else { return 0 };
+        let first = state.segments.lock().first().map(|segment| segment.first_offset);
+        first.unwrap_or_else(|| state.durable_upto.load(Ordering::Acquire))
+    }
+
+    /// The cursor of a consumer; from now on retention waits for it. A new consumer starts where the slowest of the
+    /// known ones is, or at the first record.
+    ///
+    /// # Errors
+    /// When its file cannot be read or made.
+    pub fn cursor(&self, consumer: &str) -> Result<Cursor, LogError> {
+        let folder = self.config().directory.join("cursors");
+        let start = || {
+            let of = |shard: usize| {
+                let known = self.shared.strangers.iter().map(|(_, positions)| positions.get(&shard).copied());
+                let first = self.first_offset(shard);
+                (shard, known.map(|position| position.unwrap_or(0)).min().unwrap_or(first).max(first))
+            };
+            self.shards().into_iter().map(of).collect()
+        };
+        let cursor =
+            Cursor::open(&folder, consumer, start).map_err(LogError::io("open", folder.join(consumer)))?;
+        self.shared.cursors.lock().push(cursor.clone());
+        Ok(cursor)
+    }
+
+    /// The segment that holds an offset: its path, epoch and first offset.
+    fn segment_of(&self, shard: usize, offset: u64) -> Result<(PathBuf, u64, u64), LogError> {
+        let segments = self.shard(shard)?.segments.lock();
+        let place = segments.partition_point(|segment| segment.first_offset <= offset);
+        let Some(segment) = place.checked_sub(1).and_then(|place| segments.get(place)) else {
+            let first = segments.first().map_or(offset, |segment| segment.first_offset);
+            return Err(LogError::Gone { shard, offset, first });
+        };
+        Ok((segment.path.clone(), segment.epoch, segment.first_offset))
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        let of =
+            |state: &Arc<ShardState>| state.segments.lock().iter().map(|segment| segment.bytes).sum::<u64>();
+        self.shared.shards.values().map(of).sum()
+    }
+
+    /// Whether another segment of this length may come; the error names who holds the rest.
+    fn may_grow(&self, bytes: u64) -> Result<(), String> {
+        let config = self.config();
+        if self.bytes() + bytes <= config.bytes_max {
+            return Ok(());
+        }
+        let slowest = self.lags().into_iter().max_by_key(|(_, lag)| *lag);
+        let who = slowest.map_or_else(String::new, |(name, lag)| {
+            format!("; consumer `{name}` is furthest behind, by {lag} messages")
+        });
+        Err(format!(
+            "the log in data.directory = {} has reached data.bytes_max = {} bytes{who}; it goes on when they are consumed",
+            config.directory.display(),
+            config.bytes_max
+        ))
+    }
+
+    /// How many messages each consumer is behind, over all shards.
+    pub fn lags(&self) -> Vec<(String, u64)> {
+        let cursors = self.shared.cursors.lock();
+        let lag = |position: &dyn Fn(usize) -> u64| {
+            self.shared
+                .shards
+                .keys()
+                .map(|shard| self.durable_upto(*shard).saturating_sub(position(*shard)))
+                .sum()
+        };
+        let mut lags: Vec<(String, u64)> = cursors
+            .iter()
+            .map(|cursor| (cursor.name().to_owned(), lag(&|shard| cursor.position(shard))))
+            .collect();
+        for (name, positions) in &self.shared.strangers {
+            if !cursors.iter().any(|cursor| cursor.name() == name) {
+                lags.push((name.clone(), lag(&|shard| positions.get(&shard).copied().unwrap_or(0))));
+            }
+        }
+        lags
+    }
+
+    /// Consumers that have a cursor here and take no part in this run.
+    pub fn absent_consumers(&self) -> Vec<String> {
+        let cursors = self.shared.cursors.lock();
+        let absent = |name: &&String| !cursors.iter().any(|cursor| cursor.name() == name.as_str());
+        self.shared.strangers.iter().map(|(name, _)| name).filter(absent).cloned().collect()
+    }
+
+    /// How the writing of a shard is.
+    pub fn health(&self, shard: usize) -> Health {
+        self.shared.shards.get(&shard).map(|state| state.health.lock().clone()).unwrap_or_default()
+    }
+
+    /// Makes the consumers' positions durable, then deletes what all of them have passed and retention does not keep.
+    /// To be called about once a second.
+    ///
+    /// # Errors
+    /// When a cursor cannot be written; nothing is deleted then.
+    pub fn maintain(&self) -> Result<(), LogError> {
+        let cursors = self.shared.cursors.lock().clone();
+        for cursor in &cursors {
+            let path = self.config().directory.join("cursors").join(cursor.name());
+            cursor.flush().map_err(LogError::io("write", path))?;
+        }
+        let absent: Vec<_> = {
+            let is_absent = |name: &str| !cursors.iter().any(|cursor| cursor.name() == name);
+            self.shared.strangers.iter().filter(|(name, _)| is_absent(name)).collect()
+        };
+        for (shard, state) in &self.shared.shards {
+            let passed = cursors
+                .iter()
+                .map(|cursor| cursor.durable_position(*shard))
+                .chain(absent.iter().map(|(_, positions)| positions.get(shard).copied().unwrap_or(0)))
+                .min()
+                .unwrap_or(0);
+            self.delete_passed(*shard, state, passed)?;
+        }
+        Ok(())
+    }
+
+    fn delete_passed(&self, shard: usize, state: &ShardState, passed: u64) -> Result<(), LogError> {
+        let config = self.config();
+        loop {
+            // Counted before the lock is taken: it takes that of every shard.
+            let all = self.bytes();
+            let path = {
+                let segments = state.segments.lock();
+                let (Some(oldest), Some(next)) = (segments.first(), segments.get(1)) else { return Ok(()) };
+                let age = Duration::from_millis(now_ms().saturating_sub(next.created_ms));
+                let kept = all <= config.retention_bytes && age <= config.retention_age;
+                if next.first_offset > passed || kept {
+                    return Ok(());
+                }
+                oldest.path.clone()
+            };
+            fs::remove_file(&path).map_err(LogError::io("delete", &path))?;
+            let folder = segment::folder_of(&config.directory, shard);
+            segment::sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
+            state.segments.lock().remove(0);
+        }
+    }
+
+    /// What the log holds and how it does.
+    pub fn stat(&self) -> Vec<ShardStat> {
+        let stat = |(shard, state): (&usize, &Arc<ShardState>)| {
+            let segments: Vec<Segment> = state.segments.lock().clone();
+            let timings = &state.timings;
+            ShardStat {
+                shard: *shard,
+                segments: segments.len(),
+                bytes: segments.iter().map(|segment| segment.bytes).sum(),
+                first_offset: self.first_offset(*shard),
+                next_offset: self.durable_upto(*shard),
+                oldest_ms: segments.first().map(|segment| segment.created_ms),
+                health: state.health.lock().clone(),
+                sync_buckets: std::array::from_fn(|at| timings.buckets[at].load(Ordering::Relaxed)),
+                sync_seconds: timings.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9,
+                records: timings.records.load(Ordering::Relaxed),
+                bytes_written: timings.bytes.load(Ordering::Relaxed),
+            }
+        };
+        self.shared.shards.iter().map(stat).collect()
+    }
+}
+
+/// A shard of the log at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShardStat {
+    /// Which shard.
+    pub shard: usize,
+    /// Segments, the one in use included.
+    pub segments: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// First offset that is there.
+    pub first_offset: u64,
+    /// Offset of the next message.
+    pub next_offset: u64,
+    /// When the oldest segment was begun, in milliseconds of the Unix epoch.
+    pub oldest_ms: Option<u64>,
+    /// How the writing is.
+    pub health: Health,
+    /// Commits by how long they took; bounds in [`SYNC_BOUNDS_US`].
+    pub sync_buckets: [u64; SYNC_BOUNDS_US.len() + 1],
+    /// How long all of them took.
+    pub sync_seconds: f64,
+    /// Records made durable in this run.
+    pub records: u64,
+    /// Bytes written in this run.
+    pub bytes_written: u64,
+}
+
+/// Keeps every other process out of the folder until the file is closed, which a crash does, too.
+fn take_lock(directory: &Path) -> Result<File, LogError> {
+    let path = directory.join("LOCK");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(LogError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // For the message only.
+            let _ = file.read_to_string(&mut owner);
+            return Err(LogError::Locked { path: directory.to_owned(), owner: owner.trim().to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(LogError::io("lock", &path)(error)),
+    }
+    let owner = format!("process {}\n", std::process::id());
+    file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(LogError::io("write", &path))?;
+    Ok(file)
+}
+
+/// Milliseconds of the Unix epoch.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -80,13 +80,8 @@ pub enum Rejection {
         /// The sides that refuse it.
         sides: u8,
     },
-    /// These sides could not take it now; it is nowhere but where `stored` says.
-    Unavailable {
-        /// The sides that did not take it.
-        sides: u8,
-        /// The sides that did.
-        stored: u8,
-    },
+    /// Nobody knows whether it is stored: writing it failed half-way.
+    Unknown,
 }
 
 #[cfg(test)]

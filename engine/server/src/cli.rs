@@ -40,6 +40,12 @@ pub enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+    /// Look into the durable log (data.directory).
+    Log {
+        /// What about it.
+        #[command(subcommand)]
+        action: LogAction,
+    },
     /// Say the version.
     Version,
     /// Print a completion script for a shell.
@@ -47,6 +53,44 @@ pub enum Command {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// What about the log.
+#[derive(Debug, Subcommand)]
+pub enum LogAction {
+    /// Check every record of every segment; exit code 0 when all that was acknowledged is whole.
+    Verify(LogArguments),
+    /// Print every message, oldest first.
+    Dump {
+        /// Which log.
+        #[command(flatten)]
+        log: LogArguments,
+        /// One JSON object a line instead of lines for people.
+        #[arg(long)]
+        json: bool,
+        /// One shard only.
+        #[arg(long)]
+        shard: Option<usize>,
+    },
+    /// Print segments, offsets and consumers.
+    Stat(LogArguments),
+    /// Make a damaged log open again: copy the damaged segments aside, keep what is whole, say what is lost.
+    Repair {
+        /// Which log.
+        #[command(flatten)]
+        log: LogArguments,
+        /// Where the damaged segments are copied as they are.
+        #[arg(long, value_name = "DIR")]
+        salvage: PathBuf,
+    },
+}
+
+/// Which log.
+#[derive(Args, Clone, Debug)]
+pub struct LogArguments {
+    /// The log's folder [default: data.directory of the settings, or ./tidegate-data].
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
 }
 
 /// What about the settings.

@@ -1,15 +1,24 @@
 //! What each command does.
 
-use std::{collections::BTreeMap, io, path::Path, process::ExitCode};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 
 use crate::{
     cli::{Cli, Command, ConfigAction, RunArguments},
+    log_tools,
     role::Part,
     run,
-    settings::{KEYS, Layers, Resolved, commented_defaults, default_file, expectation, find, nearest},
+    settings::{
+        DEFAULT_DIRECTORY, KEYS, Layers, Resolved, commented_defaults, default_file, expectation, find,
+        nearest,
+    },
 };
 
 /// Runs the program; every error goes to standard error with the way out.
@@ -37,6 +46,7 @@ fn dispatch() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Config { action }) => config(action),
+        Some(Command::Log { action }) => log_tools::run(&action, default_directory()?),
     }
 }
 
@@ -77,6 +87,13 @@ fn resolve(arguments: &RunArguments) -> Result<Option<Resolved>> {
             Ok(None)
         }
     }
+}
+
+/// The log's folder, as a server with these settings would use it.
+fn default_directory() -> Result<PathBuf> {
+    let resolved = resolve(&RunArguments::default())?;
+    let directory = resolved.and_then(|resolved| resolved.settings.delivery.data_directory);
+    Ok(directory.unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)))
 }
 
 fn start(arguments: &RunArguments) -> Result<ExitCode> {

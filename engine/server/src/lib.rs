@@ -5,6 +5,8 @@ mod banner;
 pub mod cli;
 pub mod cold;
 mod commands;
+pub mod delivery;
+mod log_tools;
 mod logging;
 mod role;
 pub mod run;

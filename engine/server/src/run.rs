@@ -13,17 +13,18 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use engine_core::{MemorySink, PartitionKey, Prefix};
+use engine_core::PartitionKey;
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
 use tonic::service::Routes;
-use transports::{AckPolicy, Driver, Fleet, Plan, Role, bind, choose};
+use transports::{Driver, Fleet, Plan, Role, bind, choose};
 
 use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
+    delivery::Behind,
     logging,
     role::Part,
     settings::Settings,
@@ -51,6 +52,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     if let Some(error) = refused {
         tracing::info!(%error, "io_uring is not available here, the core loops wait on epoll");
     }
+    let behind = Behind::open(&settings, cores)?;
     let (listeners, addresses) = bind_all(&settings, part, cores)?;
 
     let (sender, calls) = transports::cold::bridge(COLD_CALLS_MAX);
@@ -67,13 +69,14 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         queue_size,
         queue_bytes_max: settings.queue_bytes_max,
         partition: PartitionKey::from_setting(&settings.partition_key),
-        sink: Arc::new(|_, _| Box::new(MemorySink::new(Prefix))),
-        acks: AckPolicy::queued_only(),
+        sink: behind.sinks(cores),
+        acks: behind.acks(),
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
         probe_token: probe_token.clone(),
     })
     .context("the core threads cannot be started")?;
+    let watcher = behind.watch()?;
     let views = fleet.fronts.iter().zip(&fleet.engines);
     let house = Arc::new(House {
         cores: views
@@ -85,6 +88,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         metrics_path: settings.metrics_path.clone(),
         started,
         draining: Arc::clone(&draining),
+        behind: Arc::clone(&behind),
         cold: ColdCounts::default(),
     });
     health.know(Arc::clone(&house));
@@ -97,9 +101,11 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     } else {
         banner.print();
     }
-    wait_for_the_end(&fleet, signals)?;
+    wait_for_the_end(&fleet, &behind, signals)?;
     draining.store(true, Ordering::Relaxed);
-    finish(fleet, settings.shutdown_timeout, driver)
+    let code = finish(fleet, &behind, settings.shutdown_timeout, driver);
+    behind.stop(watcher);
+    code
 }
 
 /// Cores to use: all, or as many as asked for and there.
@@ -197,7 +203,7 @@ async fn grpc_services(house: &Arc<House>) -> Routes {
 }
 
 /// Blocks until the first signal; the second ends the process at once.
-fn wait_for_the_end(fleet: &Fleet, mut signals: Signals) -> Result<()> {
+fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Result<()> {
     let (sender, asked) = mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for (count, signal) in signals.forever().enumerate() {
@@ -223,13 +229,19 @@ fn wait_for_the_end(fleet: &Fleet, mut signals: Signals) -> Result<()> {
                 tracing::error!("a core thread has ended by itself");
                 return Ok(());
             }
+            Err(RecvTimeoutError::Timeout) if behind.failed.load(Ordering::Acquire) => {
+                tracing::error!(
+                    "the log has failed: ending, so that the next start reads back what is on the disk"
+                );
+                return Ok(());
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => anyhow::bail!("the signal thread has ended"),
         }
     }
 }
 
-fn finish(fleet: Fleet, timeout: Duration, driver: Driver) -> Result<ExitCode> {
+fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> Result<ExitCode> {
     fleet.drain(timeout);
     let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
     tracing::info!(
@@ -237,10 +249,12 @@ fn finish(fleet: Fleet, timeout: Duration, driver: Driver) -> Result<ExitCode> {
         processed = end.processed,
         failed = end.failed,
         lost = end.lost,
+        kept = behind.kept(),
         connections_cut = end.cut,
         "stopped"
     );
-    Ok(if end.lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let whole = end.lost == 0 && !behind.failed.load(Ordering::Acquire);
+    Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn random_token() -> String {

@@ -22,7 +22,8 @@ use http::{HeaderMap, Request, StatusCode};
 use parking_lot::Mutex;
 use serde_json::Value;
 use transports::{
-    AckPolicy, BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, Plan, Role, Tally, bind, choose,
+    AckPolicy, BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, Plan, Role, SinkMaker, Tally, bind,
+    choose,
     cold::{ColdReceiver, bridge},
 };
 
@@ -187,8 +188,9 @@ impl TestFleet {
     pub(crate) fn shut(cores: usize, queue_size: usize, partition: PartitionKey) -> Self {
         let gate = Arc::new(Gate::default());
         let behind = Arc::clone(&gate);
-        let sink =
-            move |core, _doorbell| -> BoxedSink { Box::new(GatedSink { core, gate: Arc::clone(&behind) }) };
+        let sink = move |core, _doorbell| -> std::io::Result<BoxedSink> {
+            Ok(Box::new(GatedSink { core, gate: Arc::clone(&behind) }))
+        };
         Self::with(cores, queue_size, partition, AckPolicy::queued_only(), gate, Arc::new(sink))
     }
 
@@ -203,7 +205,9 @@ impl TestFleet {
         };
         let verdicts = Arc::new(Verdicts::default());
         let behind = Arc::clone(&verdicts);
-        let sink = move |_, doorbell| -> BoxedSink { Box::new(HoldingSink::new(&behind, doorbell)) };
+        let sink = move |_, doorbell| -> std::io::Result<BoxedSink> {
+            Ok(Box::new(HoldingSink::new(&behind, doorbell)))
+        };
         let fleet = Self::with(1, 100, PartitionKey::Arrival, acks, Arc::default(), Arc::new(sink));
         (fleet, verdicts)
     }
@@ -214,7 +218,7 @@ impl TestFleet {
         partition: PartitionKey,
         acks: AckPolicy,
         gate: Arc<Gate>,
-        sink: Arc<dyn Fn(usize, Doorbell) -> BoxedSink + Send + Sync>,
+        sink: SinkMaker,
     ) -> Self {
         let sockets = bind(([127, 0, 0, 1], 0).into(), cores).unwrap();
         let address = sockets[0].local_addr().unwrap();

@@ -66,7 +66,14 @@ impl Health for HealthReport {
 
 /// The object of `/ready`, and whether it says yes.
 pub fn ready(house: &House, role: Role) -> (bool, Value) {
-    let ready = !house.is_draining();
+    let default = house.behind.delivery.ack_default;
+    let mut checks = Map::new();
+    let queue = if house.is_draining() { Some("draining".to_owned()) } else { None };
+    let level = house.behind.gate.reason(default);
+    let ready = queue.is_none() && level.is_none();
+    for (name, trouble) in [("queue", queue), (default.name(), level)] {
+        checks.insert(name.into(), json!(trouble.unwrap_or_else(|| "ok".to_owned())));
+    }
     let (timestamp, _) = now();
     let totals = house.totals();
     let mut body = Map::new();
@@ -74,8 +81,8 @@ pub fn ready(house: &House, role: Role) -> (bool, Value) {
     body.insert("status".into(), json!(if ready { "ready" } else { "not_ready" }));
     body.insert("service".into(), json!(service(role)));
     body.insert("timestamp".into(), json!(timestamp));
-    body.insert("ack".into(), json!("queued"));
-    body.insert("checks".into(), json!({ "queue": if ready { "ok" } else { "draining" } }));
+    body.insert("ack".into(), json!(default.name()));
+    body.insert("checks".into(), Value::Object(checks));
     body.insert("uptime_seconds".into(), json!(house.started.elapsed().as_secs_f64()));
     body.insert("messages_processed".into(), json!(totals.processed));
     (ready, Value::Object(body))

@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
+use crate::delivery::Behind;
+
 /// The view of one core.
 #[derive(Debug)]
 pub struct CoreView {
@@ -41,6 +43,8 @@ pub struct House {
     pub started: Instant,
     /// A shutdown has begun.
     pub draining: Arc<AtomicBool>,
+    /// What is behind the queue.
+    pub behind: Arc<Behind>,
     /// Requests that the cold lane answered.
     pub cold: ColdCounts,
 }
@@ -54,11 +58,13 @@ pub struct Totals {
     pub accepted: u64,
     /// Of these, how many did not.
     pub refused: u64,
-    /// Of the accepted, how many a worker has finished.
+    /// Of the accepted, how many are worked on, stored or acknowledged.
+    pub done: u64,
+    /// Messages that the workers have finished.
     pub processed: u64,
-    /// Of the accepted, how many a worker gave up.
+    /// Messages that the workers gave up.
     pub errors: u64,
-    /// Accepted and not yet finished.
+    /// Accepted and not yet done, and in the log what the slowest consumer has not passed.
     pub in_queue: u64,
     /// Time the workers spent on messages.
     pub busy: Duration,
@@ -68,12 +74,12 @@ impl House {
     /// The counts of this moment. Cores are read one after the other while they work, so sums can be off by what is
     /// under way; they agree when the process is at rest.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let worked = self.behind.worked();
+        let mut totals = Totals { processed: worked.processed, errors: worked.failed, ..Totals::default() };
         for core in &self.cores {
             // What is finished is read before what was accepted: so the difference is never negative.
             let engine = core.engine.snapshot();
-            totals.processed += engine.processed;
-            totals.errors += engine.failed;
+            totals.done += engine.processed + engine.failed;
             totals.busy += Duration::from_secs_f64(core.front.processing().sum_seconds);
         }
         for core in &self.cores {
@@ -81,9 +87,9 @@ impl House {
             totals.accepted += core.front.tally(Tally::MessagesAccepted);
             totals.refused += core.front.tally(Tally::MessagesRefused);
             // Probes went the whole way, but are nobody's messages.
-            totals.processed = totals.processed.saturating_sub(core.front.tally(Tally::Probes));
+            totals.done = totals.done.saturating_sub(core.front.tally(Tally::Probes));
         }
-        totals.in_queue = totals.accepted.saturating_sub(totals.processed + totals.errors);
+        totals.in_queue = totals.accepted.saturating_sub(totals.done) + self.behind.kept();
         totals
     }
 
@@ -132,7 +138,7 @@ impl House {
                 "TotalDequeued": finished,
                 "size": totals.in_queue,
                 "capacity": self.queue_capacity,
-                "type": "memory",
+                "type": self.behind.delivery.queue_type,
             },
             "pool": {
                 "ProcessedCount": totals.processed,

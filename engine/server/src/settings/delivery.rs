@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use brokers::log::{Io, LogConfig, Sync};
 use engine_core::AckLevel;
 
 use super::layers::{Problem, Values};
@@ -39,7 +40,7 @@ impl Provider {
 }
 
 /// Where messages go.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Delivery {
     /// The word in `queue.type`.
     pub queue_type: String,
@@ -59,10 +60,17 @@ pub struct Delivery {
     pub idempotency_window: Duration,
     /// How many keys are remembered.
     pub idempotency_entries: usize,
+    /// Why levels cannot be reached, by level.
+    pub unreachable: [Option<String>; 3],
+    /// The log, when there is one.
+    pub log: Option<LogConfig>,
 }
 
+/// What a record of the log takes beside a message's body, at most.
+const MESSAGE_OVERHEAD_BYTES: u64 = 128 << 10;
+
 /// The folder of the log when it has to have one and none is named.
-const DEFAULT_DIRECTORY: &str = "tidegate-data";
+pub const DEFAULT_DIRECTORY: &str = "tidegate-data";
 
 impl Delivery {
     pub(super) fn read(values: &Values) -> Result<Self, Problem> {
@@ -95,7 +103,10 @@ impl Delivery {
             consume: values.truth("queue.consume"),
             idempotency_window: values.time("idempotency.window"),
             idempotency_entries: values.number("idempotency.entries"),
+            unreachable: [None, None, None],
+            log: None,
         };
+        delivery.log = delivery.log_config(values)?;
         let acks = values.text("kafka.acks");
         let unreachable = delivery.unreachable(&acks);
         delivery.ack_default = match AckLevel::from_name(values.text("ack.default").as_bytes()) {
@@ -107,7 +118,47 @@ impl Delivery {
             }
             None => delivery.automatic_level(&unreachable),
         };
+        delivery.unreachable = unreachable;
         Ok(delivery)
+    }
+
+    fn log_config(&self, values: &Values) -> Result<Option<LogConfig>, Problem> {
+        let Some(directory) = &self.data_directory else { return Ok(None) };
+        let config = LogConfig {
+            directory: directory.clone(),
+            // The binary knows how many cores there are.
+            shards: 0,
+            segment_bytes: values.number("data.segment_bytes") as u64,
+            bytes_max: values.number("data.bytes_max") as u64,
+            retention_bytes: values.number("data.retention_bytes") as u64,
+            retention_age: values.time("data.retention"),
+            io: match values.text("data.io").as_str() {
+                "io_uring" => Io::IoUring,
+                "blocking" => Io::Blocking,
+                _ => Io::Auto,
+            },
+            sync: Sync::Fdatasync,
+        };
+        let largest = values
+            .number("limits.http_body_bytes_max")
+            .max(values.number("limits.grpc_message_bytes_max")) as u64;
+        if config.segment_bytes < largest + MESSAGE_OVERHEAD_BYTES {
+            return Err(values.problem(
+                "data.segment_bytes",
+                &format!(
+                    "a segment of {} bytes cannot hold the largest message (limits.http_body_bytes_max, limits.grpc_message_bytes_max: {largest} bytes); give at least {}",
+                    config.segment_bytes,
+                    largest + MESSAGE_OVERHEAD_BYTES
+                ),
+            ));
+        }
+        if config.bytes_max < 4 * config.segment_bytes {
+            return Err(values.problem(
+                "data.bytes_max",
+                "is less than four segments (data.segment_bytes): the one in use and the next one of each core need room",
+            ));
+        }
+        Ok(Some(config))
     }
 
     /// The strongest level that is about the places of this queue.

@@ -233,7 +233,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "data.segment_bytes",
-        Kind::Integer { min: 1 << 20, max: 1 << 34 },
+        Kind::Integer { min: 1 << 16, max: 1 << 34 },
         "67108864",
         &[],
         "Length of a log segment; two a core are preallocated.",

@@ -8,7 +8,7 @@ mod value;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use delivery::{Delivery, Provider};
+pub use delivery::{DEFAULT_DIRECTORY, Delivery, Provider};
 pub use keys::{KEYS, Key, Kind, find, nearest};
 pub use layers::{Layers, Origin, Problem, Resolved};
 pub use value::expectation;

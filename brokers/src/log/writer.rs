@@ -1,0 +1,473 @@
+//! A shard's writer: the core gathers records, a thread of the shard's own writes and syncs them.
+//!
+//! ```text
+//! core      append, append, … ──commit()──► (idle?) hand the batch over ──► append, append, …
+//! thread    wait ─► write + fdatasync ─► durable_upto ─► on_progress (rings the core's doorbell) ─► wait
+//! ```
+//!
+//! One commit is in flight; what is appended meanwhile is the next one. Two buffers go round between the two.
+
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{
+    Log, Sync,
+    commit::Committer,
+    format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
+    now_ms,
+    segment::{self, Segment},
+};
+
+/// Bytes of a batch at most, unless a single record is longer.
+const BATCH_BYTES_MAX: usize = 8 << 20;
+/// Idle for so long, the last commit is vouched for by a seal.
+const SEAL_AFTER: Duration = Duration::from_millis(200);
+/// How often room is looked for when there is none.
+const ROOM_RETRY: Duration = Duration::from_millis(100);
+
+/// Called when something became durable or the health changed.
+pub type OnProgress = Arc<dyn Fn() + Send + std::marker::Sync>;
+
+/// How a shard's writing is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// As it should be.
+    #[default]
+    Writing,
+    /// There is no room; it goes on by itself when there is some.
+    Full(String),
+    /// A write or a sync failed: nothing more is written in this run, and what was not acknowledged is unknown.
+    Failed(String),
+}
+
+/// The log takes nothing now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushback {
+    /// The batch is as large as it may be while the one before is being synced; or there is no room on the disk.
+    Busy,
+    /// The record is longer than a segment.
+    TooLong,
+    /// The log has failed.
+    Failed,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    batch: Vec<u8>,
+    /// Offset behind the batch's last record.
+    next_offset: u64,
+    handed_over: bool,
+    closing: bool,
+}
+
+/// What the core, the thread and onlookers share.
+pub(super) struct ShardState {
+    pub(super) shard: usize,
+    pub(super) durable_upto: AtomicU64,
+    slot: Mutex<Slot>,
+    wake: Condvar,
+    busy: AtomicBool,
+    failed: AtomicBool,
+    pub(super) health: Mutex<Health>,
+    pub(super) segments: Mutex<Vec<Segment>>,
+    pub(super) timings: Timings,
+}
+
+/// Bounds of the buckets of fsync times, in microseconds; one more is unbounded.
+pub const SYNC_BOUNDS_US: [u64; 12] =
+    [50, 100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 102_400];
+
+/// How long commits took.
+#[derive(Debug, Default)]
+pub struct Timings {
+    /// Commits by how long write and sync took; bounds in [`SYNC_BOUNDS_US`].
+    pub buckets: [AtomicU64; SYNC_BOUNDS_US.len() + 1],
+    /// Nanoseconds in all.
+    pub nanoseconds: AtomicU64,
+    /// Records made durable.
+    pub records: AtomicU64,
+    /// Bytes written.
+    pub bytes: AtomicU64,
+}
+
+impl Timings {
+    fn note(&self, took: Duration, records: u64, bytes: usize) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = SYNC_BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(SYNC_BOUNDS_US.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+impl ShardState {
+    pub(super) fn new(shard: usize, next_offset: u64, segments: Vec<Segment>) -> Self {
+        Self {
+            shard,
+            durable_upto: AtomicU64::new(next_offset),
+            slot: Mutex::default(),
+            wake: Condvar::new(),
+            busy: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            health: Mutex::default(),
+            segments: Mutex::new(segments),
+            timings: Timings::default(),
+        }
+    }
+}
+
+impl std::fmt::Debug for ShardState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardState").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+/// The core's end: gathers records. Never blocks.
+#[derive(Debug)]
+pub struct ShardWriter {
+    state: Arc<ShardState>,
+    epoch: u64,
+    record_bytes_max: usize,
+    open: Vec<u8>,
+    /// Records in `open`.
+    gathered: u32,
+    next_offset: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl ShardWriter {
+    pub(super) fn start(log: &Log, state: Arc<ShardState>, on_progress: OnProgress) -> io::Result<Self> {
+        let next_offset = state.durable_upto.load(Ordering::Acquire);
+        let config = log.config();
+        let mut committer = Commits {
+            log: log.clone(),
+            state: Arc::clone(&state),
+            committer: Committer::new(config.io)?,
+            sync: config.sync,
+            segment_bytes: config.segment_bytes,
+            current: None,
+            prepared: None,
+            sealed: true,
+            on_progress,
+        };
+        // The first segment is there before the first message comes, and its lack is said at the start.
+        committer.prepare().or_else(|error| committer.out_of_room(error))?;
+        let thread =
+            thread::Builder::new().name(format!("log-{}", state.shard)).spawn(move || committer.run())?;
+        Ok(Self {
+            epoch: log.epoch(),
+            record_bytes_max: usize::try_from(config.segment_bytes).unwrap_or(usize::MAX)
+                - SEGMENT_HEADER_BYTES
+                - format::RECORD_HEADER_BYTES
+                - format::ALIGNMENT,
+            open: Vec::new(),
+            gathered: 0,
+            next_offset,
+            thread: Some(thread),
+            state,
+        })
+    }
+
+    /// Appends a record whose payload `encode` writes; returns its offset. It is durable when
+    /// [`durable_upto`](Self::durable_upto) has passed that.
+    ///
+    /// # Errors
+    /// [`Pushback`]; nothing was appended.
+    pub fn append(&mut self, key_hash: u64, encode: impl FnOnce(&mut Vec<u8>)) -> Result<u64, Pushback> {
+        if self.state.failed.load(Ordering::Relaxed) {
+            return Err(Pushback::Failed);
+        }
+        if self.open.len() >= BATCH_BYTES_MAX.min(self.record_bytes_max / 2) {
+            return Err(Pushback::Busy);
+        }
+        let (start, offset) = (self.open.len(), self.next_offset);
+        format::append(&mut self.open, self.epoch, (offset, self.gathered), now_ms(), key_hash, encode);
+        if self.open.len() - start > self.record_bytes_max {
+            self.open.truncate(start);
+            return Err(Pushback::TooLong);
+        }
+        self.gathered += 1;
+        self.next_offset += 1;
+        Ok(offset)
+    }
+
+    /// Hands what was gathered to the thread, if that is idle; to be called once per turn, and again when
+    /// `on_progress` was called.
+    pub fn commit(&mut self) {
+        // Acquire: pairs with the Release behind a commit, so its buffer is back in the slot.
+        if self.gathered == 0 || self.state.busy.load(Ordering::Acquire) {
+            return;
+        }
+        self.hand_over();
+    }
+
+    fn hand_over(&mut self) {
+        self.state.busy.store(true, Ordering::Relaxed);
+        let mut slot = self.state.slot.lock();
+        std::mem::swap(&mut slot.batch, &mut self.open);
+        slot.next_offset = self.next_offset;
+        slot.handed_over = true;
+        drop(slot);
+        self.state.wake.notify_one();
+        self.open.clear();
+        self.gathered = 0;
+    }
+
+    /// Records below this offset are durable.
+    #[inline]
+    pub fn durable_upto(&self) -> u64 {
+        self.state.durable_upto.load(Ordering::Acquire)
+    }
+
+    /// The offset of the next record.
+    pub fn next_offset(&self) -> u64 {
+        self.next_offset
+    }
+
+    /// Whether writing has failed for good.
+    #[inline]
+    pub fn has_failed(&self) -> bool {
+        self.state.failed.load(Ordering::Acquire)
+    }
+
+    /// How the writing is.
+    pub fn health(&self) -> Health {
+        self.state.health.lock().clone()
+    }
+}
+
+impl Drop for ShardWriter {
+    /// Finishes what was appended, unless the log has failed or is full, and ends the thread.
+    fn drop(&mut self) {
+        while self.gathered > 0 && !self.state.failed.load(Ordering::Acquire) {
+            if !self.state.busy.load(Ordering::Acquire) {
+                self.hand_over();
+            } else if matches!(*self.state.health.lock(), Health::Full(_)) {
+                break;
+            } else {
+                thread::yield_now();
+            }
+        }
+        self.state.slot.lock().closing = true;
+        self.state.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was printed, and there is nobody left to tell.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The segment that is being written.
+struct Current {
+    file: File,
+    position: u64,
+    bytes: u64,
+}
+
+/// The thread's end.
+struct Commits {
+    log: Log,
+    state: Arc<ShardState>,
+    committer: Committer,
+    sync: Sync,
+    segment_bytes: u64,
+    current: Option<Current>,
+    prepared: Option<File>,
+    /// Nothing was committed since the last seal.
+    sealed: bool,
+    on_progress: OnProgress,
+}
+
+impl Commits {
+    fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            let (next_offset, closing) = {
+                let state = Arc::clone(&self.state);
+                let mut slot = state.slot.lock();
+                while !slot.handed_over && !slot.closing {
+                    let idle = if self.prepared.is_none() { ROOM_RETRY } else { SEAL_AFTER };
+                    let timed_out = state.wake.wait_for(&mut slot, idle).timed_out();
+                    if timed_out && !slot.handed_over {
+                        drop(slot);
+                        self.use_idle_time();
+                        slot = state.slot.lock();
+                    }
+                }
+                if !slot.handed_over {
+                    break;
+                }
+                std::mem::swap(&mut slot.batch, &mut batch);
+                slot.handed_over = false;
+                (slot.next_offset, slot.closing)
+            };
+            let started = Instant::now();
+            if let Err(error) = self.commit(&batch, closing) {
+                self.fail(&error);
+                return;
+            }
+            let records = next_offset - self.state.durable_upto.load(Ordering::Relaxed);
+            self.state.timings.note(started.elapsed(), records, batch.len());
+            self.sealed = false;
+            batch.clear();
+            // Release: pairs with the Acquire in `durable_upto`. What is below was synced.
+            self.state.durable_upto.store(next_offset, Ordering::Release);
+            self.state.busy.store(false, Ordering::Release);
+            (self.on_progress)();
+            if self.prepared.is_none() {
+                self.try_prepare();
+            }
+        }
+        if let Err(error) = self.seal() {
+            tracing::warn!(shard = self.state.shard, %error, "the log's last commit could not be sealed");
+        }
+    }
+
+    /// Writes and syncs a batch, in the next segment when this one has no room for it.
+    fn commit(&mut self, batch: &[u8], closing: bool) -> io::Result<()> {
+        let fits = |current: &Current| current.position + batch.len() as u64 <= current.bytes;
+        if !self.current.as_ref().is_some_and(fits) {
+            self.switch(closing)?;
+        }
+        let Some(current) = &mut self.current else { return Err(io::Error::other("no segment")) };
+        self.committer.commit(&current.file, batch, current.position, self.sync)?;
+        current.position += batch.len() as u64;
+        Ok(())
+    }
+
+    /// Goes on in the prepared segment; waits for room for one.
+    fn switch(&mut self, closing: bool) -> io::Result<()> {
+        while self.prepared.is_none() {
+            self.try_prepare();
+            if self.prepared.is_none() {
+                if closing || self.state.slot.lock().closing {
+                    return Err(io::Error::other("the log is full, and the process ends"));
+                }
+                thread::sleep(ROOM_RETRY);
+            }
+        }
+        let Some(file) = self.prepared.take() else { return Err(io::Error::other("no segment")) };
+        if let Some(old) = self.current.take() {
+            // Room that was not used; nothing in it counts.
+            old.file.set_len(old.position)?;
+            if let Some(last) = self.state.segments.lock().last_mut() {
+                last.bytes = old.position;
+            }
+        }
+        let folder = segment::folder_of(&self.log.config().directory, self.state.shard);
+        let header = SegmentHeader {
+            shard: self.state.shard as u32,
+            epoch: self.log.epoch(),
+            first_offset: self.state.durable_upto.load(Ordering::Relaxed),
+            created_ms: now_ms(),
+        };
+        let segment = segment::put_in_use(&folder, &file, &header)?;
+        let bytes = segment.bytes;
+        self.state.segments.lock().push(segment);
+        self.current = Some(Current { file, position: SEGMENT_HEADER_BYTES as u64, bytes });
+        Ok(())
+    }
+
+    /// Allocates the next segment, if the log may grow by one.
+    fn prepare(&mut self) -> io::Result<()> {
+        self.log.may_grow(self.segment_bytes).map_err(io::Error::other)?;
+        let folder = segment::folder_of(&self.log.config().directory, self.state.shard);
+        self.prepared = Some(segment::prepare(&folder, self.segment_bytes)?);
+        Ok(())
+    }
+
+    fn try_prepare(&mut self) {
+        match self.prepare() {
+            Ok(()) => self.set_health(Health::Writing),
+            Err(error) => {
+                // A disk that fails for good says so again when it is written to.
+                let _noted = self.out_of_room(error);
+            }
+        }
+    }
+
+    /// Notes why there is no next segment; only what can pass is no error.
+    fn out_of_room(&mut self, error: io::Error) -> io::Result<()> {
+        let directory = self.log.config().directory.display();
+        let text = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                let free = rustix::fs::statvfs(&self.log.config().directory)
+                    .map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+                format!(
+                    "the disk of data.directory = {directory} has no room for another segment of {} bytes ({free} bytes are free); free some, or set data.directory to another disk",
+                    self.segment_bytes
+                )
+            }
+            Some(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
+                format!("data.directory = {directory} cannot be written to: {error}")
+            }
+            _ => error.to_string(),
+        };
+        // What is left of the current one is used up first.
+        let half_left = self.current.as_ref().is_some_and(|current| current.position < current.bytes / 2);
+        if !half_left {
+            self.set_health(Health::Full(text));
+        }
+        Ok(())
+    }
+
+    fn set_health(&mut self, health: Health) {
+        let mut known = self.state.health.lock();
+        if *known != health {
+            *known = health;
+            drop(known);
+            (self.on_progress)();
+        }
+    }
+
+    fn fail(&mut self, error: &io::Error) {
+        let directory = self.log.config().directory.display();
+        let text = format!(
+            "writing the log in data.directory = {directory} failed: {error}; what was not acknowledged is unknown, and this run writes nothing more"
+        );
+        tracing::error!(shard = self.state.shard, %error, "the log has failed");
+        self.state.failed.store(true, Ordering::Release);
+        self.set_health(Health::Failed(text));
+        (self.on_progress)();
+    }
+
+    fn use_idle_time(&mut self) {
+        if self.prepared.is_none() {
+            self.try_prepare();
+        } else if let Err(error) = self.seal() {
+            tracing::warn!(shard = self.state.shard, %error, "the log's last commit could not be sealed");
+        }
+    }
+
+    /// Vouches for the last commit.
+    fn seal(&mut self) -> io::Result<()> {
+        if self.sealed {
+            return Ok(());
+        }
+        let Some(current) = &mut self.current else { return Ok(()) };
+        let mut seal = Vec::new();
+        let next_offset = self.state.durable_upto.load(Ordering::Relaxed);
+        format::append_seal(&mut seal, self.log.epoch(), next_offset, now_ms());
+        if current.position + seal.len() as u64 <= current.bytes {
+            current.file.write_all_at(&seal, current.position)?;
+            current.position += seal.len() as u64;
+            if self.sync == Sync::Fdatasync {
+                current.file.sync_data()?;
+            }
+        }
+        self.sealed = true;
+        Ok(())
+    }
+}

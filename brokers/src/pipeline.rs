@@ -1,0 +1,194 @@
+//! The sink of a core: recognises repeats, stores messages or hands them on, works on what comes back.
+//!
+//! ```text
+//!            ┌ memory: worked on at once
+//! message ─ window ─┼ log: appended, synced ─(level durable: told)─ worked on ─(outbox: brokers follow)─ delivered
+//!            └ direct: to each broker's thread ─ acknowledged ─ delivered
+//! ```
+//!
+//! A message's ticket is kept until the message has reached the level its sender asked for.
+
+use std::{collections::HashMap, time::Instant};
+
+use engine_core::{
+    AckLevel, Batch, Completions, Doorbell, Outcome, Process, Receipt, Rejection, Sink, Ticket,
+};
+
+use crate::{
+    stored::Stored,
+    window::{Id, Seen, Window},
+    work::Work,
+};
+
+/// Marks our own probe: it asks whether messages get through, and is kept nowhere.
+pub const KIND_PROBE: u8 = 1;
+
+/// Where a core's messages go.
+#[derive(Debug)]
+pub enum Way {
+    /// They are worked on at once, and kept nowhere.
+    Memory,
+    /// To the log, and from there to the workers and the brokers.
+    Log(Box<Stored>),
+}
+
+/// The sink of a core.
+#[derive(Debug)]
+pub struct Pipeline<P> {
+    way: Way,
+    /// Whether messages are worked on as they come, whatever else becomes of them.
+    works_at_once: bool,
+    window: Window,
+    /// Tickets of messages that repeat one under way.
+    repeats: HashMap<Id, Vec<Ticket>>,
+    work: Work<P>,
+    doorbell: Doorbell,
+}
+
+/// Why a message went nowhere.
+#[derive(Debug)]
+pub(crate) enum NotSent {
+    /// Not now: it stays in the queue.
+    NoRoom,
+    /// Not ever.
+    Never(Outcome),
+}
+
+/// What a sent message came to.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) ticket: Ticket,
+    pub(crate) id: Option<Id>,
+    pub(crate) outcome: Outcome,
+}
+
+impl<P: Process> Pipeline<P> {
+    /// The sink of the core with this doorbell.
+    pub fn new(way: Way, works_at_once: bool, window: Window, work: Work<P>, doorbell: Doorbell) -> Self {
+        let works_at_once = works_at_once || matches!(way, Way::Memory);
+        Self { way, works_at_once, window, repeats: HashMap::new(), work, doorbell }
+    }
+
+    /// A repeat of a message that has come to `outcome`.
+    fn repeat(&mut self, ticket: Ticket, level: AckLevel, outcome: Outcome) -> Option<(Ticket, Outcome)> {
+        let Outcome::Stored(mut receipt) = outcome else { return Some((ticket, outcome)) };
+        receipt.duplicate = true;
+        if level > receipt.level
+            && let Some(offset) = receipt.offset()
+            && let Way::Log(stored) = &mut self.way
+        {
+            // Durable then, and now asked to be delivered.
+            stored.await_delivery(offset, ticket);
+            return None;
+        }
+        Some((ticket, Outcome::Stored(receipt)))
+    }
+}
+
+impl<P: Process> Sink for Pipeline<P> {
+    fn submit(&mut self, batch: &mut Batch<'_>) {
+        let mut now = None;
+        while let Some(view) = batch.peek() {
+            let record = view.record();
+            let mut id = None;
+            if record.once {
+                let key = self.window.id(&record);
+                let seen = self.window.look(key, &record, *now.get_or_insert_with(Instant::now));
+                let level = record.level;
+                match seen {
+                    Seen::New => id = Some(key),
+                    Seen::UnderWay => {
+                        self.repeats.entry(key).or_default().extend(batch.take());
+                        continue;
+                    }
+                    Seen::Conflict => {
+                        if let Some(ticket) = batch.take() {
+                            batch.complete(ticket, Outcome::Rejected(Rejection::Conflict));
+                        }
+                        continue;
+                    }
+                    Seen::Done(outcome) => {
+                        if let Some(ticket) = batch.take()
+                            && let Some((ticket, outcome)) = self.repeat(ticket, level, outcome)
+                        {
+                            batch.complete(ticket, outcome);
+                        }
+                        continue;
+                    }
+                }
+            }
+            let probe = record.kind & KIND_PROBE != 0;
+            let sent = match &mut self.way {
+                Way::Memory => Ok(()),
+                _ if probe => Ok(()),
+                Way::Log(stored) => stored.append(&record),
+            };
+            if let Err(refused) = sent {
+                if let Some(id) = id {
+                    // It comes again, as if for the first time.
+                    self.window.decide(id, Outcome::Failed);
+                }
+                match refused {
+                    NotSent::NoRoom => break,
+                    NotSent::Never(outcome) => {
+                        if let Some(ticket) = batch.take() {
+                            batch.complete(ticket, outcome);
+                        }
+                        continue;
+                    }
+                }
+            }
+            let processed = (self.works_at_once && !probe).then(|| self.work.work(&record));
+            let Some(ticket) = batch.take() else { break };
+            match &mut self.way {
+                Way::Log(stored) if !probe => stored.keep(ticket, id),
+                _ => {
+                    let outcome = if processed == Some(false) { Outcome::Failed } else { Outcome::Processed };
+                    if let Some(id) = id {
+                        self.window.decide(id, outcome);
+                    }
+                    batch.complete(ticket, outcome);
+                }
+            }
+        }
+        match &mut self.way {
+            Way::Memory => {}
+            Way::Log(stored) => stored.commit(),
+        }
+    }
+
+    fn poll(&mut self, done: &mut Completions<'_>) {
+        let Self { way, work, window, repeats, .. } = self;
+        let mut answered: Vec<(Ticket, AckLevel, Outcome)> = Vec::new();
+        let mut decide = |decided: Decided, done: &mut Completions<'_>| {
+            if let Some(id) = decided.id {
+                window.decide(id, decided.outcome);
+                for ticket in repeats.remove(&id).unwrap_or_default() {
+                    let level = done.read(&ticket).level();
+                    answered.push((ticket, level, decided.outcome));
+                }
+            }
+            done.complete(decided.ticket, decided.outcome);
+        };
+        match way {
+            Way::Memory => {}
+            Way::Log(stored) => {
+                if stored.poll(work, done, &mut decide) {
+                    // There is more of a backlog than one turn's worth.
+                    self.doorbell.ring();
+                }
+            }
+        }
+        for (ticket, level, outcome) in answered {
+            if let Some((ticket, outcome)) = self.repeat(ticket, level, outcome) {
+                done.complete(ticket, outcome);
+            }
+        }
+        self.work.publish();
+    }
+}
+
+/// Stored at this level, at this offset.
+pub(crate) fn stored(level: AckLevel, offset: Option<u64>) -> Outcome {
+    Outcome::Stored(Receipt::new(level, offset))
+}

@@ -1,0 +1,236 @@
+//! A core's messages in the log: appended, synced, worked on, and followed to the brokers.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use engine_core::{AckLevel, Completions, Outcome, Process, Record, Rejection, Ticket};
+
+use crate::{
+    delivered::Delivered,
+    entry,
+    log::{Cursor, Log, Pushback, Reader, ShardWriter},
+    pipeline::{Decided, NotSent, stored},
+    window::Id,
+    work::Work,
+};
+
+/// Bytes of a backlog that are worked on in one turn of a core.
+const BACKLOG_BYTES: usize = 256 << 10;
+
+/// A message in the log whose sender is not told yet.
+#[derive(Debug)]
+struct Kept {
+    offset: u64,
+    ticket: Ticket,
+    id: Option<Id>,
+}
+
+/// What works on the log's messages on this core.
+#[derive(Debug)]
+struct Follower {
+    log: Log,
+    cursor: Cursor,
+    /// Reads what is not in memory any more: a backlog from before the start.
+    reader: Option<Reader>,
+    /// The next offset to work on.
+    position: u64,
+}
+
+/// How the messages of this shard have come through to the brokers.
+#[derive(Debug)]
+pub struct Onward {
+    /// One for each broker, with its bit in a rejection.
+    pub sides: Vec<(u8, Arc<Delivered>)>,
+    /// Whether one of them is enough.
+    pub best_effort: bool,
+    /// Whether being in the log is being at one of the sides.
+    pub log_is_a_side: bool,
+}
+
+/// The log's part of a core's sink.
+#[derive(Debug)]
+pub struct Stored {
+    shard: usize,
+    writer: ShardWriter,
+    /// Appended last, and about to be kept.
+    appended: u64,
+    /// Waits to be durable; oldest first.
+    pending: VecDeque<Kept>,
+    /// Durable, waits to be delivered; oldest first.
+    awaiting: VecDeque<Kept>,
+    /// Repeats that ask for more than the first did.
+    late: Vec<(u64, Ticket)>,
+    follower: Option<Follower>,
+    onward: Option<Onward>,
+}
+
+impl Stored {
+    /// Writes to `writer`. With `cursor` this core works on its shard's messages from there.
+    pub fn new(
+        log: &Log,
+        shard: usize,
+        writer: ShardWriter,
+        cursor: Option<Cursor>,
+        onward: Option<Onward>,
+    ) -> Self {
+        let follower = cursor.map(|cursor| {
+            let position = cursor.position(shard);
+            Follower { log: log.clone(), reader: None, position, cursor }
+        });
+        Self {
+            shard,
+            writer,
+            appended: 0,
+            pending: VecDeque::new(),
+            awaiting: VecDeque::new(),
+            late: Vec::new(),
+            follower,
+            onward,
+        }
+    }
+
+    pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), NotSent> {
+        self.appended =
+            self.writer.append(record.key_hash, |out| entry::encode(record, out)).map_err(|pushback| {
+                match pushback {
+                    Pushback::Busy => NotSent::NoRoom,
+                    // Settings that allow it are refused at the start.
+                    Pushback::TooLong => NotSent::Never(Outcome::Failed),
+                    Pushback::Failed => NotSent::Never(Outcome::Rejected(Rejection::Unknown)),
+                }
+            })?;
+        Ok(())
+    }
+
+    pub(crate) fn keep(&mut self, ticket: Ticket, id: Option<Id>) {
+        self.pending.push_back(Kept { offset: self.appended, ticket, id });
+    }
+
+    pub(crate) fn commit(&mut self) {
+        self.writer.commit();
+    }
+
+    pub(crate) fn await_delivery(&mut self, offset: u64, ticket: Ticket) {
+        self.late.push((offset, ticket));
+    }
+
+    /// Tells those whose level is reached, works on what is durable. True when there is more to work on.
+    pub(crate) fn poll<P: Process>(
+        &mut self,
+        work: &mut Work<P>,
+        done: &mut Completions<'_>,
+        decide: &mut impl FnMut(Decided, &mut Completions<'_>),
+    ) -> bool {
+        self.writer.commit();
+        let durable_upto = self.writer.durable_upto();
+        while self.pending.front().is_some_and(|kept| kept.offset < durable_upto) {
+            let Some(Kept { offset, ticket, id }) = self.pending.pop_front() else { break };
+            let view = done.read(&ticket);
+            if let Some(follower) = &mut self.follower
+                && follower.position == offset
+            {
+                // Still in memory: no need to read it back.
+                work.work(&view.record());
+                follower.position += 1;
+            }
+            if view.level() == AckLevel::Delivered && self.onward.is_some() {
+                self.awaiting.push_back(Kept { offset, ticket, id });
+            } else {
+                let outcome = stored(AckLevel::Durable, Some(offset));
+                decide(Decided { ticket, id, outcome }, done);
+            }
+        }
+        if self.writer.has_failed() {
+            // What is on the disk of these is known after the next start.
+            for Kept { ticket, id, .. } in self.pending.drain(..) {
+                decide(Decided { ticket, id, outcome: Outcome::Rejected(Rejection::Unknown) }, done);
+            }
+        }
+        if let Some(onward) = &self.onward {
+            while let Some(kept) = self.awaiting.front()
+                && let Some(outcome) = onward.outcome(kept.offset)
+            {
+                let Some(Kept { ticket, id, .. }) = self.awaiting.pop_front() else { break };
+                decide(Decided { ticket, id, outcome }, done);
+            }
+            for (offset, ticket) in std::mem::take(&mut self.late) {
+                match onward.outcome(offset) {
+                    Some(outcome) => decide(Decided { ticket, id: None, outcome: as_repeat(outcome) }, done),
+                    None => self.late.push((offset, ticket)),
+                }
+            }
+        }
+        let shard = self.shard;
+        self.follower.as_mut().is_some_and(|follower| follower.catch_up(shard, durable_upto, work))
+    }
+}
+
+fn as_repeat(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Stored(mut receipt) => {
+            receipt.duplicate = true;
+            Outcome::Stored(receipt)
+        }
+        other => other,
+    }
+}
+
+impl Follower {
+    /// Works on a part of the backlog; true when there is more.
+    fn catch_up<P: Process>(&mut self, shard: usize, durable_upto: u64, work: &mut Work<P>) -> bool {
+        if self.position < durable_upto {
+            let position = &mut self.position;
+            let reader = match &mut self.reader {
+                Some(reader) if reader.offset() == *position => reader,
+                other => other.insert(self.log.reader(shard, *position)),
+            };
+            let read = reader.read(BACKLOG_BYTES, |offset, _appended_ms, bytes| {
+                match entry::decode(bytes) {
+                    Ok(record) => {
+                        work.work(&record);
+                    }
+                    Err(error) => tracing::error!(shard, offset, %error, "a record of the log is no message"),
+                }
+                *position = offset + 1;
+                true
+            });
+            if let Err(error) = read {
+                tracing::error!(shard, %error, "the log cannot be read back; its messages wait for the next start");
+                self.reader = None;
+                return false;
+            }
+        } else {
+            self.reader = None;
+        }
+        self.cursor.advance(shard, self.position);
+        self.position < durable_upto
+    }
+}
+
+impl Onward {
+    /// What a message at this offset has come to, by the strategy; `None` while it is not decided.
+    fn outcome(&self, offset: u64) -> Option<Outcome> {
+        if self.best_effort && self.log_is_a_side {
+            return Some(stored(AckLevel::Delivered, Some(offset)));
+        }
+        let (mut passed, mut refused) = (0, 0);
+        for (bit, side) in &self.sides {
+            if offset < side.upto() {
+                passed |= bit;
+                if side.refused(offset) {
+                    refused |= bit;
+                }
+            }
+        }
+        let all = self.sides.iter().fold(0, |all, (bit, _)| all | bit);
+        let has = passed & !refused;
+        let decided = if self.best_effort { has != 0 || passed == all } else { passed == all };
+        if !decided {
+            return None;
+        }
+        Some(if self.best_effort && has != 0 || refused == 0 {
+            stored(AckLevel::Delivered, Some(offset))
+        } else {
+            Outcome::Rejected(Rejection::Refused { sides: refused })
+        })
+    }
+}

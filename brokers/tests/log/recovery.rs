@@ -1,0 +1,133 @@
+//! Starting again after every kind of end.
+
+use std::fs;
+
+use brokers::log::{LogError, offline};
+
+use crate::harness::{Folder, append, read, writer};
+
+/// A log of a few commits, closed without a seal behind the last one, as a crash leaves it; and its one segment.
+fn crashed(folder: &Folder) -> (std::path::PathBuf, Vec<u8>) {
+    let (log, _) = folder.open().unwrap();
+    let mut writer = writer(&log);
+    append(&mut writer, &["one", "two"]);
+    append(&mut writer, &["three"]);
+    append(&mut writer, &["four", "five"]);
+    let path = folder.segments()[0].clone();
+    let bytes = fs::read(&path).unwrap();
+    // In order, which seals; the bytes from before are put back.
+    drop(writer);
+    drop(log);
+    fs::write(&path, &bytes).unwrap();
+    (path, bytes)
+}
+
+fn payloads(found: &[(u64, String)]) -> Vec<&str> {
+    found.iter().map(|(_, payload)| payload.as_str()).collect()
+}
+
+/// Bytes of the file that were written.
+fn used(bytes: &[u8]) -> usize {
+    bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1
+}
+
+#[test]
+fn a_log_goes_on_where_it_ended() {
+    let folder = Folder::new();
+    crashed(&folder);
+    for round in 0..3 {
+        let (log, recovery) = folder.open().unwrap();
+        assert_eq!(recovery.shards[0].next_offset, 5 + round);
+        assert_eq!(recovery.shards[0].torn_bytes, 0);
+        append(&mut writer(&log), &["more"]);
+        let found = read(&log);
+        assert_eq!(payloads(&found)[..5], ["one", "two", "three", "four", "five"]);
+        assert_eq!(found.len() as u64, 6 + round);
+        assert!(found.iter().enumerate().all(|(at, (offset, _))| at as u64 == *offset));
+    }
+}
+
+#[test]
+fn a_commit_torn_at_any_byte_is_cut_off_and_the_ones_before_are_kept() {
+    let folder = Folder::new();
+    let (path, bytes) = crashed(&folder);
+    let end = used(&bytes);
+    // Records of 64 bytes behind a header of 64: the last commit is the last two.
+    let last_commit = end.next_multiple_of(8) - 2 * 64;
+    for cut in last_commit..end {
+        let mut torn = bytes.clone();
+        torn[cut..].fill(0);
+        for segment in folder.segments() {
+            fs::remove_file(segment).unwrap();
+        }
+        fs::write(&path, &torn).unwrap();
+        let (log, recovery) = folder.open().unwrap();
+        let whole = if cut >= last_commit + 64 - 4 { 4 } else { 3 };
+        let found = read(&log);
+        assert_eq!(payloads(&found), ["one", "two", "three", "four", "five"][..whole], "cut at {cut}");
+        assert_eq!(recovery.shards[0].next_offset, whole as u64);
+        drop(log);
+    }
+}
+
+#[test]
+fn what_is_not_proven_durable_is_written_again_before_it_counts() {
+    let folder = Folder::new();
+    crashed(&folder);
+    let (log, recovery) = folder.open().unwrap();
+    assert_eq!(recovery.shards[0].rewritten, 2);
+    assert_eq!(folder.segments().len(), 2);
+    assert_eq!(read(&log).len(), 5);
+    drop(log);
+    // Sealed now: nothing is in doubt.
+    let (_log, recovery) = folder.open().unwrap();
+    assert_eq!(recovery.shards[0].rewritten, 0);
+}
+
+#[test]
+fn every_flipped_bit_of_a_small_log_is_noticed() {
+    let folder = Folder::new();
+    let (path, bytes) = crashed(&folder);
+    let end = used(&bytes) + 16;
+    for bit in 0..end * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &flipped).unwrap();
+        let reports = offline::verify(folder.path()).unwrap();
+        assert_ne!(reports[0].verdict, offline::Verdict::Whole, "bit {bit}");
+    }
+}
+
+#[test]
+fn damage_to_what_was_acknowledged_stops_the_start_and_names_the_place() {
+    let folder = Folder::new();
+    let (path, mut bytes) = crashed(&folder);
+    // In the first record, with commits behind it that prove that it was durable.
+    bytes[64 + 56] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let error = folder.open().unwrap_err();
+    assert!(matches!(error, LogError::Damaged { position: 64, .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("offset 0") && text.contains("repair --salvage") && text.contains(".segment"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_missing_segment_stops_the_start() {
+    let folder = Folder::new();
+    let (log, _) = folder.open().unwrap();
+    let mut writer = writer(&log);
+    let long = "z".repeat(20 << 10);
+    for _ in 0..12 {
+        append(&mut writer, &[&long]);
+    }
+    drop(writer);
+    drop(log);
+    let segments = folder.segments();
+    assert!(segments.len() > 3);
+    fs::remove_file(&segments[1]).unwrap();
+    let text = folder.open().unwrap_err().to_string();
+    assert!(text.contains("the next segment begins at"), "{text}");
+}

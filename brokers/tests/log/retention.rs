@@ -1,0 +1,100 @@
+//! What is deleted, what is kept, and what happens when nothing may be.
+
+use std::time::Duration;
+
+use brokers::log::{Health, Log, LogConfig, Pushback};
+
+use crate::harness::{Folder, append, eventually, read, writer};
+
+/// Keeps nothing that was consumed.
+fn eager(folder: &Folder) -> LogConfig {
+    LogConfig { retention_bytes: 0, retention_age: Duration::ZERO, ..folder.config() }
+}
+
+#[test]
+fn only_what_every_consumer_has_passed_is_deleted() {
+    let folder = Folder::new();
+    let (log, _) = Log::open(eager(&folder)).unwrap();
+    let (slow, quick) = (log.cursor("slow").unwrap(), log.cursor("quick").unwrap());
+    let mut writer = writer(&log);
+    let long = "z".repeat(10 << 10);
+    for _ in 0..30 {
+        append(&mut writer, &[&long]);
+    }
+    quick.advance(0, 30);
+    slow.advance(0, 8);
+    log.maintain().unwrap();
+    let first = log.first_offset(0);
+    assert!((1..=8).contains(&first), "{first}");
+    assert_eq!(read(&log).len() as u64, 30 - first);
+    slow.advance(0, 30);
+    log.maintain().unwrap();
+    // The one in use stays.
+    assert_eq!(folder.segments().len(), 1);
+}
+
+#[test]
+fn positions_and_offsets_survive_a_restart_though_all_is_deleted() {
+    let folder = Folder::new();
+    {
+        let (log, _) = Log::open(eager(&folder)).unwrap();
+        let cursor = log.cursor("workers").unwrap();
+        let mut writer = writer(&log);
+        append(&mut writer, &["a", "b"]);
+        cursor.advance(0, 2);
+        log.maintain().unwrap();
+    }
+    let (log, _) = Log::open(eager(&folder)).unwrap();
+    assert_eq!(log.cursor("workers").unwrap().position(0), 2);
+    let mut writer = writer(&log);
+    assert_eq!(writer.append(0, |out| out.push(1)), Ok(2));
+}
+
+#[test]
+fn a_consumer_that_is_away_still_holds_what_it_has_not_passed() {
+    let folder = Folder::new();
+    let long = "z".repeat(10 << 10);
+    {
+        let (log, _) = Log::open(eager(&folder)).unwrap();
+        let _kafka = log.cursor("kafka").unwrap();
+        let mut writer = writer(&log);
+        for _ in 0..20 {
+            append(&mut writer, &[&long]);
+        }
+        log.maintain().unwrap();
+    }
+    let (log, _) = Log::open(eager(&folder)).unwrap();
+    log.cursor("workers").unwrap().advance(0, 20);
+    log.maintain().unwrap();
+    assert_eq!((log.first_offset(0), log.absent_consumers()), (0, vec!["kafka".to_owned()]));
+}
+
+#[test]
+fn a_full_log_pushes_back_and_goes_on_by_itself() {
+    let folder = Folder::new();
+    let config = LogConfig { bytes_max: 4 * (64 << 10), ..eager(&folder) };
+    let (log, _) = Log::open(config).unwrap();
+    let cursor = log.cursor("slowpoke").unwrap();
+    let mut writer = writer(&log);
+    let long = "z".repeat(10 << 10);
+    let mut appended = 0_u64;
+    eventually("it is full", || {
+        match writer.append(0, |out| out.extend_from_slice(long.as_bytes())) {
+            Ok(_) => appended += 1,
+            Err(pushback) => assert_eq!(pushback, Pushback::Busy),
+        }
+        writer.commit();
+        matches!(writer.health(), Health::Full(_)) && appended > 24
+    });
+    let Health::Full(text) = writer.health() else { panic!("full") };
+    assert!(text.contains("data.bytes_max") && text.contains("`slowpoke`"), "{text}");
+    let durable = writer.durable_upto();
+    cursor.advance(0, durable);
+    log.maintain().unwrap();
+    eventually("all of it is durable", || {
+        cursor.advance(0, writer.durable_upto());
+        log.maintain().unwrap();
+        writer.commit();
+        writer.durable_upto() == appended && writer.health() == Health::Writing
+    });
+}
