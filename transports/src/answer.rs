@@ -94,8 +94,7 @@ impl Reached {
 /// Appends the body of an ingest that was waited for.
 pub(crate) fn write_stored(out: &mut Vec<u8>, id: &MessageId, reached: &Reached) {
     out.extend_from_slice(br#"{"messageId":"#);
-    // Ours are ASCII, and so are keys; an id from a JSON body was UTF-8 there.
-    write_json_text(out, &String::from_utf8_lossy(id.as_bytes()));
+    write_json_text(out, &id.text());
     out.extend_from_slice(br#","status":"accepted","ack":""#);
     out.extend_from_slice(reached.level.name().as_bytes());
     out.push(b'"');

@@ -21,7 +21,7 @@ use crate::{
     grpc::Inflater,
     grpc_answer::GrpcBlocks,
     h1,
-    h2::{self, Block},
+    h2::{self, Block, FieldName},
     hook::Hook,
     lane::{Accepted, Incoming, Lane, count_offer},
     limits::Limits,
@@ -58,6 +58,10 @@ pub(crate) struct Shared {
 pub(crate) struct Prepared {
     /// HTTP/2 `200` with JSON, the level `queued` and the date.
     pub(crate) h2_ingested: Block,
+    /// HTTP/2 `200` with JSON of any length, by level.
+    pub(crate) h2_stored: [Block; 3],
+    /// The name of the field that such a head lacks.
+    pub(crate) content_length: FieldName,
     /// HTTP/2 `202` without a body.
     pub(crate) h2_enqueued: Block,
 }
@@ -87,6 +91,8 @@ pub(crate) struct Core {
     pub(crate) metadata: RefCell<Vec<u8>>,
     /// Room for a payload that is decoded from base64.
     pub(crate) inflated: RefCell<Vec<u8>>,
+    /// Room for the head of an answer over HTTP/2.
+    pub(crate) block: RefCell<Block>,
     /// Room for the body of an answer.
     pub(crate) body: RefCell<Vec<u8>>,
     /// Undoes the compression of gRPC messages.
@@ -126,6 +132,7 @@ impl Core {
             output: RefCell::default(),
             metadata: RefCell::default(),
             inflated: RefCell::default(),
+            block: RefCell::new(Block::new(200)),
             body: RefCell::default(),
             inflater: RefCell::new(Inflater::new(grpc_message_bytes_max)),
             grpc: GrpcBlocks::new(),
@@ -282,5 +289,12 @@ fn prepare(date: &[u8; 29]) -> Prepared {
         .field("content-length", crate::answer::INGESTED_BYTES.to_string())
         .field("date", date);
     let enqueued = Block::new(202).field("tidegate-ack", AckLevel::Queued.name()).field("date", date);
-    Prepared { h2_ingested: ingested, h2_enqueued: enqueued }
+    let stored = AckLevel::ALL.map(|level| {
+        Block::new(200)
+            .field("content-type", "application/json")
+            .field("tidegate-ack", level.name())
+            .field("date", date)
+    });
+    let content_length = FieldName::content_length();
+    Prepared { h2_ingested: ingested, h2_stored: stored, content_length, h2_enqueued: enqueued }
 }

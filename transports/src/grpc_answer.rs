@@ -7,7 +7,7 @@ use engine_core::AckLevel;
 use crate::{
     answer::{Reached, Refusal},
     grpc::{ACCEPT_ENCODING, Code, Detail, Message, PREFIX_BYTES, Status, encode_details, encode_message},
-    h2::{Block, Replies, StreamId},
+    h2::{Block, FieldName, Replies, StreamId},
     message_id::MESSAGE_ID_BYTES,
 };
 
@@ -33,6 +33,8 @@ pub(crate) struct GrpcBlocks {
     pub(crate) heads: [Block; 3],
     /// Trailers of a success.
     pub(crate) ok: Block,
+    shard: FieldName,
+    offset: FieldName,
 }
 
 impl GrpcBlocks {
@@ -42,6 +44,20 @@ impl GrpcBlocks {
                 Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", level.name())
             }),
             ok: Block::trailers().field("grpc-status", "0"),
+            shard: FieldName::new("tidegate-shard"),
+            offset: FieldName::new("tidegate-offset"),
+        }
+    }
+
+    /// Makes `block` the head of an answer that says what was reached.
+    pub(crate) fn write_head(&self, block: &mut Block, reached: &Reached) {
+        block.copy_from(&self.heads[reached.level as usize]);
+        if let Some(offset) = reached.offset {
+            block.push_number(&self.shard, reached.shard as u64);
+            block.push_number(&self.offset, offset);
+        }
+        if reached.duplicate {
+            block.push(b"tidegate-duplicate", b"true");
         }
     }
 }

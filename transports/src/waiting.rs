@@ -4,7 +4,7 @@
 //! the connection and the stream. There is at most one entry per slot of the core's slab: a message has one slot, and
 //! an entry leaves with its answer.
 
-use std::{mem, num::NonZeroU64, rc::Rc};
+use std::{borrow::Cow, mem, num::NonZeroU64, rc::Rc};
 
 use engine_core::Outcome;
 
@@ -20,10 +20,11 @@ pub(crate) enum MessageId {
 }
 
 impl MessageId {
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    /// The id as text. Ours are ASCII, and so are keys; an id from a JSON body was UTF-8 there.
+    pub(crate) fn text(&self) -> Cow<'_, str> {
         match self {
-            MessageId::Ours(id) => id,
-            MessageId::Theirs(id) => id,
+            MessageId::Ours(id) => Cow::Borrowed(str::from_utf8(id).unwrap_or_default()),
+            MessageId::Theirs(id) => String::from_utf8_lossy(id),
         }
     }
 }

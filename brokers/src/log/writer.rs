@@ -143,6 +143,8 @@ pub struct ShardWriter {
     open: Vec<u8>,
     /// Records in `open`.
     gathered: u32,
+    /// When the first of them came.
+    batch_ms: u64,
     next_offset: u64,
     thread: Option<JoinHandle<()>>,
 }
@@ -174,6 +176,7 @@ impl ShardWriter {
                 - format::ALIGNMENT,
             open: Vec::new(),
             gathered: 0,
+            batch_ms: 0,
             next_offset,
             thread: Some(thread),
             state,
@@ -193,7 +196,11 @@ impl ShardWriter {
             return Err(Pushback::Busy);
         }
         let (start, offset) = (self.open.len(), self.next_offset);
-        format::append(&mut self.open, self.epoch, (offset, self.gathered), now_ms(), key_hash, encode);
+        if self.gathered == 0 {
+            self.batch_ms = now_ms();
+        }
+        let place = (offset, self.gathered);
+        format::append(&mut self.open, self.epoch, place, self.batch_ms, key_hash, encode);
         if self.open.len() - start > self.record_bytes_max {
             self.open.truncate(start);
             return Err(Pushback::TooLong);

@@ -64,7 +64,7 @@ mod streams;
 mod wire;
 
 pub use application::{Application, Credit, Work};
-pub use block::Block;
+pub use block::{Block, FieldName};
 pub use connection::{Connection, Waiting};
 pub use error::{ConnectionError, ErrorCode, Reset};
 pub use head::RequestHead;

@@ -611,16 +611,12 @@ impl Service {
             Hot::GrpcIngest { .. } => {
                 self.note(endpoint, 0);
                 body.resize(PREFIX_BYTES, 0);
-                encode_ingest_response(
-                    &mut body,
-                    &String::from_utf8_lossy(settled.id.as_bytes()),
-                    "accepted",
-                );
+                encode_ingest_response(&mut body, &settled.id.text(), "accepted");
                 // A key has at most 255 bytes.
                 let length = (body.len() - PREFIX_BYTES) as u32;
                 body[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
-                let mut block = Block::new(200).field("content-type", "application/grpc");
-                push_reached(&mut block, reached);
+                let mut block = core.block.borrow_mut();
+                core.grpc.write_head(&mut block, reached);
                 replies.head(id, &block, false);
                 let _all = replies.data(id, &body, false);
                 replies.trailers(id, &core.grpc.ok);
@@ -628,11 +624,10 @@ impl Service {
             _ => {
                 self.note(endpoint, status_index(200));
                 write_stored(&mut body, &settled.id, reached);
-                let block = Block::new(200)
-                    .field("content-type", "application/json")
-                    .field("tidegate-ack", reached.level.name())
-                    .field("content-length", itoa::Buffer::new().format(body.len()))
-                    .field("date", core.date.get());
+                let prepared = core.prepared.borrow();
+                let mut block = core.block.borrow_mut();
+                block.copy_from(&prepared.h2_stored[reached.level as usize]);
+                block.push_number(&prepared.content_length, body.len() as u64);
                 replies.head(id, &block, false);
                 let _all = replies.data(id, &body, true);
             }
