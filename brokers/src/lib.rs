@@ -10,11 +10,23 @@
 //! records in order and says what became of each. It retries what may pass by itself for as long as it takes and gives
 //! up only what the broker refuses for ever.
 
+pub mod backoff;
+pub mod breaker;
+pub mod data_message;
+pub mod dead_letter;
 pub mod delivered;
+pub mod delivery;
+pub mod direct;
 pub mod entry;
+pub mod inbound;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod log;
+#[cfg(feature = "nats")]
+pub mod nats;
 pub mod pipeline;
 pub mod publisher;
+pub mod status;
 pub mod stored;
 pub mod window;
 pub mod work;

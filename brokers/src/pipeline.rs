@@ -15,6 +15,8 @@ use engine_core::{
 };
 
 use crate::{
+    direct::Direct,
+    inbound::InboundPort,
     stored::Stored,
     window::{Id, Seen, Window},
     work::Work,
@@ -23,6 +25,9 @@ use crate::{
 /// Marks our own probe: it asks whether messages get through, and is kept nowhere.
 pub const KIND_PROBE: u8 = 1;
 
+/// Messages that come back from brokers and are worked on in one turn of a core.
+const INBOUND_BATCH: usize = 256;
+
 /// Where a core's messages go.
 #[derive(Debug)]
 pub enum Way {
@@ -30,6 +35,8 @@ pub enum Way {
     Memory,
     /// To the log, and from there to the workers and the brokers.
     Log(Box<Stored>),
+    /// Straight to the brokers' threads.
+    Direct(Box<Direct>),
 }
 
 /// The sink of a core.
@@ -42,6 +49,7 @@ pub struct Pipeline<P> {
     /// Tickets of messages that repeat one under way.
     repeats: HashMap<Id, Vec<Ticket>>,
     work: Work<P>,
+    inbound: Vec<InboundPort>,
     doorbell: Doorbell,
 }
 
@@ -64,9 +72,16 @@ pub(crate) struct Decided {
 
 impl<P: Process> Pipeline<P> {
     /// The sink of the core with this doorbell.
-    pub fn new(way: Way, works_at_once: bool, window: Window, work: Work<P>, doorbell: Doorbell) -> Self {
+    pub fn new(
+        way: Way,
+        works_at_once: bool,
+        window: Window,
+        work: Work<P>,
+        inbound: Vec<InboundPort>,
+        doorbell: Doorbell,
+    ) -> Self {
         let works_at_once = works_at_once || matches!(way, Way::Memory);
-        Self { way, works_at_once, window, repeats: HashMap::new(), work, doorbell }
+        Self { way, works_at_once, window, repeats: HashMap::new(), work, inbound, doorbell }
     }
 
     /// A repeat of a message that has come to `outcome`.
@@ -122,6 +137,7 @@ impl<P: Process> Sink for Pipeline<P> {
                 Way::Memory => Ok(()),
                 _ if probe => Ok(()),
                 Way::Log(stored) => stored.append(&record),
+                Way::Direct(direct) => direct.send(&record, id),
             };
             if let Err(refused) = sent {
                 if let Some(id) = id {
@@ -142,6 +158,7 @@ impl<P: Process> Sink for Pipeline<P> {
             let Some(ticket) = batch.take() else { break };
             match &mut self.way {
                 Way::Log(stored) if !probe => stored.keep(ticket, id),
+                Way::Direct(direct) if !probe => direct.keep(ticket),
                 _ => {
                     let outcome = if processed == Some(false) { Outcome::Failed } else { Outcome::Processed };
                     if let Some(id) = id {
@@ -154,6 +171,7 @@ impl<P: Process> Sink for Pipeline<P> {
         match &mut self.way {
             Way::Memory => {}
             Way::Log(stored) => stored.commit(),
+            Way::Direct(direct) => direct.flush(),
         }
     }
 
@@ -178,10 +196,16 @@ impl<P: Process> Sink for Pipeline<P> {
                     self.doorbell.ring();
                 }
             }
+            Way::Direct(direct) => direct.poll(done, &mut decide),
         }
         for (ticket, level, outcome) in answered {
             if let Some((ticket, outcome)) = self.repeat(ticket, level, outcome) {
                 done.complete(ticket, outcome);
+            }
+        }
+        for port in &mut self.inbound {
+            if port.poll(INBOUND_BATCH, |record| self.work.work(record)) >= INBOUND_BATCH {
+                self.doorbell.ring();
             }
         }
         self.work.publish();

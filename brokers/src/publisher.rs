@@ -1,6 +1,6 @@
 //! What a broker's client looks like to the thread that drives it.
 
-use std::time::Duration;
+use std::{task::Waker, time::Duration};
 
 use engine_core::Record;
 
@@ -23,6 +23,12 @@ pub trait Publisher {
 
     /// Records taken and not yet acknowledged.
     fn in_flight(&self) -> usize;
+
+    /// Whether the broker answers, as far as is known.
+    fn is_connected(&self) -> bool;
+
+    /// Ends a [`poll`](Publisher::poll) that waits; cheap while none does.
+    fn waker(&self) -> Waker;
 }
 
 /// The publisher's window is full.

@@ -38,8 +38,8 @@ use crate::{
     terms::AckPolicy,
 };
 
-/// Makes the sink of a core, on the thread that starts the fleet.
-pub type SinkMaker = Arc<dyn Fn(usize, Doorbell) -> io::Result<BoxedSink> + Send + Sync>;
+/// Makes the sinks of all cores, in order, given their doorbells.
+pub type SinkMaker = Box<dyn FnOnce(&[Doorbell]) -> io::Result<Vec<BoxedSink>> + Send>;
 
 /// What the core threads are to do.
 pub struct Plan {
@@ -59,9 +59,11 @@ pub struct Plan {
     pub queue_bytes_max: usize,
     /// What keeps messages together.
     pub partition: PartitionKey,
-    /// Makes the sink of a core; a sink with threads of its own rings the core's doorbell when it has finished
+    /// Whether a message without a key goes to the core of its id: where it would go when it comes back from a broker.
+    pub route_by_id: bool,
+    /// Makes the cores' sinks; a sink with threads of its own rings its core's doorbell when it has finished
     /// something or has room again.
-    pub sink: SinkMaker,
+    pub sinks: SinkMaker,
     /// What accepting a message can mean.
     pub acks: AckPolicy,
     /// The bridge to the cold lane.
@@ -169,10 +171,12 @@ impl Fleet {
         let mut listeners: Vec<(Role, std::vec::IntoIter<TcpListener>)> =
             plan.listeners.into_iter().map(|(role, sockets)| (role, sockets.into_iter())).collect();
         let mut fleet = Fleet { stage, threads: Vec::new(), fronts: Vec::new(), engines: Vec::new() };
+        let doorbells: Vec<Doorbell> = ports.iter().map(engine_core::Port::doorbell).collect();
+        let mut sinks = (plan.sinks)(&doorbells)?.into_iter();
         for (number, port) in ports.into_iter().enumerate() {
             let sockets = listeners.iter_mut().filter_map(|(role, sockets)| Some((*role, sockets.next()?)));
             let counters = Arc::new(FrontCounters::default());
-            let sink = (plan.sink)(number, port.doorbell())?;
+            let sink = sinks.next().ok_or_else(|| io::Error::other("fewer sinks than cores"))?;
             let shard = Shard::new(port, AnySink(sink));
             fleet.fronts.push(Arc::clone(&counters));
             fleet.engines.push(shard.counters());
@@ -184,6 +188,7 @@ impl Fleet {
                 counters,
                 shard,
                 partition: plan.partition.clone(),
+                route_by_id: plan.route_by_id,
                 stage: watched.clone(),
                 agreement: Arc::clone(&agreement),
             };
@@ -236,6 +241,7 @@ struct Seat {
     counters: Arc<FrontCounters>,
     shard: Shard<AnySink>,
     partition: PartitionKey,
+    route_by_id: bool,
     stage: watch::Receiver<Stage>,
     agreement: Arc<Agreement>,
 }
@@ -260,8 +266,19 @@ impl Seat {
     }
 
     async fn run(self) -> io::Result<Farewell> {
-        let Seat { cores, sockets, shared, counters, shard, partition, mut stage, agreement, .. } = self;
-        let core = Rc::new(Core::new(shared, Lane::new(shard, partition), counters));
+        let Seat {
+            cores,
+            sockets,
+            shared,
+            counters,
+            shard,
+            partition,
+            route_by_id,
+            mut stage,
+            agreement,
+            ..
+        } = self;
+        let core = Rc::new(Core::new(shared, Lane::new(shard, partition, route_by_id), counters));
         let accepting = Rc::new(RefCell::new(sockets.len()));
         for (role, socket) in sockets {
             let listener = monoio::net::TcpListener::from_std(socket)?;

@@ -64,13 +64,15 @@ pub(crate) struct Lane {
     shard: Shard<AnySink>,
     ids: MessageIds,
     partition: PartitionKey,
+    route_by_id: bool,
     finished: u64,
     waiting: WaitingRoom,
 }
 
 impl Lane {
-    pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey) -> Self {
-        Self { shard, ids: MessageIds::new(), partition, finished: 0, waiting: WaitingRoom::default() }
+    pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey, route_by_id: bool) -> Self {
+        let (ids, waiting) = (MessageIds::new(), WaitingRoom::default());
+        Self { shard, ids, partition, route_by_id, finished: 0, waiting }
     }
 
     /// Puts a message into the queue, on these terms; `caller` is told later when they make it wait.
@@ -90,7 +92,8 @@ impl Lane {
         let id = message.id.or(terms.key.as_deref()).unwrap_or(&ours);
         let key = self.partition.of(message.source, message.metadata).map(key_hash);
         // Repeats of an id must meet where the first one is remembered.
-        let route = key.or_else(|| terms.key.is_some().then(|| key_hash(id)));
+        let by_id = self.route_by_id || terms.key.is_some();
+        let route = key.or_else(|| by_id.then(|| key_hash(id)));
         let core = route.map_or(self.shard.core(), |route| shard_of(route, self.shard.cores()));
         let mut record = Record {
             id,

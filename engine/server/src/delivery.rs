@@ -1,33 +1,62 @@
-//! Puts together where messages go: the log, the workers, the sinks of the cores; and watches them.
+//! Puts together where messages go: the log, the brokers' threads, the workers, the sinks of the cores; and watches them.
 
 use std::{
+    io,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use brokers::{
     Pipeline, Way,
+    dead_letter::DeadLetters,
+    delivered::Delivered,
+    delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
+    direct::{Direct, Misses, Side},
+    inbound::{InboundPort, InboundThread, consume},
+    kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
-    stored::Stored,
+    nats::{consume::NatsSource, publish::NatsPublisher},
+    status::SideStatus,
+    stored::{Onward, Stored},
     window::Window,
     work::{Work, WorkCounters, Worked},
 };
 use engine_core::{AckLevel, Doorbell, Prefix};
+use parking_lot::Mutex;
 use transports::{AckPolicy, BoxedSink, Gate, SinkMaker};
 
-use crate::settings::{Delivery, Provider, Settings};
+use crate::settings::{DEFAULT_DIRECTORY, Delivery, Provider, Settings};
 
 /// How often the sinks are looked at.
 const WATCH: Duration = Duration::from_millis(100);
 /// How often consumers' positions are made durable and old segments deleted.
 const MAINTAIN: Duration = Duration::from_secs(1);
+/// How long a broker may take at the end to acknowledge what is under way.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The name of the workers' cursor.
 const WORKERS: &str = "workers";
+/// Publishes of one core that may be under way to one broker, without a log: the slab bounds them first.
+const DIRECT_MAX: usize = 1 << 20;
+
+/// A broker that messages go to.
+#[derive(Debug)]
+pub struct Broker {
+    /// Which.
+    pub provider: Provider,
+    /// How it is.
+    pub status: Arc<SideStatus>,
+    /// Its bit in a rejection.
+    bit: u8,
+    /// How far it has the log's shards.
+    delivered: Vec<Arc<Delivered>>,
+}
 
 /// Everything behind the cores' queues.
 #[derive(Debug)]
@@ -36,14 +65,26 @@ pub struct Behind {
     pub delivery: Delivery,
     /// The log, if there is one.
     pub log: Option<Log>,
-    /// What the workers did, by core.
-    work: Vec<Arc<WorkCounters>>,
+    /// The brokers.
+    pub brokers: Vec<Broker>,
+    /// What cannot be delivered.
+    pub dead_letters: Arc<DeadLetters>,
     /// What stands in the way of a level.
     pub gate: Arc<Gate>,
     /// The log has failed: the process must end.
     pub failed: AtomicBool,
+    /// What the workers did, by core.
+    work: Vec<Arc<WorkCounters>>,
     workers: Option<Cursor>,
+    outbound: Mutex<Vec<DeliveryThread>>,
+    inbound: Mutex<Vec<InboundThread>>,
     stop: AtomicBool,
+}
+
+/// The folder of the dead letters.
+pub fn dead_letter_directory(delivery: &Delivery) -> PathBuf {
+    let data = delivery.data_directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
+    data.join("dead-letter")
 }
 
 impl Behind {
@@ -53,36 +94,32 @@ impl Behind {
     /// What cannot be opened, with the setting to change.
     pub fn open(settings: &Settings, cores: usize) -> Result<Arc<Self>> {
         let delivery = settings.delivery.clone();
-        if let Some(broker) = delivery.providers.iter().find(|provider| provider.is_broker()) {
-            bail!(
-                "queue.type = {}: this build cannot deliver to {} yet, only to memory and log",
-                delivery.queue_type,
-                broker.name()
-            );
-        }
         let log = delivery.log.as_ref().map(|config| open_log(config, cores)).transpose()?;
         let reads_log = delivery.consume && delivery.providers.contains(&Provider::Log);
         let workers = match &log {
             Some(log) if reads_log => Some(log.cursor(WORKERS)?),
             _ => None,
         };
-        if let Some(log) = &log {
-            for consumer in log.absent_consumers() {
-                tracing::warn!(
-                    consumer,
-                    "has a place in the log and takes no part in this run: what it has not passed is kept for it; \
-                     delete its file in data.directory/cursors to let go of that"
-                );
-            }
-        }
+        let shards = log.as_ref().map_or(0, |log| log.shards().last().map_or(0, |last| last + 1));
+        let broker = |(place, provider): (usize, &Provider)| Broker {
+            provider: *provider,
+            status: Arc::new(SideStatus::new(provider.name())),
+            bit: 1 << place,
+            delivered: (0..shards).map(|_| Arc::default()).collect(),
+        };
+        let places = delivery.providers.iter().enumerate().filter(|(_, provider)| provider.is_broker());
         Ok(Arc::new(Self {
-            delivery,
+            brokers: places.map(broker).collect(),
+            dead_letters: DeadLetters::new(dead_letter_directory(&delivery)),
             log,
-            work: (0..cores).map(|_| Arc::default()).collect(),
             gate: Arc::default(),
             failed: AtomicBool::new(false),
+            work: (0..cores).map(|_| Arc::default()).collect(),
             workers,
+            outbound: Mutex::default(),
+            inbound: Mutex::default(),
             stop: AtomicBool::new(false),
+            delivery,
         }))
     }
 
@@ -97,32 +134,143 @@ impl Behind {
         }
     }
 
-    /// Makes the cores' sinks.
-    pub fn sinks(self: &Arc<Self>, cores: usize) -> SinkMaker {
-        let behind = Arc::clone(self);
-        Arc::new(move |core, doorbell| behind.sink(core, cores, doorbell))
+    /// Places that messages are worked on from.
+    fn sides_read(&self) -> usize {
+        if self.delivery.consume { self.delivery.providers.len() } else { 0 }
     }
 
-    fn sink(&self, core: usize, cores: usize, doorbell: Doorbell) -> std::io::Result<BoxedSink> {
-        let delivery = &self.delivery;
-        let share = delivery.idempotency_entries.div_ceil(cores);
-        let window = Window::new(share, delivery.idempotency_window);
-        let sides = delivery.providers.len();
-        let (entries, age) = (share, delivery.idempotency_window);
-        let work = Work::new(Prefix, sides, entries, age, Arc::clone(&self.work[core]));
-        let works_at_once = delivery.consume && delivery.providers.contains(&Provider::Memory);
-        let way = match &self.log {
-            None => Way::Memory,
-            Some(log) => {
-                let bell = doorbell.clone();
-                let writer =
-                    log.writer(core, Arc::new(move || bell.ring())).map_err(std::io::Error::other)?;
-                Way::Log(Box::new(Stored::new(log, core, writer, self.workers.clone(), None)))
-            }
+    /// Whether a message may come to be worked on from several places, and so has to meet itself on one core.
+    pub fn route_by_id(&self) -> bool {
+        self.sides_read() > 1
+    }
+
+    /// Makes the cores' sinks, and starts the brokers' threads.
+    pub fn sinks(self: &Arc<Self>) -> SinkMaker {
+        let behind = Arc::clone(self);
+        Box::new(move |doorbells| behind.make_sinks(doorbells).map_err(io::Error::other))
+    }
+
+    fn make_sinks(&self, doorbells: &[Doorbell]) -> Result<Vec<BoxedSink>, String> {
+        let mut ways = match &self.log {
+            Some(log) => self.through_the_log(log, doorbells)?,
+            None if self.brokers.is_empty() => doorbells.iter().map(|_| Way::Memory).collect(),
+            None => self.straight(doorbells)?,
         };
-        // A backlog from before is worked on without waiting for a message.
-        doorbell.ring();
-        Ok(Box::new(Pipeline::new(way, works_at_once, window, work, doorbell)))
+        let mut inbound: Vec<Vec<InboundPort>> = doorbells.iter().map(|_| Vec::new()).collect();
+        if self.delivery.consume {
+            for broker in &self.brokers {
+                for (core, port) in self.take_from(broker, doorbells)?.into_iter().enumerate() {
+                    inbound[core].push(port);
+                }
+            }
+        }
+        let works_at_once = self.delivery.consume && self.delivery.providers.contains(&Provider::Memory);
+        let share = self.delivery.idempotency_entries.div_ceil(doorbells.len());
+        let age = self.delivery.idempotency_window;
+        let sinks = ways.drain(..).zip(inbound).zip(doorbells).enumerate();
+        let sinks = sinks.map(|(core, ((way, inbound), doorbell))| -> BoxedSink {
+            let counters = Arc::clone(&self.work[core]);
+            let work = Work::new(Prefix, self.sides_read(), share, age, counters);
+            let window = Window::new(share, age);
+            // A backlog from before is worked on without waiting for a message.
+            doorbell.ring();
+            Box::new(Pipeline::new(way, works_at_once, window, work, inbound, doorbell.clone()))
+        });
+        let sinks = sinks.collect();
+        if let Some(log) = &self.log {
+            for consumer in log.absent_consumers() {
+                tracing::warn!(
+                    consumer,
+                    "has a place in the log and takes no part in this run: what it has not passed is kept for it; \
+                     delete its file in data.directory/cursors to let go of that"
+                );
+            }
+        }
+        Ok(sinks)
+    }
+
+    /// Log first; the brokers follow.
+    fn through_the_log(&self, log: &Log, doorbells: &[Doorbell]) -> Result<Vec<Way>, String> {
+        let mut wakers: Vec<Waker> = Vec::new();
+        for broker in &self.brokers {
+            let plan = self.plan(broker);
+            let status = Arc::clone(&broker.status);
+            let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
+            let thread = match broker.provider {
+                Provider::Nats => {
+                    deliver_log(plan, log, &broker.delivered, doorbells, || NatsPublisher::new(nats, status))
+                }
+                _ => deliver_log(plan, log, &broker.delivered, doorbells, || {
+                    KafkaPublisher::new(kafka, status)
+                }),
+            }?;
+            wakers.push(thread.waker());
+            self.outbound.lock().push(thread);
+        }
+        let mut ways = Vec::new();
+        for (core, doorbell) in doorbells.iter().enumerate() {
+            let (bell, wakers) = (doorbell.clone(), wakers.clone());
+            let on_progress = Arc::new(move || {
+                bell.ring();
+                wakers.iter().for_each(Waker::wake_by_ref);
+            });
+            let writer = log.writer(core, on_progress).map_err(|error| error.to_string())?;
+            let sides = self.brokers.iter().map(|broker| (broker.bit, Arc::clone(&broker.delivered[core])));
+            let composite = self.delivery.queue_type == "composite";
+            let onward = (composite || !self.brokers.is_empty()).then(|| Onward {
+                sides: sides.collect(),
+                best_effort: self.delivery.best_effort,
+                log_is_a_side: self.delivery.providers.contains(&Provider::Log),
+            });
+            ways.push(Way::Log(Box::new(Stored::new(log, core, writer, self.workers.clone(), onward))));
+        }
+        Ok(ways)
+    }
+
+    /// Straight to the brokers.
+    fn straight(&self, doorbells: &[Doorbell]) -> Result<Vec<Way>, String> {
+        let misses =
+            Misses::start(Arc::clone(&self.dead_letters)).map_err(|error| format!("no thread: {error}"))?;
+        let mut sides: Vec<Vec<Side>> = doorbells.iter().map(|_| Vec::new()).collect();
+        for broker in &self.brokers {
+            let plan = self.plan(broker);
+            let status = Arc::clone(&broker.status);
+            let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
+            let (thread, ports): (DeliveryThread, Vec<DirectPort>) = match broker.provider {
+                Provider::Nats => {
+                    deliver_direct(plan, doorbells, DIRECT_MAX, || NatsPublisher::new(nats, status))
+                }
+                _ => deliver_direct(plan, doorbells, DIRECT_MAX, || KafkaPublisher::new(kafka, status)),
+            }?;
+            self.outbound.lock().push(thread);
+            for (core, port) in ports.into_iter().enumerate() {
+                sides[core].push(Side { bit: broker.bit, port, status: Arc::clone(&broker.status) });
+            }
+        }
+        // A single broker is a composite of one: nothing can be missed that another has.
+        let best_effort = self.delivery.best_effort && self.brokers.len() > 1;
+        let way = |sides| Way::Direct(Box::new(Direct::new(sides, best_effort, misses.clone())));
+        Ok(sides.into_iter().map(way).collect())
+    }
+
+    fn take_from(&self, broker: &Broker, doorbells: &[Doorbell]) -> Result<Vec<InboundPort>, String> {
+        let (name, status) = (broker.provider.name(), Arc::clone(&broker.status));
+        let (partition, letters) = (self.delivery.partition.clone(), Arc::clone(&self.dead_letters));
+        let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
+        let (thread, ports) = match broker.provider {
+            Provider::Nats => consume(name, doorbells, partition, letters, || NatsSource::new(nats, status)),
+            _ => consume(name, doorbells, partition, letters, move || KafkaSource::new(&kafka, status)),
+        }?;
+        self.inbound.lock().push(thread);
+        Ok(ports)
+    }
+
+    fn plan(&self, broker: &Broker) -> DeliveryPlan {
+        DeliveryPlan {
+            status: Arc::clone(&broker.status),
+            breaker: self.delivery.breaker,
+            dead_letters: Arc::clone(&self.dead_letters),
+        }
     }
 
     /// Watches the sinks until [`stop`](Self::stop): says to the front ends what cannot be honoured.
@@ -130,6 +278,7 @@ impl Behind {
     /// # Errors
     /// When the thread cannot be started.
     pub fn watch(self: &Arc<Self>) -> Result<JoinHandle<()>> {
+        self.look();
         let behind = Arc::clone(self);
         let thread = thread::Builder::new().name("watch".to_owned()).spawn(move || {
             let mut maintained = Instant::now();
@@ -147,31 +296,53 @@ impl Behind {
     }
 
     fn look(&self) {
-        let mut log_trouble = None;
-        if let Some(log) = &self.log {
-            for shard in log.shards() {
-                match log.health(shard) {
-                    Health::Writing => {}
-                    Health::Full(why) => log_trouble = Some(why),
-                    Health::Failed(why) => {
-                        self.failed.store(true, Ordering::Release);
-                        log_trouble = Some(why);
-                        break;
-                    }
+        let durable = self.log_trouble();
+        let delivered = durable.clone().or_else(|| self.broker_trouble());
+        self.set_gate(AckLevel::Durable, durable);
+        self.set_gate(AckLevel::Delivered, delivered);
+    }
+
+    fn log_trouble(&self) -> Option<String> {
+        let log = self.log.as_ref()?;
+        let mut trouble = None;
+        for shard in log.shards() {
+            match log.health(shard) {
+                Health::Writing => {}
+                Health::Full(why) => trouble = Some(why),
+                Health::Failed(why) => {
+                    self.failed.store(true, Ordering::Release);
+                    return Some(why);
                 }
             }
-            for level in [AckLevel::Durable, AckLevel::Delivered] {
-                self.set_gate(level, log_trouble.clone());
-            }
         }
+        trouble
+    }
+
+    /// Why `delivered` cannot be honoured, by the strategy.
+    fn broker_trouble(&self) -> Option<String> {
+        let away: Vec<&Broker> = self.brokers.iter().filter(|broker| broker.status.is_open()).collect();
+        let log_is_a_side = self.delivery.providers.contains(&Provider::Log);
+        let enough = if self.delivery.best_effort {
+            log_is_a_side || away.len() < self.brokers.len() || self.brokers.is_empty()
+        } else {
+            away.is_empty()
+        };
+        let name = |broker: &&Broker| {
+            let trouble = broker.status.trouble().unwrap_or_else(|| "out of reach".to_owned());
+            format!("{}: {trouble}", broker.status.name)
+        };
+        (!enough).then(|| away.iter().map(name).collect::<Vec<_>>().join("; "))
     }
 
     fn set_gate(&self, level: AckLevel, reason: Option<String>) {
-        let why = reason.clone().unwrap_or_default();
-        if self.gate.set(level, reason) && self.delivery.unreachable[level as usize].is_none() {
-            if why.is_empty() {
-                tracing::info!(level = level.name(), "this ack level can be honoured again");
-            } else {
+        let why = reason.clone();
+        let changed = self.gate.set(level, reason);
+        if !changed || self.delivery.unreachable[level as usize].is_some() {
+            return;
+        }
+        match why {
+            None => tracing::info!(level = level.name(), "this ack level can be honoured"),
+            Some(why) => {
                 tracing::warn!(
                     level = level.name(),
                     why,
@@ -189,8 +360,18 @@ impl Behind {
         }
     }
 
-    /// Ends the watching, with the consumers' positions written.
+    /// Takes nothing more from brokers; while the cores still work.
+    pub fn stop_consuming(&self) {
+        for thread in self.inbound.lock().drain(..) {
+            thread.stop();
+        }
+    }
+
+    /// Ends the brokers' threads and the watching, with the consumers' positions written.
     pub fn stop(&self, watcher: JoinHandle<()>) {
+        for thread in self.outbound.lock().drain(..) {
+            thread.stop(PATIENCE);
+        }
         self.stop.store(true, Ordering::Release);
         watcher.thread().unpark();
         // A panic of it was printed.

@@ -69,7 +69,8 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         queue_size,
         queue_bytes_max: settings.queue_bytes_max,
         partition: PartitionKey::from_setting(&settings.partition_key),
-        sink: behind.sinks(cores),
+        route_by_id: behind.route_by_id(),
+        sinks: behind.sinks(),
         acks: behind.acks(),
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
@@ -103,6 +104,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     }
     wait_for_the_end(&fleet, &behind, signals)?;
     draining.store(true, Ordering::Relaxed);
+    behind.stop_consuming();
     let code = finish(fleet, &behind, settings.shutdown_timeout, driver);
     behind.stop(watcher);
     code

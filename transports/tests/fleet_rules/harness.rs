@@ -188,10 +188,11 @@ impl TestFleet {
     pub(crate) fn shut(cores: usize, queue_size: usize, partition: PartitionKey) -> Self {
         let gate = Arc::new(Gate::default());
         let behind = Arc::clone(&gate);
-        let sink = move |core, _doorbell| -> std::io::Result<BoxedSink> {
-            Ok(Box::new(GatedSink { core, gate: Arc::clone(&behind) }))
+        let sink = move |doorbells: &[Doorbell]| {
+            let sink = |core| -> BoxedSink { Box::new(GatedSink { core, gate: Arc::clone(&behind) }) };
+            Ok((0..doorbells.len()).map(sink).collect())
         };
-        Self::with(cores, queue_size, partition, AckPolicy::queued_only(), gate, Arc::new(sink))
+        Self::with(cores, queue_size, partition, AckPolicy::queued_only(), gate, Box::new(sink))
     }
 
     /// One core, every level, and a sink that waits for the test's verdicts.
@@ -205,10 +206,12 @@ impl TestFleet {
         };
         let verdicts = Arc::new(Verdicts::default());
         let behind = Arc::clone(&verdicts);
-        let sink = move |_, doorbell| -> std::io::Result<BoxedSink> {
-            Ok(Box::new(HoldingSink::new(&behind, doorbell)))
+        let sink = move |doorbells: &[Doorbell]| {
+            let sink =
+                |doorbell: &Doorbell| -> BoxedSink { Box::new(HoldingSink::new(&behind, doorbell.clone())) };
+            Ok(doorbells.iter().map(sink).collect())
         };
-        let fleet = Self::with(1, 100, PartitionKey::Arrival, acks, Arc::default(), Arc::new(sink));
+        let fleet = Self::with(1, 100, PartitionKey::Arrival, acks, Arc::default(), Box::new(sink));
         (fleet, verdicts)
     }
 
@@ -218,7 +221,7 @@ impl TestFleet {
         partition: PartitionKey,
         acks: AckPolicy,
         gate: Arc<Gate>,
-        sink: SinkMaker,
+        sinks: SinkMaker,
     ) -> Self {
         let sockets = bind(([127, 0, 0, 1], 0).into(), cores).unwrap();
         let address = sockets[0].local_addr().unwrap();
@@ -233,7 +236,8 @@ impl TestFleet {
             queue_size,
             queue_bytes_max: 256 << 20,
             partition,
-            sink,
+            route_by_id: false,
+            sinks,
             acks,
             cold,
             health: Arc::new(AlwaysHealthy),

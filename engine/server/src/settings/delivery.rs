@@ -2,8 +2,13 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use brokers::log::{Io, LogConfig, Sync};
-use engine_core::AckLevel;
+use brokers::{
+    breaker::BreakerConfig,
+    kafka::KafkaConfig,
+    log::{Io, LogConfig, Sync},
+    nats::NatsConfig,
+};
+use engine_core::{AckLevel, PartitionKey};
 
 use super::layers::{Problem, Values};
 
@@ -64,6 +69,14 @@ pub struct Delivery {
     pub unreachable: [Option<String>; 3],
     /// The log, when there is one.
     pub log: Option<LogConfig>,
+    /// NATS, whether it is used or not.
+    pub nats: NatsConfig,
+    /// Kafka, whether it is used or not.
+    pub kafka: KafkaConfig,
+    /// When a broker counts as out of reach.
+    pub breaker: BreakerConfig,
+    /// What is a message's key.
+    pub partition: PartitionKey,
 }
 
 /// What a record of the log takes beside a message's body, at most.
@@ -105,6 +118,14 @@ impl Delivery {
             idempotency_entries: values.number("idempotency.entries"),
             unreachable: [None, None, None],
             log: None,
+            nats: nats(values),
+            kafka: kafka(values),
+            breaker: BreakerConfig {
+                failures: u32::try_from(values.number("breaker.failures")).unwrap_or(u32::MAX),
+                stall: values.time("breaker.stall"),
+                pause: values.time("breaker.pause"),
+            },
+            partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
         };
         delivery.log = delivery.log_config(values)?;
         let acks = values.text("kafka.acks");
@@ -179,7 +200,9 @@ impl Delivery {
         });
         let brokers = self.providers.iter().any(|provider| provider.is_broker());
         let weak_kafka = self.providers.contains(&Provider::Kafka) && kafka_acks != "all";
-        let delivered = if !brokers && self.queue_type != "composite" {
+        let delivered = if !brokers
+            && !(self.queue_type == "composite" && self.providers.contains(&Provider::Log))
+        {
             Some(format!(
                 "the level `delivered` cannot be reached with queue.type = {queue_type}: there is no broker; set QUEUE_TYPE to nats, kafka or composite"
             ))
@@ -196,6 +219,40 @@ impl Delivery {
     /// Whether anything is kept in the log.
     pub fn has_log(&self) -> bool {
         self.data_directory.is_some()
+    }
+}
+
+fn nats(values: &Values) -> NatsConfig {
+    NatsConfig {
+        url: values.text("nats.url"),
+        stream: values.text("nats.stream"),
+        subject: values.text("nats.subject"),
+        consumer: values.text("nats.consumer"),
+        in_flight_max: values.number("nats.in_flight_max"),
+        ack_timeout: values.time("nats.ack_timeout"),
+    }
+}
+
+fn kafka(values: &Values) -> KafkaConfig {
+    let text = |name: &str| values.text(&format!("kafka.{name}"));
+    KafkaConfig {
+        // Trimmed everywhere (contracts C18).
+        brokers: text("brokers").split(',').map(str::trim).collect::<Vec<_>>().join(","),
+        topic: text("topic"),
+        consumer_group: text("consumer_group"),
+        client_id: text("client_id"),
+        acks: text("acks"),
+        compression: text("compression"),
+        linger: values.time("kafka.linger"),
+        batch_messages: values.number("kafka.batch_messages"),
+        retry_backoff: values.time("kafka.retry_backoff"),
+        in_flight_max: values.number("kafka.in_flight_max"),
+        partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
+        security_protocol: text("security_protocol"),
+        sasl_mechanism: text("sasl_mechanism"),
+        sasl_username: text("sasl_username"),
+        sasl_password: text("sasl_password"),
+        ssl_ca_location: text("ssl_ca_location"),
     }
 }
 

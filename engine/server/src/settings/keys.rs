@@ -302,11 +302,11 @@ pub const KEYS: &[Key] = &[
         "Publishes that wait for JetStream's acknowledgement. Full: messages wait in the queue.",
     ),
     key(
-        "nats.pack",
-        Kind::Integer { min: 1, max: 10_000 },
-        "1",
+        "nats.ack_timeout",
+        TIMEOUT,
+        "\"5s\"",
         &[],
-        "Messages in one NATS message; more than 1 uses the packed format (see README), which only Tidegate reads.",
+        "How long JetStream may take to acknowledge before everything unacknowledged is sent again, in order, under the same Nats-Msg-Id.",
     ),
     key(
         "kafka.brokers",

@@ -1,0 +1,122 @@
+//! The value of a message at a broker: the older systems' `DataMessage` in Go's JSON.
+//!
+//! ```json
+//! {"id":"…","timestamp":1700000000,"source":"…","payload":"<base64>","metadata":{"key":"value"}}
+//! ```
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use engine_core::{MetadataPairs, MetadataWriter, Record};
+use serde::{
+    Deserialize, Serialize,
+    ser::{SerializeMap, Serializer},
+};
+
+/// The `schema` header of such a value.
+pub const SCHEMA: &str = "diplom.v1.DataMessage";
+
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    id: &'a str,
+    timestamp: i64,
+    source: &'a str,
+    payload: String,
+    metadata: Pairs<'a>,
+}
+
+struct Pairs<'a>(&'a [u8]);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (key, value) in MetadataPairs::new(self.0) {
+            map.serialize_entry(&text(key), &text(value))?;
+        }
+        map.end()
+    }
+}
+
+/// Ids, sources and metadata come from JSON or protobuf strings: they are UTF-8 already.
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Appends a record's JSON.
+pub fn write(record: &Record<'_>, out: &mut Vec<u8>) {
+    let message = Outgoing {
+        id: &text(record.id),
+        timestamp: record.timestamp_seconds,
+        source: &text(record.source),
+        payload: STANDARD.encode(record.payload),
+        metadata: Pairs(record.metadata),
+    };
+    // Strings and numbers into a Vec: nothing can fail.
+    let _ = serde_json::to_writer(out, &message);
+}
+
+#[derive(Deserialize)]
+struct Incoming<'a> {
+    #[serde(borrow, default)]
+    id: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    timestamp: i64,
+    #[serde(borrow, default)]
+    source: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default)]
+    payload: std::borrow::Cow<'a, str>,
+    #[serde(default)]
+    metadata: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// Reads a value and lends its record out.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn read<T>(value: &[u8], then: impl FnOnce(&Record<'_>) -> T) -> Result<T, String> {
+    let message: Incoming<'_> =
+        serde_json::from_slice(value).map_err(|error| format!("not a DataMessage: {error}"))?;
+    let payload =
+        STANDARD.decode(&*message.payload).map_err(|error| format!("payload is not base64: {error}"))?;
+    let mut metadata = Vec::new();
+    let mut writer = MetadataWriter::new(&mut metadata);
+    for (key, value) in message.metadata.iter().flatten() {
+        writer.push(key.as_bytes(), value.as_bytes());
+    }
+    Ok(then(&Record {
+        id: message.id.as_bytes(),
+        source: message.source.as_bytes(),
+        payload: &payload,
+        metadata: &metadata,
+        timestamp_seconds: message.timestamp,
+        ..Record::default()
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut metadata = Vec::new();
+        MetadataWriter::new(&mut metadata).push(b"k\"ey", "väl\nue".as_bytes());
+        let record = Record {
+            id: b"id-1",
+            source: b"sensor",
+            payload: b"\0\xff any bytes",
+            metadata: &metadata,
+            timestamp_seconds: 1_700_000_000,
+            ..Record::default()
+        };
+        let mut value = Vec::new();
+        write(&record, &mut value);
+        let go: serde_json::Value = serde_json::from_slice(&value).unwrap();
+        assert_eq!((&go["timestamp"], &go["metadata"]["k\"ey"]), (&1_700_000_000.into(), &"väl\nue".into()));
+        assert!(read(&value, |read| *read == record).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_message_says_why() {
+        assert!(read(b"[]", |_| ()).unwrap_err().contains("DataMessage"));
+        assert!(read(br#"{"payload":"*"}"#, |_| ()).unwrap_err().contains("base64"));
+    }
+}

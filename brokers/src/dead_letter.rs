@@ -1,0 +1,178 @@
+//! What could not be delivered: kept in a log of its own, with the side, its code and its reason.
+//!
+//! Written by the threads of brokers, never by cores; durable when [`DeadLetters::append`] returns. The folder comes
+//! into being with the first one.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use engine_core::Record;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    entry,
+    log::{Log, LogConfig, LogError, ShardWriter, offline},
+};
+
+/// Bytes of dead letters, at most: beyond it the one who has another keeps it and tries again.
+const BYTES_MAX: u64 = 1 << 30;
+const SEGMENT_BYTES: u64 = 16 << 20;
+/// The cursor of what was replayed.
+const REPLAYED: &str = "replayed";
+
+/// Why a message is here.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Cause {
+    /// Where it could not go: `nats`, `kafka`, `workers`.
+    pub side: String,
+    /// The side's code.
+    pub code: String,
+    /// In words.
+    pub reason: String,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// The dead letters of a process.
+#[derive(Debug)]
+pub struct DeadLetters {
+    directory: PathBuf,
+    open: Mutex<Option<(Log, ShardWriter)>>,
+    count: AtomicU64,
+}
+
+impl DeadLetters {
+    /// In this folder, which need not exist.
+    pub fn new(directory: impl Into<PathBuf>) -> Arc<Self> {
+        Arc::new(Self { directory: directory.into(), open: Mutex::new(None), count: AtomicU64::new(0) })
+    }
+
+    /// How many this process has written.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Keeps a message; it is durable when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be kept: the caller still has it.
+    pub fn append(&self, cause: &Cause, record: &Record<'_>) -> Result<(), String> {
+        let mut open = self.open.lock();
+        if open.is_none() {
+            *open = Some(self.start().map_err(|error| error.to_string())?);
+        }
+        let Some((_, writer)) = &mut *open else { return Err("not open".to_owned()) };
+        let head = serde_json::to_vec(cause).map_err(|error| error.to_string())?;
+        let appended = writer.append(record.key_hash, |out| {
+            out.extend_from_slice(&(head.len() as u32).to_le_bytes());
+            out.extend_from_slice(&head);
+            entry::encode(record, out);
+        });
+        let offset = appended.map_err(|pushback| {
+            format!("dead letters in {} cannot be written: {pushback:?}", self.directory.display())
+        })?;
+        loop {
+            writer.commit();
+            if writer.durable_upto() > offset {
+                self.count.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            if writer.has_failed() {
+                return Err(format!("{:?}", writer.health()));
+            }
+            // The commit thread says nothing to us: a dead letter is rare enough to look again.
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    fn start(&self) -> Result<(Log, ShardWriter), LogError> {
+        let config = LogConfig {
+            segment_bytes: SEGMENT_BYTES,
+            bytes_max: BYTES_MAX,
+            retention_bytes: BYTES_MAX,
+            ..LogConfig::new(&self.directory, 1)
+        };
+        let (log, _) = Log::open(config)?;
+        let writer = log.writer(0, Arc::new(|| {}))?;
+        Ok((log, writer))
+    }
+}
+
+/// Shows every dead letter that was not replayed: offset, cause, message.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(
+    directory: &Path,
+    mut each: impl FnMut(u64, &Cause, &Record<'_>) -> bool,
+) -> Result<(), LogError> {
+    let replayed = offline::cursors(directory)?
+        .into_iter()
+        .find(|(name, _)| name == REPLAYED)
+        .and_then(|(_, positions)| positions.get(&0).copied())
+        .unwrap_or(0);
+    offline::dump(directory, None, |dumped| {
+        let Some((cause, record)) = decode(dumped.payload) else { return true };
+        dumped.offset < replayed || each(dumped.offset, &cause, &record)
+    })
+}
+
+/// Notes that all dead letters below `upto` were replayed.
+///
+/// # Errors
+/// When another process has the folder, or it cannot be written.
+pub fn mark_replayed(directory: &Path, upto: u64) -> Result<(), LogError> {
+    let (log, _) = Log::open(LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(directory, 1) })?;
+    log.cursor(REPLAYED)?.advance(0, upto);
+    log.maintain()
+}
+
+fn decode(payload: &[u8]) -> Option<(Cause, Record<'_>)> {
+    let (length, rest) = payload.split_first_chunk::<4>()?;
+    let (head, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some((serde_json::from_slice(head).ok()?, entry::decode(rest).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_letter_is_listed_until_it_was_replayed() {
+        let folder = std::env::temp_dir().join(format!("tidegate-dead-{}", std::process::id()));
+        let letters = DeadLetters::new(&folder);
+        assert!(!folder.exists());
+        let cause = Cause {
+            side: "kafka".into(),
+            code: "MSG_SIZE_TOO_LARGE".into(),
+            reason: "too large".into(),
+            attempts: 1,
+        };
+        for id in [b"a", b"b"] {
+            letters.append(&cause, &Record { id, payload: b"x", ..Record::default() }).unwrap();
+        }
+        assert_eq!(letters.count(), 2);
+        drop(letters);
+        let listed = || {
+            let mut found = Vec::new();
+            list(&folder, |offset, cause, record| {
+                found.push((offset, cause.code.clone(), record.id.to_vec()));
+                true
+            })
+            .unwrap();
+            found
+        };
+        assert_eq!(listed().len(), 2);
+        mark_replayed(&folder, 1).unwrap();
+        assert_eq!(listed(), [(1, "MSG_SIZE_TOO_LARGE".to_owned(), b"b".to_vec())]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,250 @@
+//! What comes back from a broker: taken by a thread of its own, worked on by the cores, acknowledged afterwards.
+//!
+//! ```text
+//! Source (nats, kafka) ─► thread ─ ring per core ─► InboundPort::poll ─► worked on
+//!        acknowledge   ◄─────────── ring per core ◄─ done
+//! ```
+//!
+//! A message goes to the core of its key, or of its id: so per-key order holds, and the same message from two sides
+//! meets itself. As many are under way as the rings hold; then nothing more is taken.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Waker,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use engine_core::{
+    Doorbell, PartitionKey, Record, key_hash,
+    ring::{Consumer, Producer, ring},
+    shard_of,
+};
+
+use crate::{
+    data_message,
+    dead_letter::{Cause, DeadLetters},
+    entry,
+};
+
+/// Messages on their way to a core and back, at most.
+const CAPACITY: usize = 1024;
+/// How long the thread waits for the broker at most before it looks at what is done.
+const POLL: Duration = Duration::from_millis(50);
+/// How often a message that cannot be worked on is tried before it is a dead letter.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// A broker to take messages from. Driven by one thread of its own.
+pub trait Source {
+    /// Takes what has come, at most `max`, waiting at most `timeout` for the first: a tag and the value for each.
+    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8]));
+
+    /// The message with this tag was worked on.
+    fn done(&mut self, tag: u64);
+
+    /// After [`done`](Source::done) of all that came together.
+    fn flush(&mut self) {}
+
+    /// Ends a wait in [`take`](Source::take); cheap while none waits.
+    fn waker(&self) -> Waker;
+
+    /// Its name, for dead letters.
+    fn name(&self) -> &str;
+}
+
+#[derive(Debug)]
+struct Parcel {
+    tag: u64,
+    attempts: u32,
+    entry: Box<[u8]>,
+}
+
+#[derive(Debug)]
+struct Done {
+    parcel: Parcel,
+    processed: bool,
+}
+
+/// A core's end.
+pub struct InboundPort {
+    parcels: Consumer<Parcel>,
+    done: Producer<Done>,
+    waker: Waker,
+}
+
+impl std::fmt::Debug for InboundPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InboundPort")
+    }
+}
+
+impl InboundPort {
+    /// Gives at most `max` messages to `each`, which says whether they were worked on; returns how many there were.
+    pub fn poll(&mut self, max: usize, mut each: impl FnMut(&Record<'_>) -> bool) -> usize {
+        let done = &mut self.done;
+        let taken = self.parcels.take(max, |parcel| {
+            let processed = entry::decode(&parcel.entry).is_ok_and(|record| each(&record));
+            let staged = done.stage(Done { parcel, processed });
+            debug_assert!(staged.is_ok(), "the ring back holds as many as the ring there");
+        });
+        if taken > 0 {
+            self.done.publish();
+            self.waker.wake_by_ref();
+        }
+        taken
+    }
+}
+
+struct Link {
+    parcels: Producer<Parcel>,
+    done: Consumer<Done>,
+    doorbell: Doorbell,
+    /// On their way there or back.
+    under_way: usize,
+}
+
+/// A running consumer thread.
+#[derive(Debug)]
+pub struct InboundThread {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+impl InboundThread {
+    /// Takes nothing more, waits for what the cores have, and ends.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        // A panic of it was printed.
+        let _ = self.thread.join();
+    }
+}
+
+/// Takes messages for these cores.
+///
+/// # Errors
+/// When the source or the thread cannot be had.
+pub fn consume<S: Source>(
+    name: &str,
+    doorbells: &[Doorbell],
+    partition: PartitionKey,
+    dead_letters: Arc<DeadLetters>,
+    source: impl FnOnce() -> Result<S, String> + Send + 'static,
+) -> Result<(InboundThread, Vec<InboundPort>), String> {
+    let (mut links, mut halves) = (Vec::new(), Vec::new());
+    for doorbell in doorbells {
+        let (parcels_out, parcels) = ring(CAPACITY);
+        let (done_out, done) = ring(CAPACITY);
+        links.push(Link { parcels: parcels_out, done, doorbell: doorbell.clone(), under_way: 0 });
+        halves.push((parcels, done_out));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let (sender, made) = std::sync::mpsc::channel();
+    let thread = thread::Builder::new()
+        .name(format!("{name}-in"))
+        .spawn(move || match source() {
+            Ok(source) => {
+                // The starter waits for it.
+                let _ = sender.send(Ok(source.waker()));
+                run(source, links, &partition, &dead_letters, &asked);
+            }
+            Err(error) => {
+                let _ = sender.send(Err(error));
+            }
+        })
+        .map_err(|error| format!("a consumer's thread cannot be started: {error}"))?;
+    let waker = made.recv().map_err(|_| "a consumer's thread has ended at once".to_owned())??;
+    let port = |(parcels, done)| InboundPort { parcels, done, waker: waker.clone() };
+    let ports = halves.into_iter().map(port).collect();
+    Ok((InboundThread { stop, waker, thread }, ports))
+}
+
+fn run<S: Source>(
+    mut source: S,
+    mut links: Vec<Link>,
+    partition: &PartitionKey,
+    dead_letters: &DeadLetters,
+    stop: &AtomicBool,
+) {
+    let cores = links.len();
+    // Failed once, to be tried again.
+    let mut again: Vec<(usize, Parcel)> = Vec::new();
+    loop {
+        let stopping = stop.load(Ordering::Acquire);
+        let room =
+            links.iter().map(|link| CAPACITY - link.under_way).min().unwrap_or(0).saturating_sub(again.len());
+        let under_way: usize = links.iter().map(|link| link.under_way).sum();
+        if stopping && (under_way == 0 || links.iter().any(|link| link.done.is_abandoned())) {
+            return;
+        }
+        for (core, parcel) in again.drain(..) {
+            let staged = links[core].parcels.stage(parcel);
+            debug_assert!(staged.is_ok(), "room was kept for it");
+            links[core].under_way += 1;
+        }
+        let mut malformed: Vec<(u64, String, Vec<u8>)> = Vec::new();
+        source.take(if stopping { 0 } else { room }, POLL, &mut |tag, value| {
+            let read = data_message::read(value, |record| {
+                let key = partition.of(record.source, record.metadata).unwrap_or(record.id);
+                let hash = key_hash(key);
+                let mut bytes = Vec::new();
+                entry::encode(&Record { key_hash: hash, ..*record }, &mut bytes);
+                (shard_of(hash, cores), bytes)
+            });
+            match read {
+                Ok((core, bytes)) => {
+                    let staged = links[core].parcels.stage(Parcel { tag, attempts: 1, entry: bytes.into() });
+                    debug_assert!(staged.is_ok(), "no more is taken than there is room for");
+                    links[core].under_way += 1;
+                }
+                Err(error) => malformed.push((tag, error, value.to_vec())),
+            }
+        });
+        for (tag, reason, value) in malformed {
+            let record =
+                Record { id: b"", source: source.name().as_bytes(), payload: &value, ..Record::default() };
+            bury(dead_letters, source.name(), "MALFORMED", &reason, 1, &record);
+            source.done(tag);
+        }
+        for (core, link) in links.iter_mut().enumerate() {
+            if link.parcels.staged() > 0 {
+                link.parcels.publish();
+                link.doorbell.ring();
+            }
+            link.under_way -= link.done.take(usize::MAX, |done| {
+                let Parcel { tag, attempts, entry } = done.parcel;
+                if done.processed {
+                    source.done(tag);
+                } else if attempts < ATTEMPTS_MAX {
+                    again.push((core, Parcel { tag, attempts: attempts + 1, entry }));
+                } else {
+                    if let Ok(record) = entry::decode(&entry) {
+                        bury(
+                            dead_letters,
+                            "workers",
+                            "PROCESSING_FAILED",
+                            "the processing step gave it up",
+                            attempts,
+                            &record,
+                        );
+                    }
+                    source.done(tag);
+                }
+            });
+        }
+        source.flush();
+    }
+}
+
+fn bury(letters: &DeadLetters, side: &str, code: &str, reason: &str, attempts: u32, record: &Record<'_>) {
+    let cause = Cause { side: side.to_owned(), code: code.to_owned(), reason: reason.to_owned(), attempts };
+    while let Err(error) = letters.append(&cause, record) {
+        tracing::error!(error, "a dead letter cannot be kept; trying again, what comes behind it waits");
+        thread::sleep(Duration::from_secs(1));
+    }
+}

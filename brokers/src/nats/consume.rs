@@ -1,0 +1,210 @@
+//! Taking messages: a durable pull consumer, each message acknowledged after it was worked on.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use async_nats::{
+    Client,
+    jetstream::{
+        self, AckKind, Message,
+        consumer::{AckPolicy, PullConsumer, pull},
+    },
+};
+use futures_util::StreamExt;
+use tokio::runtime::Runtime;
+
+use super::{Link, NatsConfig, connect, stream};
+use crate::{inbound::Source, status::SideStatus};
+
+/// Time to work on a message before it is given to another (contracts 2.7).
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Messages that one pull asks for.
+const PULL_MAX: usize = 500;
+/// How often the lag is asked for.
+const LAG_EVERY: Duration = Duration::from_secs(2);
+/// Pause before a lost consumer is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Taker of the stream's messages.
+pub struct NatsSource {
+    config: NatsConfig,
+    status: Arc<SideStatus>,
+    runtime: Arc<Runtime>,
+    link: Arc<Link>,
+    client: Client,
+    consumer: Option<PullConsumer>,
+    look_at: Instant,
+    lag_at: Instant,
+    next: u64,
+    under_way: HashMap<u64, Message>,
+    done: Vec<Message>,
+    bell: Arc<Bell>,
+}
+
+struct Bell {
+    link: Arc<Link>,
+    rung: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.link.wake.notify_one();
+        }
+    }
+}
+
+impl NatsSource {
+    /// A taker; it need not reach a server yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(config: NatsConfig, status: Arc<SideStatus>) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("nats: no runtime: {error}"))?;
+        let link = Arc::new(Link::default());
+        let client = runtime.block_on(connect(&config, &status, &link))?;
+        let bell = Arc::new(Bell { link: Arc::clone(&link), rung: AtomicBool::new(false) });
+        Ok(Self {
+            config,
+            status,
+            runtime: Arc::new(runtime),
+            link,
+            client,
+            consumer: None,
+            look_at: Instant::now(),
+            lag_at: Instant::now(),
+            next: 0,
+            under_way: HashMap::new(),
+            done: Vec::new(),
+            bell,
+        })
+    }
+
+    /// The consumer; made if it is not there.
+    async fn look(&mut self) {
+        if self.consumer.is_some()
+            || Instant::now() < self.look_at
+            || !self.link.connected.load(Ordering::Acquire)
+        {
+            return;
+        }
+        self.look_at = Instant::now() + LOOK_AGAIN;
+        let context = jetstream::new(self.client.clone());
+        let found = async {
+            let stream = stream(&context, &self.config).await?;
+            let wanted = pull::Config {
+                durable_name: Some(self.config.consumer.clone()),
+                ack_policy: AckPolicy::Explicit,
+                ack_wait: ACK_WAIT,
+                // Until it was worked on; what never can be is a dead letter of ours.
+                max_deliver: -1,
+                max_ack_pending: 20_000,
+                ..Default::default()
+            };
+            stream
+                .get_or_create_consumer(&self.config.consumer, wanted)
+                .await
+                .map_err(|error| format!("nats.consumer = {}: {error}", self.config.consumer))
+        };
+        match found.await {
+            Ok(consumer) => self.consumer = Some(consumer),
+            Err(error) => tracing::debug!(broker = self.status.name, error, "no consumer yet"),
+        }
+    }
+
+    async fn pull(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8])) {
+        self.look().await;
+        let link = Arc::clone(&self.link);
+        let Some(consumer) = &mut self.consumer else {
+            tokio::time::sleep(timeout).await;
+            return;
+        };
+        if Instant::now() >= self.lag_at {
+            self.lag_at = Instant::now() + LAG_EVERY;
+            match consumer.info().await {
+                Ok(info) => {
+                    let lag = info.num_pending + info.num_ack_pending as u64;
+                    self.status.lag.store(lag, Ordering::Relaxed);
+                }
+                Err(error) => {
+                    tracing::debug!(broker = self.status.name, %error, "the consumer does not answer");
+                    self.consumer = None;
+                    return;
+                }
+            }
+        }
+        if max == 0 {
+            tokio::select! {
+                () = link.wake.notified() => {}
+                () = tokio::time::sleep(timeout) => {}
+            }
+            self.bell.rung.store(false, Ordering::Release);
+            return;
+        }
+        let pulled = consumer.fetch().max_messages(max.min(PULL_MAX)).expires(timeout).messages().await;
+        let mut messages = match pulled {
+            Ok(messages) => messages,
+            Err(error) => {
+                tracing::debug!(broker = self.status.name, %error, "nothing to take");
+                self.consumer = None;
+                return;
+            }
+        };
+        while let Some(message) = messages.next().await {
+            let Ok(message) = message else { break };
+            if message.info().is_ok_and(|info| info.delivered > 1) {
+                self.status.redelivered.fetch_add(1, Ordering::Relaxed);
+            }
+            self.status.consumed.fetch_add(1, Ordering::Relaxed);
+            let tag = self.next;
+            self.next += 1;
+            each(tag, &message.payload);
+            self.under_way.insert(tag, message);
+        }
+    }
+}
+
+impl Source for NatsSource {
+    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8])) {
+        let runtime = Arc::clone(&self.runtime);
+        runtime.block_on(self.pull(max, timeout, each));
+    }
+
+    fn done(&mut self, tag: u64) {
+        self.done.extend(self.under_way.remove(&tag));
+    }
+
+    fn flush(&mut self) {
+        if self.done.is_empty() {
+            return;
+        }
+        let done = std::mem::take(&mut self.done);
+        let runtime = Arc::clone(&self.runtime);
+        runtime.block_on(async {
+            for message in done {
+                if let Err(error) = message.ack_with(AckKind::Ack).await {
+                    // It comes again after the ack wait.
+                    tracing::debug!(broker = self.status.name, %error, "a message is not acknowledged");
+                }
+            }
+        });
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.bell))
+    }
+
+    fn name(&self) -> &str {
+        &self.status.name
+    }
+}

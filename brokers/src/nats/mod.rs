@@ -1,0 +1,144 @@
+//! NATS JetStream: acknowledged publishes ([`publish`]) and the durable pull consumer ([`consume`]).
+//!
+//! Stream and consumer are those of contracts 2.7; they are created if absent and never altered. Two settings of a new
+//! stream differ from the older system's, which lost messages by them: a full stream refuses (`discard: new`) instead
+//! of dropping its oldest, and a message is delivered again until it was worked on (no `max_deliver`).
+
+pub mod consume;
+pub mod publish;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectOptions, Event,
+    jetstream::{
+        self,
+        context::GetStreamErrorKind,
+        stream::{DiscardPolicy, RetentionPolicy, StorageType, Stream},
+    },
+};
+use tokio::sync::Notify;
+
+use crate::status::SideStatus;
+
+/// How to reach NATS, and what to do there.
+#[derive(Clone, Debug)]
+pub struct NatsConfig {
+    /// Servers, separated by commas.
+    pub url: String,
+    /// The stream.
+    pub stream: String,
+    /// The subject that messages are published on.
+    pub subject: String,
+    /// The durable consumer.
+    pub consumer: String,
+    /// Publishes that may wait for their acknowledgement.
+    pub in_flight_max: usize,
+    /// How long an acknowledgement may take before everything unacknowledged is sent again.
+    pub ack_timeout: Duration,
+}
+
+/// Age and number of a new stream's messages (contracts 2.7).
+const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
+const MESSAGES_MAX: i64 = 1_000_000;
+
+/// What a connection's events come to.
+#[derive(Debug, Default)]
+struct Link {
+    connected: AtomicBool,
+    /// The connection was there, broke and is there again.
+    again: AtomicBool,
+    wake: Notify,
+}
+
+impl Link {
+    fn note(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.connected.store(true, Ordering::Release);
+                self.again.store(true, Ordering::Release);
+            }
+            Event::Disconnected | Event::Closed => self.connected.store(false, Ordering::Release),
+            _ => {}
+        }
+        self.wake.notify_one();
+    }
+}
+
+/// Connects, and goes on trying for ever when there is nobody.
+async fn connect(config: &NatsConfig, status: &Arc<SideStatus>, link: &Arc<Link>) -> Result<Client, String> {
+    let servers: Vec<&str> = config.url.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    let (events, told, url) = (Arc::clone(link), Arc::clone(status), config.url.clone());
+    ConnectOptions::new()
+        .name("tidegate")
+        .retry_on_initial_connect()
+        .max_reconnects(None)
+        .client_capacity(config.in_flight_max.max(1024))
+        // Full jitter on a bound that doubles to 2 s.
+        .reconnect_delay_callback(|attempt| {
+            let bound = 50_u64 << attempt.min(6);
+            Duration::from_millis(fastrand::u64(0..=bound.min(2000)))
+        })
+        .event_callback(move |event| {
+            events.note(&event);
+            if let Event::ClientError(_) | Event::ServerError(_) | Event::Disconnected = event {
+                told.set_trouble(Some(format!("nats.url = {url}: {event} (look at NATS_URL)")));
+            }
+            async {}
+        })
+        .connect(servers.as_slice())
+        .await
+        .map_err(|error| format!("nats.url = {}: {error}; give it as nats://host:port", config.url))
+}
+
+/// The stream; made if it is not there.
+async fn stream(context: &jetstream::Context, config: &NatsConfig) -> Result<Stream, String> {
+    let named = |error: String| format!("nats.stream = {} at {}: {error}", config.stream, config.url);
+    match context.get_stream(&config.stream).await {
+        Ok(found) => {
+            let has = &found.cached_info().config;
+            if has.retention != RetentionPolicy::WorkQueue || has.discard != DiscardPolicy::New {
+                tracing::warn!(
+                    stream = config.stream,
+                    retention = ?has.retention,
+                    discard = ?has.discard,
+                    "the stream is used as it is; a new one would be a work queue that refuses when it is full"
+                );
+            }
+            Ok(found)
+        }
+        Err(error) if is_missing(&error) => {
+            let wanted = jetstream::stream::Config {
+                name: config.stream.clone(),
+                subjects: vec![subjects(&config.subject)],
+                retention: RetentionPolicy::WorkQueue,
+                storage: StorageType::File,
+                max_age: AGE_MAX,
+                max_messages: MESSAGES_MAX,
+                discard: DiscardPolicy::New,
+                ..Default::default()
+            };
+            let made = context.create_stream(wanted).await;
+            made.map_err(|error| named(format!("it does not exist and cannot be created: {error}")))?;
+            tracing::info!(stream = config.stream, "the stream was not there and was created");
+            context.get_stream(&config.stream).await.map_err(|error| named(error.to_string()))
+        }
+        Err(error) => Err(named(format!("{error} (is JetStream on? nats-server -js)"))),
+    }
+}
+
+fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
+    const STREAM_NOT_FOUND: u64 = 10059;
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND)
+}
+
+/// `diplom.messages` → `diplom.*`, as the older system's stream has it.
+fn subjects(subject: &str) -> String {
+    subject.rsplit_once('.').map_or_else(|| subject.to_owned(), |(first, _)| format!("{first}.*"))
+}

@@ -1,0 +1,358 @@
+//! Publishing: pipelined, with one inbox for all acknowledgements.
+//!
+//! When the connection was lost, an acknowledgement is late, or JetStream refuses for now, everything unacknowledged is
+//! sent again in order, under the same `Nats-Msg-Id`: what had arrived is recognised there (for two minutes, the
+//! stream's default) and acknowledged as a duplicate.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, jetstream};
+use bytes::Bytes;
+use engine_core::{MetadataPairs, Record};
+use futures_util::{FutureExt, StreamExt};
+use serde::Deserialize;
+use tokio::runtime::Runtime;
+
+use super::{Link, NatsConfig, connect, stream};
+use crate::{
+    backoff::Backoff,
+    data_message,
+    publisher::{Ack, Busy, Publisher, Rejected},
+    status::SideStatus,
+};
+
+/// How often the stream is looked for while it is not there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A publish that is not acknowledged.
+struct Pending {
+    tag: u64,
+    headers: HeaderMap,
+    payload: Bytes,
+    first_sent: Option<Instant>,
+    sent: Option<Instant>,
+    attempts: u32,
+    done: bool,
+}
+
+/// JetStream's answer to a publish.
+#[derive(Deserialize)]
+struct PubAck {
+    error: Option<PubError>,
+}
+
+#[derive(Deserialize)]
+struct PubError {
+    err_code: Option<u64>,
+    #[serde(default)]
+    description: String,
+}
+
+/// The publisher of NATS JetStream.
+pub struct NatsPublisher {
+    config: NatsConfig,
+    status: Arc<SideStatus>,
+    runtime: Arc<Runtime>,
+    link: Arc<Link>,
+    client: Client,
+    replies: Subscriber,
+    inbox: String,
+    /// The stream is there.
+    ready: Arc<AtomicBool>,
+    /// Oldest first; `first` is the number of the first.
+    pending: VecDeque<Pending>,
+    first: u64,
+    in_flight: usize,
+    /// From here on to be sent, counted from the first.
+    unsent: usize,
+    /// Nothing is sent before.
+    hold: Option<Instant>,
+    backoff: Backoff,
+    refused: Vec<Ack>,
+    bell: Arc<Bell>,
+    value: Vec<u8>,
+}
+
+struct Bell {
+    link: Arc<Link>,
+    rung: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            self.link.wake.notify_one();
+        }
+    }
+}
+
+impl NatsPublisher {
+    /// A publisher; it need not reach a server yet.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(config: NatsConfig, status: Arc<SideStatus>) -> Result<Self, String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("nats: no runtime: {error}"))?;
+        let link = Arc::new(Link::default());
+        let (client, replies, inbox) = runtime.block_on(async {
+            let client = connect(&config, &status, &link).await?;
+            let inbox = client.new_inbox();
+            let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((client, replies, inbox))
+        })?;
+        let ready = Arc::new(AtomicBool::new(false));
+        runtime.spawn(keep_stream(
+            client.clone(),
+            config.clone(),
+            Arc::clone(&status),
+            Arc::clone(&link),
+            Arc::clone(&ready),
+        ));
+        let bell = Arc::new(Bell { link: Arc::clone(&link), rung: AtomicBool::new(false) });
+        Ok(Self {
+            config,
+            status,
+            runtime: Arc::new(runtime),
+            link,
+            client,
+            replies,
+            inbox,
+            ready,
+            pending: VecDeque::new(),
+            first: 0,
+            in_flight: 0,
+            unsent: 0,
+            hold: None,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            refused: Vec::new(),
+            bell,
+            value: Vec::new(),
+        })
+    }
+
+    /// Everything unacknowledged is to be sent again, after a pause if something went wrong.
+    fn go_back(&mut self, pause: bool) {
+        self.unsent = 0;
+        self.hold = pause.then(|| Instant::now() + self.backoff.next_pause());
+    }
+
+    fn check_timeouts(&mut self) {
+        if self.link.again.swap(false, Ordering::AcqRel) {
+            self.go_back(false);
+        }
+        let oldest = self.pending.iter().find(|pending| !pending.done);
+        let late = oldest
+            .and_then(|pending| pending.sent)
+            .is_some_and(|sent| sent.elapsed() > self.config.ack_timeout);
+        if late && self.hold.is_none() && self.link.connected.load(Ordering::Acquire) {
+            self.go_back(true);
+        }
+    }
+
+    fn note(&mut self, message: &Message, acks: &mut Vec<Ack>) {
+        let number = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
+        let Some(place) = number.and_then(|number| number.checked_sub(self.first)) else { return };
+        let Some(pending) = self.pending.get_mut(place as usize).filter(|pending| !pending.done) else {
+            return;
+        };
+        let error = if message.status == Some(StatusCode::NO_RESPONDERS) {
+            Some((0, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
+        } else {
+            match serde_json::from_slice::<PubAck>(&message.payload) {
+                Ok(PubAck { error: None }) => None,
+                Ok(PubAck { error: Some(error) }) => Some((error.err_code.unwrap_or(0), error.description)),
+                Err(error) => Some((0, format!("an acknowledgement that is none: {error}"))),
+            }
+        };
+        let outcome = match error {
+            None => {
+                let took = pending.first_sent.filter(|_| place == 0).map(|sent| sent.elapsed());
+                self.status.note_acknowledged(took);
+                self.backoff.reset();
+                Ok(())
+            }
+            Some((code, reason)) if is_permanent(code) => {
+                Err(Rejected { code: code.to_string(), reason, attempts: pending.attempts })
+            }
+            Some((code, reason)) => {
+                let text = format!("nats.stream = {}: {reason} (code {code})", self.config.stream);
+                self.status.set_trouble(Some(text));
+                if code == 0 {
+                    self.ready.store(false, Ordering::Release);
+                }
+                if self.hold.is_none() {
+                    self.go_back(true);
+                }
+                return;
+            }
+        };
+        pending.done = true;
+        acks.push(Ack { tag: pending.tag, outcome });
+        self.in_flight -= 1;
+        while self.pending.front().is_some_and(|pending| pending.done) {
+            self.pending.pop_front();
+            self.first += 1;
+            self.unsent = self.unsent.saturating_sub(1);
+        }
+    }
+
+    /// Sends what is to be sent.
+    async fn send(&mut self) {
+        if self.hold.is_some_and(|until| Instant::now() < until) || !self.is_connected() {
+            return;
+        }
+        self.hold = None;
+        while let Some(pending) = self.pending.get_mut(self.unsent) {
+            if !pending.done {
+                if pending.attempts > 0 {
+                    self.status.retries.fetch_add(1, Ordering::Relaxed);
+                }
+                pending.attempts += 1;
+                let now = Instant::now();
+                pending.first_sent.get_or_insert(now);
+                pending.sent = Some(now);
+                let reply = format!("{}.{}", self.inbox, self.first + self.unsent as u64);
+                let (headers, payload) = (pending.headers.clone(), pending.payload.clone());
+                let subject = self.config.subject.clone();
+                let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
+                if let Err(error) = sent.await {
+                    self.status.set_trouble(Some(format!("nats.url = {}: {error}", self.config.url)));
+                    self.go_back(true);
+                    return;
+                }
+            }
+            self.unsent += 1;
+        }
+    }
+
+    async fn drive(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
+        self.check_timeouts();
+        self.send().await;
+        let link = Arc::clone(&self.link);
+        let timeout = if acks.is_empty() { timeout } else { Duration::ZERO };
+        let message = tokio::select! {
+            message = self.replies.next() => message,
+            () = link.wake.notified() => None,
+            () = tokio::time::sleep(timeout) => None,
+        };
+        self.bell.rung.store(false, Ordering::Release);
+        if let Some(message) = message {
+            self.note(&message, acks);
+        }
+        // All that came with it; a few of them, so that the cores are not kept waiting.
+        for _ in 0..1024 {
+            let Some(Some(message)) = self.replies.next().now_or_never() else { break };
+            self.note(&message, acks);
+        }
+    }
+}
+
+impl Publisher for NatsPublisher {
+    fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
+        if self.pending.len() >= self.config.in_flight_max || !self.is_connected() {
+            return Err(Busy);
+        }
+        self.value.clear();
+        data_message::write(record, &mut self.value);
+        let text = String::from_utf8_lossy;
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", &*header_value(&text(record.id)));
+        headers.insert("message_id", &*header_value(&text(record.id)));
+        headers.insert("source", &*header_value(&text(record.source)));
+        headers.insert("schema", data_message::SCHEMA);
+        if let Some((_, value)) =
+            MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent")
+        {
+            headers.insert("traceparent", &*header_value(&text(value)));
+        }
+        self.in_flight += 1;
+        let bytes = self.value.len() + record.id.len() * 2 + record.source.len() + 160;
+        let max = self.client.max_payload();
+        if bytes > max {
+            let reason = format!("{bytes} bytes with headers are over the server's max_payload = {max}");
+            let rejected = Rejected { code: "MAX_PAYLOAD".to_owned(), reason, attempts: 1 };
+            self.refused.push(Ack { tag, outcome: Err(rejected) });
+            return Ok(());
+        }
+        let payload = Bytes::copy_from_slice(&self.value);
+        self.pending.push_back(Pending {
+            tag,
+            headers,
+            payload,
+            first_sent: None,
+            sent: None,
+            attempts: 0,
+            done: false,
+        });
+        Ok(())
+    }
+
+    fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
+        self.in_flight -= self.refused.len();
+        acks.append(&mut self.refused);
+        // The runtime stands beside what the future borrows.
+        let runtime = Arc::clone(&self.runtime);
+        runtime.block_on(self.drive(timeout, acks));
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.connected.load(Ordering::Acquire) && self.ready.load(Ordering::Acquire)
+    }
+
+    fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.bell))
+    }
+}
+
+/// Header values are one line.
+fn header_value(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What another try cannot change: error codes of nats-server (server/errors.json).
+fn is_permanent(code: u64) -> bool {
+    const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10054;
+    code == MESSAGE_EXCEEDS_MAXIMUM
+}
+
+/// Looks for the stream until it is there, and again whenever it is gone.
+async fn keep_stream(
+    client: Client,
+    config: NatsConfig,
+    status: Arc<SideStatus>,
+    link: Arc<Link>,
+    ready: Arc<AtomicBool>,
+) {
+    let context = jetstream::new(client);
+    loop {
+        if link.connected.load(Ordering::Acquire) && !ready.load(Ordering::Acquire) {
+            match stream(&context, &config).await {
+                Ok(_) => {
+                    ready.store(true, Ordering::Release);
+                    link.wake.notify_one();
+                }
+                Err(error) => status.set_trouble(Some(error)),
+            }
+        }
+        tokio::time::sleep(if ready.load(Ordering::Acquire) { LOOK_AGAIN } else { LOOK_AGAIN / 5 }).await;
+    }
+}

@@ -1,0 +1,94 @@
+//! How a broker is, for whoever asks: written by its threads, read by the front ends' gate, `/stats` and the metrics.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+/// Bounds of the buckets of publish times, in milliseconds; one more is unbounded.
+pub const PUBLISH_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 30_000];
+
+/// A broker at this moment.
+#[derive(Debug, Default)]
+pub struct SideStatus {
+    /// Its name in settings and metrics.
+    pub name: String,
+    /// Whether its breaker is open: it counts as out of reach.
+    open: AtomicBool,
+    /// Its breaker lets tries through.
+    pub half_open: AtomicBool,
+    /// Messages handed to its client.
+    pub published: AtomicU64,
+    /// Messages it acknowledged.
+    pub acknowledged: AtomicU64,
+    /// Publishes tried again.
+    pub retries: AtomicU64,
+    /// Messages it refuses for ever.
+    pub rejected: AtomicU64,
+    /// Messages it missed while it was out of reach (composite, best-effort, no outbox).
+    pub missed: AtomicU64,
+    /// Messages handed to its client and not acknowledged.
+    pub in_flight: AtomicU64,
+    /// Messages that came from it.
+    pub consumed: AtomicU64,
+    /// Of these, how many came again.
+    pub redelivered: AtomicU64,
+    /// Messages it holds that this group has not taken.
+    pub lag: AtomicU64,
+    /// A sample of publishes by how long the acknowledgement took; bounds in [`PUBLISH_BOUNDS_MS`].
+    pub publish_buckets: [AtomicU64; PUBLISH_BOUNDS_MS.len() + 1],
+    /// Nanoseconds of all of them.
+    pub publish_nanoseconds: AtomicU64,
+    /// What is in the way, with the setting to look at.
+    trouble: Mutex<Option<String>>,
+}
+
+impl SideStatus {
+    /// A broker of which nothing is known: out of reach until it has answered.
+    pub fn new(name: &str) -> Self {
+        let status = Self { name: name.to_owned(), ..Self::default() };
+        status.open.store(true, Relaxed);
+        *status.trouble.lock() = Some("not reached yet".to_owned());
+        status
+    }
+
+    /// Whether it counts as out of reach.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.open.load(Relaxed)
+    }
+
+    pub(crate) fn set_open(&self, open: bool) {
+        self.open.store(open, Relaxed);
+    }
+
+    /// What is in the way.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+
+    /// Notes what is in the way; logs it when it is news.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        let mut known = self.trouble.lock();
+        if *known != trouble {
+            match &trouble {
+                Some(why) => tracing::warn!(broker = self.name, why, "trouble with a broker; trying on"),
+                None => tracing::info!(broker = self.name, "the broker answers"),
+            }
+            *known = trouble;
+        }
+    }
+
+    /// A message was acknowledged; `took` is known of a sample.
+    pub(crate) fn note_acknowledged(&self, took: Option<Duration>) {
+        self.acknowledged.fetch_add(1, Relaxed);
+        let Some(took) = took else { return };
+        let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let bucket =
+            PUBLISH_BOUNDS_MS.iter().position(|bound| ms <= *bound).unwrap_or(PUBLISH_BOUNDS_MS.len());
+        self.publish_buckets[bucket].fetch_add(1, Relaxed);
+        self.publish_nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+}
