@@ -40,6 +40,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(100);
 /// Bytes that are read from the log at once.
 const READ_BYTES: usize = 256 << 10;
+/// Messages after which the position is written down: after a crash about so many are sent again.
+const FLUSH_EVERY: u64 = 1024;
 /// Pause when a dead letter could not be kept.
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(1);
 
@@ -57,6 +59,8 @@ struct Tail {
     cursor: Cursor,
     /// Lowest offset that is not decided.
     base: u64,
+    /// As it is in the cursor's file.
+    flushed: u64,
     /// From `base` on: whether decided.
     decided: VecDeque<bool>,
     delivered: Arc<Delivered>,
@@ -205,6 +209,7 @@ pub fn deliver_log<P: Publisher>(
             reader: log.reader(shard, base),
             cursor: cursor.clone(),
             base,
+            flushed: base,
             decided: VecDeque::new(),
             delivered,
             doorbell: doorbells.get(shard).cloned(),
@@ -405,6 +410,12 @@ impl<P: Publisher> Delivery<P> {
                     if tail.base > before {
                         tail.cursor.advance(tail.shard, tail.base);
                         tail.delivered.advance(tail.base);
+                        if tail.base - tail.flushed >= FLUSH_EVERY {
+                            tail.flushed = tail.base;
+                            if let Err(error) = tail.cursor.flush() {
+                                tracing::error!(%error, "a position cannot be written; after a crash more is sent again");
+                            }
+                        }
                         if let Some(doorbell) = &tail.doorbell {
                             doorbell.ring();
                         }

@@ -74,7 +74,10 @@ impl SideStatus {
         let mut known = self.trouble.lock();
         if *known != trouble {
             match &trouble {
-                Some(why) => tracing::warn!(broker = self.name, why, "trouble with a broker; trying on"),
+                Some(why) if known.is_none() => {
+                    tracing::warn!(broker = self.name, why, "trouble with a broker; trying on");
+                }
+                Some(why) => tracing::debug!(broker = self.name, why, "more trouble"),
                 None => tracing::info!(broker = self.name, "the broker answers"),
             }
             *known = trouble;

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -68,12 +68,23 @@ pub fn bind(address: SocketAddr, cores: usize) -> io::Result<Vec<TcpListener>> {
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
+/// How long a port may stay taken by a process that was killed.
+const HANDOVER: Duration = Duration::from_millis(1500);
+
 /// The socket that decides whether the port is ours. A port that the kernel picks is; one that was asked for is tried
 /// without SO_REUSEPORT first: with it, a second Tidegate (or another process of the same user) would silently share
 /// the port, and half the messages would go elsewhere.
 fn open_first(address: SocketAddr) -> io::Result<TcpListener> {
     if address.port() != 0 {
-        drop(open(address, false)?);
+        let deadline = Instant::now() + HANDOVER;
+        // The kernel closes the sockets of a killed process's rings a moment after the process is gone: whoever is
+        // restarted at once finds the port still taken.
+        while let Err(error) = open(address, false).map(drop) {
+            if error.kind() != io::ErrorKind::AddrInUse || Instant::now() >= deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
     open(address, true)
 }

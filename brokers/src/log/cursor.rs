@@ -93,7 +93,8 @@ impl Cursor {
         self.shared.state.lock().durable.get(&shard).copied().unwrap_or(0)
     }
 
-    pub(super) fn flush(&self) -> io::Result<()> {
+    /// Makes the positions durable now.
+    pub(crate) fn flush(&self) -> io::Result<()> {
         let mut state = self.shared.state.lock();
         if state.positions == state.durable { Ok(()) } else { state.flush() }
     }

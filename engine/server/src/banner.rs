@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use engine_core::AckLevel;
 use transports::Role;
+
+use crate::settings::{Delivery, Provider};
 
 /// What there is to say.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub struct Banner<'a> {
     pub cores: usize,
     /// Messages in flight at most.
     pub queue_size: usize,
+    /// Where messages go.
+    pub delivery: &'a Delivery,
     /// Since the process began.
     pub took: Duration,
 }
@@ -32,13 +37,29 @@ impl Banner<'_> {
             version = env!("CARGO_PKG_VERSION"),
             driver = self.driver,
             cores = self.cores,
-            queue = "memory",
+            queue = self.delivery.queue_type,
             queue_size = self.queue_size,
-            ack = "queued",
+            ack = self.delivery.ack_default.name(),
+            data_directory = self.delivery.data_directory.as_ref().map(|path| path.display().to_string()),
             listeners = addresses.join(" "),
             start_ms = self.took.as_secs_f64() * 1e3,
             "tidegate is ready"
         );
+    }
+
+    fn queue(&self) -> String {
+        let delivery = self.delivery;
+        let place = |provider: &Provider| match provider {
+            Provider::Nats => format!("nats ({})", delivery.nats.url),
+            Provider::Kafka => format!("kafka ({})", delivery.kafka.brokers),
+            other => other.name().to_owned(),
+        };
+        let places = delivery.providers.iter().map(place).collect::<Vec<_>>().join(" and ");
+        match (delivery.providers.len(), delivery.best_effort) {
+            (1, _) => places,
+            (_, true) => format!("{places}, best-effort"),
+            (_, false) => format!("{places}, fail-fast"),
+        }
     }
 
     /// A few lines for people.
@@ -63,9 +84,19 @@ impl Banner<'_> {
             "cores", self.cores, self.driver
         );
         println!(
-            "  {:<10} memory, {} messages; \"accepted\" means queued: it does not survive a crash",
-            "queue", self.queue_size
+            "  {:<10} {}, {} messages in flight; \"accepted\" means {}",
+            "queue",
+            self.queue(),
+            self.queue_size,
+            match self.delivery.ack_default {
+                AckLevel::Queued => "queued: it does not survive a crash",
+                AckLevel::Durable => "durable: on this disk, and fdatasync returned",
+                AckLevel::Delivered => "delivered: acknowledged by the broker",
+            }
         );
+        if let Some(directory) = &self.delivery.data_directory {
+            println!("  {:<10} {}", "log", directory.display());
+        }
         println!("\ntry:");
         if let Some(port) = self.port(Role::Gateway).or_else(|| self.port(Role::Ingest)) {
             println!(

@@ -95,8 +95,14 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     health.know(Arc::clone(&house));
     start_cold_lane(calls, house)?;
 
-    let banner =
-        Banner { listeners: &addresses, driver: driver.name(), cores, queue_size, took: started.elapsed() };
+    let banner = Banner {
+        listeners: &addresses,
+        driver: driver.name(),
+        cores,
+        queue_size,
+        delivery: &settings.delivery,
+        took: started.elapsed(),
+    };
     if settings.log_json {
         banner.log();
     } else {

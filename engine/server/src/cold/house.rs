@@ -5,14 +5,15 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use brokers::log::Log;
 use engine_core::CounterReader;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
 use crate::delivery::Behind;
@@ -131,7 +132,7 @@ impl House {
     pub fn processor_stats(&self) -> Value {
         let totals = self.totals();
         let finished = totals.processed + totals.errors;
-        json!({
+        let mut stats = json!({
             "queue": {
                 "CurrentSize": totals.in_queue,
                 "TotalEnqueued": totals.accepted,
@@ -148,7 +149,52 @@ impl House {
                 "errors": totals.errors,
                 "workers": self.cores.len(),
             },
-        })
+        });
+        if self.behind.delivery.queue_type == "composite" {
+            stats["queue"]["composite_stats"] = self.composite_stats();
+        }
+        stats
+    }
+
+    /// The sides of a composite by name.
+    fn composite_stats(&self) -> Value {
+        let behind = &self.behind;
+        let lags: BTreeMap<String, u64> =
+            behind.log.as_ref().map(Log::lags).unwrap_or_default().into_iter().collect();
+        let mut sides = Map::new();
+        for provider in &behind.delivery.providers {
+            let name = provider.name();
+            let stats = match behind.brokers.iter().find(|broker| broker.provider == *provider) {
+                Some(broker) => {
+                    let status = &broker.status;
+                    let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+                    let behind = lags.get(name).copied().unwrap_or_else(|| read(&status.in_flight));
+                    json!({
+                        "TotalEnqueued": read(&status.acknowledged),
+                        "TotalDequeued": read(&status.consumed),
+                        "CurrentSize": behind,
+                        "PublishErrors": read(&status.retries) + read(&status.rejected),
+                        "Rejected": read(&status.rejected),
+                        "Missed": read(&status.missed),
+                        "ConsumerLag": read(&status.lag),
+                        "healthy": !status.is_open(),
+                        "trouble": status.trouble(),
+                    })
+                }
+                None => {
+                    let totals = self.totals();
+                    json!({
+                        "TotalEnqueued": totals.accepted,
+                        "TotalDequeued": totals.processed,
+                        "CurrentSize": lags.get("workers").copied().unwrap_or(0),
+                        "PublishErrors": 0,
+                        "healthy": true,
+                    })
+                }
+            };
+            sides.insert(name.to_owned(), stats);
+        }
+        Value::Object(sides)
     }
 }
 

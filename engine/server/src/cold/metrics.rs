@@ -1,7 +1,16 @@
 //! `/metrics`: every name that the older systems' dashboards and alerts ask for, and our own, in Prometheus' text
 //! format. All series are made from the cores' counters when they are asked for.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use brokers::{
+    log::SYNC_BOUNDS_US,
+    status::{PUBLISH_BOUNDS_MS, SideStatus},
+};
 
 use prometheus::{
     Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector, proto::MetricFamily,
@@ -41,6 +50,7 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     ingest(house, &mut families);
     processor(house, &mut families);
     requests(house, &mut families);
+    delivery(house, &mut families);
     own(house, &mut families);
     families.extend(ProcessCollector::for_self().collect());
     let mut text = Vec::new();
@@ -219,6 +229,109 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
         handled.add_count(&[("grpc_service", service), ("grpc_method", method), ("grpc_code", code)], count);
     }
     families.extend([handed, handled].into_iter().filter_map(Family::finish));
+}
+
+/// The log, the brokers and the dead letters.
+fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
+    let behind = &house.behind;
+    families.extend(
+        Family::counter(
+            "tidegate_dead_letters_total",
+            "Messages that could not be delivered and were kept aside.",
+        )
+        .count(&[], behind.dead_letters.count())
+        .finish(),
+    );
+    if let Some(log) = &behind.log {
+        let mut bytes = Family::gauge("tidegate_log_bytes", "Bytes of the log's segments, by shard.");
+        let mut next =
+            Family::counter("tidegate_log_records_total", "Messages made durable in this run, by shard.");
+        let mut age = Family::gauge("tidegate_log_oldest_seconds", "Age of the oldest segment, by shard.");
+        let mut sync =
+            Family::histogram("tidegate_log_sync_seconds", "Time of a commit: write and fdatasync.");
+        let bounds: Vec<f64> = SYNC_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).collect();
+        let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        for stat in log.stat() {
+            let shard = stat.shard.to_string();
+            let labels = [("shard", shard.as_str())];
+            bytes = bytes.level(&labels, stat.bytes as f64);
+            next.add_count(&labels, stat.records);
+            let since = stat.oldest_ms.map_or(0, |oldest| now_ms.saturating_sub(u128::from(oldest)));
+            age = age.level(&labels, since as f64 / 1e3);
+            sync.add_distribution(&labels, &bounds, &stat.sync_buckets, stat.sync_seconds);
+        }
+        let mut lag =
+            Family::gauge("tidegate_log_lag", "Messages of the log that a consumer has not passed.");
+        for (consumer, behind) in log.lags() {
+            lag = lag.level(&[("consumer", &consumer)], behind as f64);
+        }
+        families.extend([bytes, next, age, sync, lag].into_iter().filter_map(Family::finish));
+    }
+    let counter = |name: &str, help: &str, of: &dyn Fn(&SideStatus) -> &AtomicU64| {
+        let mut family = Family::counter(name, help);
+        for broker in &behind.brokers {
+            family.add_count(&[("broker", broker.provider.name())], of(&broker.status).load(Relaxed));
+        }
+        family
+    };
+    let gauge = |name: &str, help: &str, of: &dyn Fn(&SideStatus) -> f64| {
+        behind.brokers.iter().fold(Family::gauge(name, help), |family, broker| {
+            family.level(&[("broker", broker.provider.name())], of(&broker.status))
+        })
+    };
+    let mut time = Family::histogram(
+        "tidegate_broker_publish_seconds",
+        "From sending a message to its acknowledgement, of a sample.",
+    );
+    let bounds: Vec<f64> = PUBLISH_BOUNDS_MS.iter().map(|ms| *ms as f64 / 1e3).collect();
+    for broker in &behind.brokers {
+        let buckets: Vec<u64> =
+            broker.status.publish_buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
+        let seconds = broker.status.publish_nanoseconds.load(Relaxed) as f64 / 1e9;
+        time.add_distribution(&[("broker", broker.provider.name())], &bounds, &buckets, seconds);
+    }
+    families.extend(
+        [
+            counter("tidegate_broker_acknowledged_total", "Messages a broker acknowledged.", &|side| {
+                &side.acknowledged
+            }),
+            counter("tidegate_broker_retries_total", "Publishes tried again.", &|side| &side.retries),
+            counter("tidegate_broker_rejected_total", "Messages a broker refuses for ever.", &|side| {
+                &side.rejected
+            }),
+            counter(
+                "tidegate_broker_missed_total",
+                "Messages a broker missed while another took them.",
+                &|side| &side.missed,
+            ),
+            counter("tidegate_broker_consumed_total", "Messages taken from a broker.", &|side| {
+                &side.consumed
+            }),
+            counter("tidegate_broker_redelivered_total", "Of these, how many came again.", &|side| {
+                &side.redelivered
+            }),
+            gauge("tidegate_broker_in_flight", "Publishes not acknowledged yet.", &|side| {
+                side.in_flight.load(Relaxed) as f64
+            }),
+            gauge(
+                "tidegate_broker_lag",
+                "Messages a broker holds that this group has not worked on.",
+                &|side| side.lag.load(Relaxed) as f64,
+            ),
+            gauge(
+                "tidegate_broker_breaker",
+                "0 closed, 1 open (out of reach), 0.5 half-open.",
+                &|side| match (side.is_open(), side.half_open.load(Relaxed)) {
+                    (true, _) => 1.0,
+                    (false, true) => 0.5,
+                    (false, false) => 0.0,
+                },
+            ),
+            time,
+        ]
+        .into_iter()
+        .filter_map(Family::finish),
+    );
 }
 
 fn own(house: &House, families: &mut Vec<MetricFamily>) {

@@ -1,0 +1,185 @@
+//! The client that is never killed: sends, repeats until it is told, and writes down what it was told.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::verdict::Sent;
+
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause before the same message is sent again.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What was sent and what was acknowledged.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Every message, whatever became of it.
+    pub sent: Mutex<Vec<Sent>>,
+    /// Ids acknowledged at the level asked for.
+    pub acknowledged: Mutex<HashSet<String>>,
+    /// Messages sent once more.
+    pub repeats: AtomicU64,
+    /// Answers by what they mean: not accepted (503), unknown (504), cut.
+    pub refused: AtomicU64,
+    /// As above.
+    pub unknown: AtomicU64,
+    /// As above.
+    pub cut: AtomicU64,
+    /// Answers that nobody may get: a bug.
+    pub unexpected: Mutex<Vec<String>>,
+}
+
+/// What an answer says.
+pub enum Answer {
+    /// Acknowledged.
+    Yes,
+    /// 503 or 429.
+    NotAccepted,
+    /// 504.
+    Unknown,
+    /// Something else.
+    Other(String),
+}
+
+/// A connection that is kept while it works.
+pub struct Connection {
+    port: u16,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Connection {
+    /// To this port, when it is needed.
+    pub fn new(port: u16) -> Self {
+        Self { port, stream: None }
+    }
+
+    /// Posts a message; `None` when the connection was cut.
+    pub fn post(&mut self, sent: &Sent, level: &str) -> Option<Answer> {
+        let answer = self.exchange(sent, level);
+        if answer.is_none() {
+            self.stream = None;
+        }
+        answer
+    }
+
+    fn exchange(&mut self, sent: &Sent, level: &str) -> Option<Answer> {
+        if self.stream.is_none() {
+            let stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
+            stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+            stream.set_nodelay(true).ok()?;
+            self.stream = Some(BufReader::new(stream));
+        }
+        let stream = self.stream.as_mut()?;
+        let body = serde_json::json!({"source": sent.key, "data": sent.payload, "metadata": {"n": sent.n}})
+            .to_string();
+        let request = format!(
+            "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Idempotency-Key: {}\r\nTidegate-Ack: {level}\r\nContent-Length: {}\r\n\r\n{body}",
+            sent.id,
+            body.len()
+        );
+        stream.get_mut().write_all(request.as_bytes()).ok()?;
+        let (mut status, mut length, mut line) = (0_u16, 0_usize, String::new());
+        loop {
+            line.clear();
+            if stream.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let text = line.trim_end();
+            if text.is_empty() {
+                break;
+            }
+            if let Some(rest) = text.strip_prefix("HTTP/1.1 ") {
+                status = rest.get(..3)?.parse().ok()?;
+            } else if let Some((name, value)) = text.split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse().ok()?;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).ok()?;
+        let text = String::from_utf8_lossy(&body);
+        Some(match status {
+            200 if text.contains(&format!(r#""ack":"{level}""#)) || text.contains(r#""ack":"delivered""#) => {
+                Answer::Yes
+            }
+            503 | 429 => Answer::NotAccepted,
+            504 => Answer::Unknown,
+            _ => Answer::Other(format!("{status} {text}")),
+        })
+    }
+}
+
+/// The content of a message: any length up to a few hundred bytes, the same every time.
+fn payload(key: u64, n: u64) -> String {
+    let mut random = fastrand::Rng::with_seed(key << 32 ^ n);
+    let length = random.usize(1..400);
+    std::iter::repeat_with(|| random.alphanumeric()).take(length).collect()
+}
+
+/// Sends until told to stop, each key's messages one after the other.
+pub fn writers(
+    ledger: &Arc<Ledger>,
+    ports: &[u16],
+    keys: u64,
+    level: &'static str,
+    run: &str,
+    stop: &Arc<AtomicBool>,
+) -> Vec<JoinHandle<()>> {
+    let writer = |key: u64| {
+        let (ledger, stop, run) = (Arc::clone(ledger), Arc::clone(stop), run.to_owned());
+        let ports = ports.to_vec();
+        thread::spawn(move || {
+            let mut turn = key as usize;
+            let mut connection = Connection::new(ports[turn % ports.len()]);
+            for n in 1.. {
+                if stop.load(Relaxed) {
+                    return;
+                }
+                let name = format!("key-{key}");
+                let sent = Sent { id: format!("{run}-{key}-{n}"), key: name, n, payload: payload(key, n) };
+                ledger.sent.lock().push(sent.clone());
+                loop {
+                    let answer = connection.post(&sent, level);
+                    match answer {
+                        Some(Answer::Yes) => {
+                            ledger.acknowledged.lock().insert(sent.id.clone());
+                            break;
+                        }
+                        Some(Answer::NotAccepted) => ledger.refused.fetch_add(1, Relaxed),
+                        Some(Answer::Unknown) => ledger.unknown.fetch_add(1, Relaxed),
+                        Some(Answer::Other(text)) => {
+                            ledger.unexpected.lock().push(text);
+                            return;
+                        }
+                        None => {
+                            // The next process, where there are several.
+                            turn += 1;
+                            connection = Connection::new(ports[turn % ports.len()]);
+                            ledger.cut.fetch_add(1, Relaxed)
+                        }
+                    };
+                    ledger.repeats.fetch_add(1, Relaxed);
+                    // After the end a message that was never acknowledged may stay so.
+                    if stop.load(Relaxed) {
+                        return;
+                    }
+                    thread::sleep(PAUSE);
+                }
+            }
+        })
+    };
+    (0..keys).map(writer).collect()
+}

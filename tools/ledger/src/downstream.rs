@@ -1,0 +1,86 @@
+//! Reads what arrived, from the start.
+
+use std::{path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+};
+use serde_json::Value;
+
+use crate::verdict::Found;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn found(value: &Value) -> Result<Found> {
+    let text = |name: &str| value[name].as_str().with_context(|| format!("no {name} in {value}"));
+    let payload = String::from_utf8(STANDARD.decode(text("payload")?)?)?;
+    Ok(Found { id: text("id")?.to_owned(), payload })
+}
+
+/// Every message of a log, shard by shard; a key is in one shard.
+pub fn log(tidegate: &Path, directory: &Path) -> Result<Vec<Found>> {
+    let dump = Command::new(tidegate)
+        .args(["log", "dump", "--json", "--directory"])
+        .arg(directory)
+        .output()
+        .context("tidegate log dump")?;
+    if !dump.status.success() {
+        bail!("tidegate log dump: {}", String::from_utf8_lossy(&dump.stderr));
+    }
+    String::from_utf8(dump.stdout)?.lines().map(|line| found(&serde_json::from_str(line)?)).collect()
+}
+
+/// Every message of a topic, partition by partition; a key is in one partition.
+pub fn kafka(brokers: &str, topic: &str) -> Result<Vec<Found>> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("group.id", "ledger")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "false")
+        .create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let topic_metadata = metadata.topics().first().context("no such topic")?;
+    let mut all = Vec::new();
+    for partition in topic_metadata.partitions() {
+        let (low, high) = consumer.fetch_watermarks(topic, partition.id(), TIMEOUT)?;
+        if low == high {
+            continue;
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition.id(), Offset::Offset(low))?;
+        consumer.assign(&list)?;
+        loop {
+            let Some(message) = consumer.poll(TIMEOUT) else {
+                bail!("partition {} ends before its watermark {high}", partition.id());
+            };
+            let message = message?;
+            all.push(found(&serde_json::from_slice(message.payload().unwrap_or_default())?)?);
+            if message.offset() + 1 >= high {
+                break;
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Every message of a stream.
+pub fn nats(url: &str, stream: &str) -> Result<Vec<Found>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let context = async_nats::jetstream::new(async_nats::connect(url).await?);
+        let mut stream = context.get_stream(stream).await?;
+        let state = stream.info().await?.state.clone();
+        let mut all = Vec::new();
+        for sequence in state.first_sequence..=state.last_sequence {
+            match stream.get_raw_message(sequence).await {
+                Ok(message) => all.push(found(&serde_json::from_slice(&message.payload)?)?),
+                Err(error) if error.to_string().contains("no message") => {}
+                Err(error) => return Err(error).with_context(|| format!("sequence {sequence}")),
+            }
+        }
+        Ok(all)
+    })
+}

@@ -1,0 +1,358 @@
+//! The ledger test: a client writes down every acknowledgement while Tidegate and its brokers are killed; afterwards
+//! everything acknowledged must be downstream, as it was sent, in the order of its key, and nothing else.
+
+mod client;
+mod downstream;
+mod process;
+mod verdict;
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    client::Ledger,
+    process::Process,
+    verdict::{Found, Verdict, compare},
+};
+
+/// Kills Tidegate and its brokers while messages stream in, and checks that nothing acknowledged is lost.
+#[derive(Parser)]
+#[command(after_help = "Examples:\n  \
+    ledger run --queue log --kills 200\n  \
+    ledger run --queue composite --outbox --kills 20 --broker-kills 5 --seed 7\n  \
+    ledger compare --nats nats://127.0.0.1:4222 --kafka 127.0.0.1:9092")]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Kill, restart, compare.
+    Run(Run),
+    /// Print which ids a NATS stream and a Kafka topic do not share.
+    Compare {
+        /// The NATS server.
+        #[arg(long)]
+        nats: String,
+        /// The Kafka brokers.
+        #[arg(long)]
+        kafka: String,
+        /// The stream.
+        #[arg(long, default_value = "DIPLOM_STREAM")]
+        stream: String,
+        /// The topic.
+        #[arg(long, default_value = "diplom-messages")]
+        topic: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Queue {
+    Log,
+    Nats,
+    Kafka,
+    Composite,
+}
+
+#[derive(Args)]
+struct Run {
+    /// Where messages go.
+    #[arg(long, value_enum)]
+    queue: Queue,
+    /// fail-fast or best-effort, for composite.
+    #[arg(long, default_value = "fail-fast")]
+    strategy: String,
+    /// Keep the durable log in front of the brokers.
+    #[arg(long)]
+    outbox: bool,
+    /// Kills of Tidegate.
+    #[arg(long, default_value_t = 20)]
+    kills: u32,
+    /// Kills of each broker.
+    #[arg(long, default_value_t = 0)]
+    broker_kills: u32,
+    /// Repeats a run's kills; random and printed otherwise.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Keys, each with a client of its own.
+    #[arg(long, default_value_t = 16)]
+    keys: u64,
+    /// Shortest time between two kills, in milliseconds.
+    #[arg(long, default_value_t = 50)]
+    min_ms: u64,
+    /// Longest time between two kills, in milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    max_ms: u64,
+    /// The binary.
+    #[arg(long, env = "TIDEGATE", default_value = "target/release/tidegate")]
+    tidegate: PathBuf,
+    /// Where everything is kept; a fresh folder under the temporary one otherwise, removed after a clean run.
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Action::Run(run) => ledger_test(&run),
+        Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("ledger: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tidegate and what it stands in front of.
+struct House {
+    tidegate: Process,
+    nats: Option<Process>,
+    kafka: Option<Process>,
+    data: PathBuf,
+}
+
+fn start(run: &Run, folder: &Path) -> Result<House> {
+    let wants = |queue: Queue| run.queue == queue || run.queue == Queue::Composite;
+    if run.queue != Queue::Log {
+        process::install_services()?;
+    }
+    let nats = wants(Queue::Nats).then(|| process::nats(folder)).transpose()?;
+    let kafka = wants(Queue::Kafka).then(|| process::kafka(folder)).transpose()?;
+    let data = folder.join("data");
+    let name = match run.queue {
+        Queue::Log => "log",
+        Queue::Nats => "nats",
+        Queue::Kafka => "kafka",
+        Queue::Composite => "composite",
+    };
+    let port = process::free_port()?;
+    let mut environment: Vec<(String, String)> = vec![
+        ("QUEUE_TYPE".into(), name.into()),
+        ("PARTITION_KEY".into(), "source".into()),
+        ("QUEUE_SIZE".into(), "10000".into()),
+        ("COMPOSITE_STRATEGY".into(), run.strategy.clone()),
+        ("API_PORT".into(), format!("127.0.0.1:{port}")),
+        ("INGEST_PORT".into(), "127.0.0.1:0".into()),
+        ("PROCESSOR_PORT".into(), "127.0.0.1:0".into()),
+        ("TIDEGATE_LISTEN_GRPC".into(), "127.0.0.1:0".into()),
+        ("METRICS_ENABLED".into(), "false".into()),
+        ("TIDEGATE_QUEUE_CONSUME".into(), "false".into()),
+        ("NO_COLOR".into(), "1".into()),
+    ];
+    if run.queue == Queue::Log || run.outbox {
+        environment.push(("TIDEGATE_DATA_DIRECTORY".into(), data.display().to_string()));
+    }
+    if let Some(nats) = &nats {
+        environment.push(("NATS_URL".into(), format!("nats://127.0.0.1:{}", nats.port)));
+    }
+    if let Some(kafka) = &kafka {
+        environment.push(("KAFKA_BROKERS".into(), format!("127.0.0.1:{}", kafka.port)));
+    }
+    let program =
+        run.tidegate.canonicalize().with_context(|| format!("{}: build it first", run.tidegate.display()))?;
+    let mut tidegate =
+        Process::start("tidegate", &program, Vec::new(), environment, &folder.join("engine"), port)?;
+    tidegate.wait()?;
+    Ok(House { tidegate, nats, kafka, data })
+}
+
+fn ledger_test(run: &Run) -> Result<bool> {
+    let seed = run.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let mut random = fastrand::Rng::with_seed(seed);
+    let folder = run
+        .folder
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("ledger-{}", std::process::id())));
+    std::fs::create_dir_all(&folder)?;
+    let mut house = start(run, &folder)?;
+    let level = if run.queue == Queue::Log { "durable" } else { "delivered" };
+    println!(
+        "ledger: queue {:?}, strategy {}, outbox {}, level {level}, {} keys, seed {seed}, folder {}",
+        run.queue,
+        run.strategy,
+        run.outbox,
+        run.keys,
+        folder.display()
+    );
+    let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
+    let writers =
+        client::writers(&ledger, &[house.tidegate.port], run.keys, level, &format!("{seed:x}"), &stop);
+    let started = Instant::now();
+    kill(run, &mut house, &mut random)?;
+    // Until everybody has been told once more: all that is under way comes to its end.
+    settle(&ledger, &stop, writers);
+    let took = started.elapsed();
+    let mut clean = ledger.unexpected.lock().is_empty();
+    for text in ledger.unexpected.lock().iter().take(5) {
+        println!("unexpected answer: {text}");
+    }
+    let acknowledged = ledger.acknowledged.lock().clone();
+    println!(
+        "{} acknowledged in {:.0} s; {} sent again: {} not accepted, {} unknown, {} cut off",
+        acknowledged.len(),
+        took.as_secs_f64(),
+        ledger.repeats.load(Relaxed),
+        ledger.refused.load(Relaxed),
+        ledger.unknown.load(Relaxed),
+        ledger.cut.load(Relaxed)
+    );
+    let sides = collect(run, &mut house, &acknowledged)?;
+    let sent = ledger.sent.lock().clone();
+    for (side, found) in &sides {
+        let verdict = compare(&sent, &acknowledged, found);
+        show(side, &verdict);
+        // Without the log, best-effort may leave one side without what it missed; that is listed by id.
+        let may_miss = run.queue == Queue::Composite && run.strategy == "best-effort" && !run.outbox;
+        clean &= verdict.is_clean() || (may_miss && Verdict { missing: Vec::new(), ..verdict }.is_clean());
+    }
+    if run.queue == Queue::Composite && !run.outbox && run.strategy == "best-effort" {
+        let anywhere: Vec<Found> = sides.iter().flat_map(|(_, found)| found.clone()).collect();
+        let missing = compare(&sent, &acknowledged, &anywhere).missing;
+        println!("on no side: {}", missing.len());
+        clean &= missing.is_empty();
+    }
+    drop(house);
+    if clean && run.folder.is_none() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    println!("{}", if clean { "clean" } else { "NOT CLEAN" });
+    if !clean {
+        println!("again: the same command with --seed {seed}");
+    }
+    Ok(clean)
+}
+
+/// Kills by the seed's schedule.
+fn kill(run: &Run, house: &mut House, random: &mut fastrand::Rng) -> Result<()> {
+    let brokers = u32::from(house.nats.is_some()) + u32::from(house.kafka.is_some());
+    let mut victims: Vec<u8> = vec![0; run.kills as usize];
+    for number in 0..run.broker_kills * brokers {
+        // One side, then the other.
+        victims.push(if house.nats.is_some() && (house.kafka.is_none() || number % 2 == 0) { 1 } else { 2 });
+    }
+    random.shuffle(&mut victims);
+    for (number, victim) in victims.iter().enumerate() {
+        thread::sleep(Duration::from_millis(random.u64(run.min_ms..=run.max_ms)));
+        let process = match victim {
+            1 => house.nats.as_mut(),
+            2 => house.kafka.as_mut(),
+            _ => Some(&mut house.tidegate),
+        };
+        let Some(process) = process else { continue };
+        process.kill();
+        process.again()?;
+        process.wait()?;
+        if (number + 1) % 25 == 0 {
+            println!("  {} of {} kills", number + 1, victims.len());
+        }
+    }
+    thread::sleep(Duration::from_secs(1));
+    Ok(())
+}
+
+/// Lets every writer finish the message it is at.
+fn settle(ledger: &Ledger, stop: &AtomicBool, writers: Vec<thread::JoinHandle<()>>) {
+    // Everything may be out of reach for a while; then what was never acknowledged stays so.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let goal = ledger.acknowledged.lock().len() + 50;
+    while ledger.acknowledged.lock().len() < goal && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(100));
+    }
+    stop.store(true, Relaxed);
+    for writer in writers {
+        // A panic of it was printed.
+        let _ = writer.join();
+    }
+}
+
+/// Reads every side until all that was acknowledged is there, or for a minute.
+fn collect(
+    run: &Run,
+    house: &mut House,
+    acknowledged: &HashSet<String>,
+) -> Result<Vec<(&'static str, Vec<Found>)>> {
+    if run.queue == Queue::Log {
+        if !house.tidegate.stop()? {
+            bail!("tidegate did not end in order");
+        }
+        return Ok(vec![("log", downstream::log(&run.tidegate, &house.data)?)]);
+    }
+    let has_all = |found: &[Found]| {
+        let ids: HashSet<&str> = found.iter().map(|found| found.id.as_str()).collect();
+        acknowledged.iter().all(|id| ids.contains(id.as_str()))
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let mut sides = Vec::new();
+        if let Some(nats) = &house.nats {
+            sides.push((
+                "nats",
+                downstream::nats(&format!("nats://127.0.0.1:{}", nats.port), "DIPLOM_STREAM")?,
+            ));
+        }
+        if let Some(kafka) = &house.kafka {
+            sides
+                .push(("kafka", downstream::kafka(&format!("127.0.0.1:{}", kafka.port), "diplom-messages")?));
+        }
+        let complete = sides.iter().all(|(_, found)| has_all(found));
+        if complete || Instant::now() > deadline {
+            return Ok(sides);
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn show(side: &str, verdict: &Verdict) {
+    println!(
+        "{side:>6}: {} found, {} acknowledged, missing {}, invented {}, altered {}, out of order {}, duplicates {}",
+        verdict.found,
+        verdict.acknowledged,
+        verdict.missing.len(),
+        verdict.invented.len(),
+        verdict.altered.len(),
+        verdict.disordered.len(),
+        verdict.duplicates
+    );
+    for (what, ids) in [
+        ("missing", &verdict.missing),
+        ("invented", &verdict.invented),
+        ("altered", &verdict.altered),
+        ("out of order", &verdict.disordered),
+    ] {
+        if !ids.is_empty() {
+            println!("        {what}: {}", ids.iter().take(5).cloned().collect::<Vec<_>>().join(", "));
+        }
+    }
+}
+
+/// Prints which ids two sides do not share.
+fn compare_sides(nats: &str, stream: &str, kafka: &str, topic: &str) -> Result<bool> {
+    let ids = |found: Vec<Found>| -> HashSet<String> { found.into_iter().map(|found| found.id).collect() };
+    let (left, right) = (ids(downstream::nats(nats, stream)?), ids(downstream::kafka(kafka, topic)?));
+    println!("nats {} ids, kafka {} ids", left.len(), right.len());
+    for (name, one, other) in [("only in nats", &left, &right), ("only in kafka", &right, &left)] {
+        let mut only: Vec<&String> = one.difference(other).collect();
+        only.sort();
+        println!("{name}: {}", only.len());
+        for id in only.iter().take(10) {
+            println!("  {id}");
+        }
+    }
+    Ok(left == right)
+}
