@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use engine_core::{MemorySink, Outcome, Prefix, Record, RecordView, Shard, SlabConfig, mesh, slab};
+use engine_core::{MemorySink, Outcome, Prefix, Record, Shard, SlabConfig, mesh, slab};
 
 const IN_FLIGHT: usize = 64;
 
@@ -102,8 +102,8 @@ fn cycle(criterion: &mut Criterion) {
             });
 
             let port = mesh(1, &SlabConfig::default()).remove(0);
-            let touch = |record: &RecordView<'_>, _: &mut Vec<u8>| {
-                black_box(record.payload());
+            let touch = |record: &Record<'_>, _: &mut Vec<u8>| {
+                black_box(record.payload);
                 Outcome::Processed
             };
             let mut shard = Shard::new(port, MemorySink::new(touch));

@@ -72,6 +72,9 @@ struct Incoming<'a> {
 /// # Errors
 /// What is wrong with it, in words.
 pub fn read<T>(value: &[u8], then: impl FnOnce(&Record<'_>) -> T) -> Result<T, String> {
+    if !value.trim_ascii_start().starts_with(b"{") {
+        return Err("not a DataMessage: no JSON object".to_owned());
+    }
     let message: Incoming<'_> =
         serde_json::from_slice(value).map_err(|error| format!("not a DataMessage: {error}"))?;
     let payload =

@@ -128,11 +128,9 @@ pub fn list(
 /// Notes that all dead letters below `upto` were replayed.
 ///
 /// # Errors
-/// When another process has the folder, or it cannot be written.
+/// When it cannot be written.
 pub fn mark_replayed(directory: &Path, upto: u64) -> Result<(), LogError> {
-    let (log, _) = Log::open(LogConfig { segment_bytes: SEGMENT_BYTES, ..LogConfig::new(directory, 1) })?;
-    log.cursor(REPLAYED)?.advance(0, upto);
-    log.maintain()
+    offline::advance_cursor(directory, REPLAYED, 0, upto)
 }
 
 fn decode(payload: &[u8]) -> Option<(Cause, Record<'_>)> {

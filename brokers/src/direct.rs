@@ -30,7 +30,10 @@ pub struct Side {
 
 /// Notes what a side missed while it was out of reach, for the dead letters. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Misses(Sender<(String, Box<[u8]>)>);
+pub struct Misses(Sender<Miss>);
+
+/// The side that missed it, and the message.
+type Miss = (String, Box<[u8]>);
 
 impl Misses {
     /// Starts the thread that writes them down.
@@ -38,7 +41,7 @@ impl Misses {
     /// # Errors
     /// When it cannot be started.
     pub fn start(dead_letters: Arc<DeadLetters>) -> std::io::Result<Self> {
-        let (sender, receiver): (_, Receiver<(String, Box<[u8]>)>) = bounded(MISSES_MAX);
+        let (sender, receiver): (_, Receiver<Miss>) = bounded(MISSES_MAX);
         std::thread::Builder::new().name("misses".to_owned()).spawn(move || {
             for (side, bytes) in receiver {
                 let Ok(record) = entry::decode(&bytes) else { continue };

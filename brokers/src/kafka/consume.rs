@@ -147,11 +147,10 @@ impl Source for KafkaSource {
                     self.status.consumed.fetch_add(1, Ordering::Relaxed);
                     each(tag(partition, offset), message.payload().unwrap_or_default());
                 }
-                Some(Err(error)) => {
-                    if error.rdkafka_error_code() != Some(RDKafkaErrorCode::UnknownTopicOrPartition) {
-                        tracing::debug!(broker = self.status.name, %error, "nothing to take");
-                    }
-                }
+                // Said by the producer, which can make it.
+                Some(Err(error))
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+                Some(Err(error)) => tracing::debug!(broker = self.status.name, %error, "nothing to take"),
                 None if taken > 0
                     || self.bell.0.swap(false, Ordering::AcqRel)
                     || Instant::now() >= deadline =>

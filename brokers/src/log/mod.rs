@@ -102,6 +102,9 @@ impl LogConfig {
     }
 }
 
+/// Next offsets to consume, by shard.
+pub type Positions = BTreeMap<usize, u64>;
+
 /// Why the log cannot do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -176,7 +179,7 @@ pub struct Recovery {
     /// By shard.
     pub shards: Vec<ShardRecovery>,
     /// Consumers that have a cursor here, with their positions.
-    pub cursors: Vec<(String, BTreeMap<usize, u64>)>,
+    pub cursors: Vec<(String, Positions)>,
 }
 
 /// The log of a process. Clones share it.
@@ -192,7 +195,7 @@ struct Shared {
     shards: BTreeMap<usize, Arc<ShardState>>,
     cursors: Mutex<Vec<Cursor>>,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
-    strangers: Vec<(String, BTreeMap<usize, u64>)>,
+    strangers: Vec<(String, Positions)>,
     _lock: File,
 }
 
@@ -218,8 +221,7 @@ impl Log {
         let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
         let mut shards = BTreeMap::new();
         for shard in segment::shards(directory).map_err(LogError::io("list", directory))? {
-            let position =
-                |(_, positions): &(String, BTreeMap<usize, u64>)| positions.get(&shard).copied().unwrap_or(0);
+            let position = |(_, positions): &(String, Positions)| positions.get(&shard).copied().unwrap_or(0);
             let needed = cursors.iter().map(position).min().unwrap_or(0);
             let found = recovery::recover(directory, shard, epoch, needed, config.segment_bytes)?;
             // A log that was emptied by retention goes on where its consumers are: offsets are never used twice.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    LogError, cursor,
+    LogError, Positions, cursor,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
     now_ms,
     segment::{self, After, Scan, scan},
@@ -87,7 +87,7 @@ pub fn verify(directory: &Path) -> Result<Vec<SegmentReport>, LogError> {
 
 fn judge(found: &Scan, first_offset: u64, next_segment: Option<u64>) -> Verdict {
     let damaged = |resumes| Verdict::Damaged { position: found.end, offset: found.next_offset, resumes };
-    if !found.header.is_some_and(|header| header.first_offset == first_offset) {
+    if found.header.is_none_or(|header| header.first_offset != first_offset) {
         return Verdict::Damaged { position: 0, offset: first_offset, resumes: next_segment };
     }
     match (found.after, next_segment) {
@@ -154,9 +154,22 @@ pub fn dump(
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn cursors(directory: &Path) -> Result<Vec<(String, std::collections::BTreeMap<usize, u64>)>, LogError> {
+pub fn cursors(directory: &Path) -> Result<Vec<(String, Positions)>, LogError> {
     let folder = directory.join("cursors");
     cursor::all(&folder).map_err(LogError::io("read", &folder))
+}
+
+/// Moves a cursor that no server uses.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn advance_cursor(directory: &Path, consumer: &str, shard: usize, upto: u64) -> Result<(), LogError> {
+    let folder = directory.join("cursors");
+    let io = || LogError::io("write a cursor in", &folder);
+    fs::create_dir_all(&folder).map_err(io())?;
+    let cursor = cursor::Cursor::open(&folder, consumer, Default::default).map_err(io())?;
+    cursor.advance(shard, upto);
+    cursor.flush().map_err(io())
 }
 
 /// What [`repair`] did to a segment.

@@ -46,6 +46,14 @@ pub enum Command {
         #[command(subcommand)]
         action: LogAction,
     },
+    /// Send messages of the durable log once more to a running Tidegate.
+    Replay(ReplayArguments),
+    /// Show messages that could not be delivered, or send them once more.
+    Dlq {
+        /// What about them.
+        #[command(subcommand)]
+        action: DlqAction,
+    },
     /// Say the version.
     Version,
     /// Print a completion script for a shell.
@@ -82,6 +90,58 @@ pub enum LogAction {
         /// Where the damaged segments are copied as they are.
         #[arg(long, value_name = "DIR")]
         salvage: PathBuf,
+    },
+}
+
+/// What to send once more.
+#[derive(Args, Clone, Debug)]
+pub struct ReplayArguments {
+    /// First offset, or time of appending (2026-11-21T10:00:00Z) [default: the oldest].
+    #[arg(long)]
+    pub from: Option<Position>,
+    /// Up to before this offset, or time [default: the newest].
+    #[arg(long)]
+    pub to: Option<Position>,
+    /// One shard only.
+    #[arg(long)]
+    pub shard: Option<usize>,
+    /// The log's folder [default: data.directory of the settings, or ./tidegate-data].
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+    /// The running Tidegate.
+    #[arg(long, default_value = "http://localhost:8082")]
+    pub url: String,
+}
+
+/// A place in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// An offset, in every shard.
+    Offset(u64),
+    /// Milliseconds of the Unix epoch.
+    Time(u64),
+}
+
+/// What about the dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DlqAction {
+    /// Print them, with the side, its code and its reason.
+    List {
+        /// Their folder [default: dead-letter in data.directory, or in ./tidegate-data].
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// One JSON object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send them once more to a running Tidegate, oldest first; what was sent is not listed any more.
+    Replay {
+        /// Their folder [default: dead-letter in data.directory, or in ./tidegate-data].
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+        /// The running Tidegate.
+        #[arg(long, default_value = "http://localhost:8082")]
+        url: String,
     },
 }
 

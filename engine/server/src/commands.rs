@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::{
     cli::{Cli, Command, ConfigAction, RunArguments},
-    log_tools,
+    log_tools, resend,
     role::Part,
     run,
     settings::{
@@ -46,6 +46,10 @@ fn dispatch() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Config { action }) => config(action),
+        Some(Command::Replay(arguments)) => resend::replay(&arguments, &default_directory()?),
+        Some(Command::Dlq { action }) => {
+            resend::dead_letters(&action, default_directory()?.join("dead-letter"))
+        }
         Some(Command::Log { action }) => log_tools::run(&action, default_directory()?),
     }
 }

@@ -8,6 +8,7 @@ mod commands;
 pub mod delivery;
 mod log_tools;
 mod logging;
+mod resend;
 mod role;
 pub mod run;
 pub mod settings;

@@ -3,6 +3,7 @@
 
 mod client;
 mod downstream;
+mod outage;
 mod process;
 mod verdict;
 
@@ -42,6 +43,21 @@ struct Cli {
 enum Action {
     /// Kill, restart, compare.
     Run(Run),
+    /// Stop one broker for a while under steady load; print what clients noticed and what memory it cost.
+    Outage {
+        /// Where messages go; the broker that stops is Kafka, where there is one.
+        #[command(flatten)]
+        run: Run,
+        /// How long it is stopped.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Messages a second.
+        #[arg(long, default_value_t = 2000)]
+        rate: u64,
+        /// queued, durable or delivered.
+        #[arg(long, default_value = "delivered")]
+        level: String,
+    },
     /// Print which ids a NATS stream and a Kafka topic do not share.
     Compare {
         /// The NATS server.
@@ -107,6 +123,7 @@ struct Run {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Action::Run(run) => ledger_test(&run),
+        Action::Outage { run, seconds, rate, level } => outage_test(&run, seconds, rate, &level),
         Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
     };
     match outcome {
@@ -236,6 +253,37 @@ fn ledger_test(run: &Run) -> Result<bool> {
         println!("again: the same command with --seed {seed}");
     }
     Ok(clean)
+}
+
+fn outage_test(run: &Run, seconds: u64, rate: u64, level: &str) -> Result<bool> {
+    let folder = std::env::temp_dir().join(format!("ledger-outage-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let house = start(run, &folder)?;
+    // A moment to find its brokers.
+    thread::sleep(Duration::from_secs(5));
+    let level = match level {
+        "queued" => "queued",
+        "durable" => "durable",
+        _ => "delivered",
+    };
+    let victim = house.kafka.as_ref().or(house.nats.as_ref()).context("there is no broker to stop")?;
+    let (before, during) = outage::run(&house.tidegate, victim, level, rate, seconds)?;
+    println!("p99 during / before: {:.2}", during as f64 / before.max(1) as f64);
+    let mut same = true;
+    if let (Some(nats), Some(kafka)) = (&house.nats, &house.kafka) {
+        let (nats, kafka) = (format!("nats://127.0.0.1:{}", nats.port), format!("127.0.0.1:{}", kafka.port));
+        let deadline = Instant::now() + Duration::from_secs(120);
+        loop {
+            same = compare_sides(&nats, "DIPLOM_STREAM", &kafka, "diplom-messages")?;
+            if same || Instant::now() > deadline {
+                break;
+            }
+            thread::sleep(Duration::from_secs(5));
+        }
+    }
+    drop(house);
+    std::fs::remove_dir_all(&folder)?;
+    Ok(same)
 }
 
 /// Kills by the seed's schedule.

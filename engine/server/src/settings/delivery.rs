@@ -200,9 +200,8 @@ impl Delivery {
         });
         let brokers = self.providers.iter().any(|provider| provider.is_broker());
         let weak_kafka = self.providers.contains(&Provider::Kafka) && kafka_acks != "all";
-        let delivered = if !brokers
-            && !(self.queue_type == "composite" && self.providers.contains(&Provider::Log))
-        {
+        let log_is_a_side = self.queue_type == "composite" && self.providers.contains(&Provider::Log);
+        let delivered = if !(brokers || log_is_a_side) {
             Some(format!(
                 "the level `delivered` cannot be reached with queue.type = {queue_type}: there is no broker; set QUEUE_TYPE to nats, kafka or composite"
             ))

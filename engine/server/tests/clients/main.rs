@@ -5,6 +5,7 @@
 mod harness;
 
 mod acceptance;
+mod delivery;
 mod grpc_clients;
 mod http1_clients;
 mod http1_malformed;

@@ -211,14 +211,11 @@ fn the_older_systems_variables_are_understood() {
 }
 
 #[test]
-fn a_queue_that_this_build_does_not_have_is_refused_loudly() {
-    for queue in ["kafka", "nats", "log", "composite", "carrier-pigeon"] {
-        let (status, said) = Start::new().variable("QUEUE_TYPE", queue).fail();
-        assert_eq!(status.code(), Some(1), "{queue}: {said}");
-        assert!(
-            said.contains(queue) && said.contains("QUEUE_TYPE") && said.contains("memory"),
-            "{queue}: {said}"
-        );
+fn a_queue_that_does_not_exist_is_refused_with_those_that_do() {
+    let (status, said) = Start::new().variable("QUEUE_TYPE", "carrier-pigeon").fail();
+    assert_eq!(status.code(), Some(1), "{said}");
+    for word in ["carrier-pigeon", "QUEUE_TYPE", "memory", "log", "nats", "kafka", "composite"] {
+        assert!(said.contains(word), "{word}: {said}");
     }
 }
 

@@ -1,0 +1,200 @@
+//! `tidegate replay` and `tidegate dlq …`: messages of the log or of the dead letters, sent once more to a running
+//! Tidegate, which treats them like any others.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result, bail};
+use brokers::{data_message, dead_letter, entry, log::offline};
+use engine_core::Record;
+use serde_json::json;
+
+use crate::cli::{DlqAction, Position, ReplayArguments};
+
+/// Longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Messages between two lines that say how far it is.
+const PROGRESS_EVERY: u64 = 10_000;
+
+/// Sends a part of the log once more.
+pub fn replay(arguments: &ReplayArguments, directory: &Path) -> Result<ExitCode> {
+    let directory = arguments.directory.as_deref().unwrap_or(directory);
+    if !directory.is_dir() {
+        bail!("there is no log in {}; name one with --directory DIR", directory.display());
+    }
+    let mut peer = Peer::new(&arguments.url);
+    let (mut sent, mut outcome) = (0_u64, Ok(()));
+    offline::dump(directory, arguments.shard, |dumped| {
+        let before = |position: &Position| match position {
+            Position::Offset(offset) => dumped.offset < *offset,
+            Position::Time(ms) => dumped.appended_ms < *ms,
+        };
+        if arguments.from.as_ref().is_some_and(before) {
+            return true;
+        }
+        if arguments.to.as_ref().is_some_and(|to| !before(to)) {
+            // Other shards may have more.
+            return true;
+        }
+        outcome = match entry::decode(dumped.payload) {
+            Ok(record) => peer.send(&record),
+            Err(error) => Err(error.into()),
+        }
+        .with_context(|| format!("shard {} offset {}", dumped.shard, dumped.offset));
+        sent += u64::from(outcome.is_ok());
+        if sent.is_multiple_of(PROGRESS_EVERY) && outcome.is_ok() {
+            eprintln!("{sent} messages sent, now at shard {} offset {}", dumped.shard, dumped.offset);
+        }
+        outcome.is_ok()
+    })?;
+    println!("{sent} messages sent to {}", arguments.url);
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Shows the dead letters, or sends them once more.
+pub fn dead_letters(action: &DlqAction, directory: PathBuf) -> Result<ExitCode> {
+    let folder = |given: &Option<PathBuf>| given.clone().unwrap_or(directory);
+    match action {
+        DlqAction::List { directory, json } => list(&folder(directory), *json),
+        DlqAction::Replay { directory, url } => replay_dead_letters(&folder(directory), url),
+    }
+}
+
+fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
+    if !folder.is_dir() {
+        println!("no dead letters: there is no {}", folder.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut count = 0;
+    dead_letter::list(folder, |offset, cause, record| {
+        count += 1;
+        let id = String::from_utf8_lossy(record.id);
+        if as_json {
+            let line = json!({
+                "offset": offset, "side": cause.side, "code": cause.code, "reason": cause.reason,
+                "attempts": cause.attempts, "id": id, "source": String::from_utf8_lossy(record.source),
+                "payload_bytes": record.payload.len(),
+            });
+            println!("{line}");
+        } else {
+            println!("{offset:>8}  {:<8} {:<20} {id}  {}", cause.side, cause.code, cause.reason);
+        }
+        true
+    })?;
+    if !as_json {
+        println!("{count} dead letters in {}", folder.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn replay_dead_letters(folder: &Path, url: &str) -> Result<ExitCode> {
+    if !folder.is_dir() {
+        println!("no dead letters: there is no {}", folder.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut peer = Peer::new(url);
+    let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
+    dead_letter::list(folder, |offset, _, record| {
+        outcome = peer.send(record).with_context(|| format!("dead letter {offset}"));
+        if outcome.is_ok() {
+            upto = Some(offset + 1);
+            sent += 1;
+        }
+        outcome.is_ok()
+    })?;
+    if let Some(upto) = upto {
+        dead_letter::mark_replayed(folder, upto)?;
+    }
+    println!("{sent} dead letters sent to {url}; they are not listed any more");
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// A running Tidegate.
+struct Peer<'a> {
+    url: &'a str,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl<'a> Peer<'a> {
+    fn new(url: &'a str) -> Self {
+        Self { url, stream: None }
+    }
+
+    /// Enqueues a message; it is accepted at the server's default level when this returns.
+    fn send(&mut self, record: &Record<'_>) -> Result<()> {
+        let host = self.url.strip_prefix("http://").unwrap_or(self.url).trim_end_matches('/');
+        if self.stream.is_none() {
+            let stream = TcpStream::connect(host).with_context(|| {
+                format!("{}: no Tidegate answers there; name one with --url http://HOST:PORT", self.url)
+            })?;
+            stream.set_read_timeout(Some(TIMEOUT))?;
+            stream.set_nodelay(true)?;
+            self.stream = Some(BufReader::new(stream));
+        }
+        let Some(stream) = &mut self.stream else { bail!("not connected") };
+        let mut body = Vec::new();
+        data_message::write(record, &mut body);
+        write!(
+            stream.get_mut(),
+            "POST /enqueue HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )?;
+        stream.get_mut().write_all(&body)?;
+        let (mut status, mut length, mut line) = (String::new(), 0_usize, String::new());
+        loop {
+            line.clear();
+            if stream.read_line(&mut line)? == 0 {
+                bail!("{} closed the connection", self.url);
+            }
+            match line.trim_end() {
+                "" => break,
+                text if status.is_empty() => status = text.to_owned(),
+                text => {
+                    if let Some((name, value)) = text.split_once(':')
+                        && name.eq_ignore_ascii_case("content-length")
+                    {
+                        length = value.trim().parse()?;
+                    }
+                }
+            }
+        }
+        let mut answer = vec![0; length];
+        stream.read_exact(&mut answer)?;
+        if !status.starts_with("HTTP/1.1 202") {
+            bail!("{} answered {status}: {}", self.url, String::from_utf8_lossy(&answer));
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Position {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(offset) = text.parse() {
+            return Ok(Position::Offset(offset));
+        }
+        let time = humantime::parse_rfc3339_weak(text).map_err(|_| {
+            format!("`{text}` is neither an offset like 1200 nor a time like 2026-11-21T10:00:00Z")
+        })?;
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?;
+        Ok(Position::Time(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_an_offset_or_a_time() {
+        assert!(matches!("1200".parse(), Ok(Position::Offset(1200))));
+        assert!(matches!("1970-01-01T00:00:01Z".parse(), Ok(Position::Time(1000))));
+        assert!("yesterday".parse::<Position>().unwrap_err().contains("offset like"));
+    }
+}

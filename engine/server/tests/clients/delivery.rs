@@ -1,0 +1,199 @@
+//! The durable log and the ack levels, as a client and an operator meet them. Brokers are the ledger test's affair.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get, post_json};
+
+/// A server that keeps its messages in `folder`.
+fn on_disk(folder: &Scratch) -> Start {
+    Start::new()
+        .set("queue.type=log")
+        .set(&format!("data.directory={}", folder.path().join("data").display()))
+}
+
+/// `tidegate log … --directory` on that folder.
+fn log_tool(folder: &Scratch, arguments: &[&str]) -> (bool, String) {
+    let output = Command::new(TIDEGATE)
+        .arg("log")
+        .args(arguments)
+        .arg("--directory")
+        .arg(folder.path().join("data"))
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout) + &text(output.stderr))
+}
+
+/// POST to the public API with further header lines.
+fn post(server: &Server, fields: &str, body: &str) -> Answer {
+    let mut peer = Peer::connect(server.gateway());
+    peer.send(format!(
+        "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+        body.len()
+    ));
+    peer.answer(false).unwrap()
+}
+
+fn messages(folder: &Scratch) -> Vec<Value> {
+    let (ok, text) = log_tool(folder, &["dump", "--json"]);
+    assert!(ok, "{text}");
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn what_was_acknowledged_as_durable_is_there_after_a_kill() {
+    let folder = Scratch::new();
+    let mut ids = Vec::new();
+    {
+        let server = on_disk(&folder).run();
+        for n in 0..50 {
+            let answer = post(&server, "", &format!(r#"{{"source":"s","data":"{n}"}}"#));
+            assert_eq!((answer.status, &answer.json()["ack"]), (200, &"durable".into()));
+            assert!(answer.json()["offset"].is_u64() && answer.json()["shard"].is_u64());
+            ids.push(answer.json()["messageId"].as_str().unwrap().to_owned());
+        }
+        // Dropped: SIGKILL.
+    }
+    let found: Vec<String> =
+        messages(&folder).iter().map(|message| message["id"].as_str().unwrap().to_owned()).collect();
+    assert!(ids.iter().all(|id| found.contains(id)));
+    assert_eq!(found.len(), 50);
+    let (whole, said) = log_tool(&folder, &["verify"]);
+    assert!(whole, "{said}");
+    // The next run works on what this one did not come to note as worked on, and takes more.
+    let server = on_disk(&folder).run();
+    assert_eq!(post(&server, "", "{}").status, 200);
+    eventually("the backlog is worked on", || {
+        let stats = get(server.processor(), "/stats").json();
+        (stats["queue"]["CurrentSize"] == 0 && stats["pool"]["ProcessedCount"].as_u64()? > 0).then_some(())
+    });
+    assert_eq!(server.stop().lost, 0);
+}
+
+#[test]
+fn a_repeated_key_is_one_message_and_another_content_under_it_a_conflict() {
+    let folder = Scratch::new();
+    for start in [Start::new(), on_disk(&folder)] {
+        let server = start.run();
+        let send = |data: &str| {
+            post(&server, "Idempotency-Key: order-17\r\n", &format!(r#"{{"source":"s","data":"{data}"}}"#))
+        };
+        let (first, repeat, conflict) = (send("one"), send("one"), send("two"));
+        assert_eq!((first.status, repeat.status, conflict.status), (200, 200, 409));
+        assert_eq!(
+            (&first.json()["messageId"], &first.json()["duplicate"]),
+            (&"order-17".into(), &Value::Null)
+        );
+        assert_eq!(repeat.json()["messageId"], "order-17");
+        assert_eq!(conflict.json()["code"], "ALREADY_EXISTS");
+        if first.json()["ack"] == "durable" {
+            assert_eq!(repeat.json()["duplicate"], true);
+            assert_eq!(repeat.json()["offset"], first.json()["offset"]);
+        }
+    }
+    assert_eq!(messages(&folder).len(), 1);
+}
+
+#[test]
+fn a_level_out_of_reach_is_refused_with_the_setting() {
+    let server = Start::new().run();
+    for (level, setting) in [("durable", "data.directory"), ("delivered", "QUEUE_TYPE")] {
+        let answer = post(&server, &format!("Tidegate-Ack: {level}\r\n"), "{}");
+        assert_eq!(answer.status, 400);
+        assert!(answer.json()["error"].as_str().unwrap().contains(setting), "{}", answer.text());
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_keeps_it_from_being_ready_and_not_from_starting() {
+    for (queue, variable) in [("nats", "NATS_URL"), ("kafka", "KAFKA_BROKERS")] {
+        let url = if queue == "nats" { "nats://127.0.0.1:1" } else { "127.0.0.1:1" };
+        let server = Start::new().variable("QUEUE_TYPE", queue).variable(variable, url).run();
+        let ready = eventually("the reason is known", || {
+            let ready = get(server.gateway(), "/ready");
+            ready.text().contains(variable).then_some(ready)
+        });
+        assert_eq!((ready.status, &ready.json()["ready"]), (503, &false.into()));
+        assert_eq!(get(server.gateway(), "/health").status, 200);
+        let refused = post_json(server.gateway(), "/ingest", "{}");
+        assert_eq!((refused.status, &refused.json()["code"]), (503, &"UNAVAILABLE".into()));
+        assert!(refused.text().contains(variable), "{}", refused.text());
+    }
+}
+
+#[test]
+fn an_outbox_takes_what_is_asked_to_be_durable_while_the_broker_is_away() {
+    let folder = Scratch::new();
+    let server = on_disk(&folder).set("queue.type=kafka").variable("KAFKA_BROKERS", "127.0.0.1:1").run();
+    let answer = post(&server, "Tidegate-Ack: durable\r\n", r#"{"data":"kept"}"#);
+    assert_eq!((answer.status, &answer.json()["ack"]), (200, &"durable".into()));
+    let metrics = get(server.gateway(), "/metrics");
+    assert!(metrics.text().contains("tidegate_log_lag{consumer=\"kafka\"} 1"), "{}", metrics.text());
+    drop(server);
+    assert_eq!(messages(&folder).len(), 1);
+}
+
+#[test]
+fn a_second_process_on_one_directory_is_refused() {
+    let folder = Scratch::new();
+    let _first = on_disk(&folder).run();
+    let (status, said) = on_disk(&folder).fail();
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("data.directory") && said.contains("another process"), "{said}");
+}
+
+#[test]
+fn a_damaged_log_is_refused_by_place_and_repaired_by_command() {
+    let folder = Scratch::new();
+    {
+        let server = on_disk(&folder).argument("--cores").argument("1").run();
+        for n in 0..5 {
+            assert_eq!(post(&server, "", &format!(r#"{{"data":"{n}"}}"#)).status, 200);
+        }
+        server.stop();
+    }
+    let segment = fs::read_dir(folder.path().join("data/shard-000")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[64 + 56 + 30] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+
+    let (status, said) = on_disk(&folder).fail();
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        said.contains(".segment") && said.contains("byte 64") && said.contains("repair --salvage"),
+        "{said}"
+    );
+    let (whole, said) = log_tool(&folder, &["verify"]);
+    assert!(!whole && said.contains("DAMAGED"), "{said}");
+
+    let salvage = folder.path().join("salvage");
+    let (ok, said) = log_tool(&folder, &["repair", "--salvage", salvage.to_str().unwrap()]);
+    assert!(ok && said.contains("lost: shard 0 offsets 0 to 0 (1 messages)"), "{said}");
+    let server = on_disk(&folder).argument("--cores").argument("1").run();
+    assert_eq!(server.stop().exit_code, Some(0));
+    assert_eq!(messages(&folder).len(), 4);
+}
+
+#[test]
+fn replay_sends_a_part_of_the_log_to_a_running_server() {
+    let folder = Scratch::new();
+    {
+        let server = on_disk(&folder).argument("--cores").argument("1").run();
+        for n in 0..10 {
+            assert_eq!(post(&server, "", &format!(r#"{{"data":"{n}"}}"#)).status, 200);
+        }
+        server.stop();
+    }
+    let target = Start::new().run();
+    let output = Command::new(TIDEGATE)
+        .args(["replay", "--from", "3", "--to", "7", "--url", &format!("http://{}", target.processor())])
+        .arg("--directory")
+        .arg(folder.path().join("data"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("4 messages sent"), "{said}");
+    assert_eq!(target.settled(), 4);
+}
