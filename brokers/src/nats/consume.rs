@@ -20,7 +20,7 @@ use async_nats::{
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::{Link, NatsConfig, connect, stream};
+use super::{Broken, Link, NatsConfig, connect, stream};
 use crate::{inbound::Source, status::SideStatus};
 
 /// Time to work on a message before it is given to another (contracts 2.7).
@@ -72,7 +72,7 @@ impl NatsSource {
             .build()
             .map_err(|error| format!("nats: no runtime: {error}"))?;
         let link = Arc::new(Link::default());
-        let client = runtime.block_on(connect(&config, &status, &link))?;
+        let client = runtime.block_on(connect(&config, &status, &link, Broken::Reconnect))?;
         let bell = Arc::new(Bell { link: Arc::clone(&link), rung: AtomicBool::new(false) });
         Ok(Self {
             config,

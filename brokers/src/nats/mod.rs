@@ -52,36 +52,58 @@ const MESSAGES_MAX: i64 = 1_000_000;
 #[derive(Debug, Default)]
 struct Link {
     connected: AtomicBool,
-    /// The connection was there, broke and is there again.
-    again: AtomicBool,
-    wake: Notify,
+    /// There was a connection, and it broke.
+    broke: AtomicBool,
+    wake: Arc<Notify>,
 }
 
 impl Link {
     fn note(&self, event: &Event) {
         match event {
-            Event::Connected => {
-                self.connected.store(true, Ordering::Release);
-                self.again.store(true, Ordering::Release);
+            Event::Connected => self.connected.store(true, Ordering::Release),
+            Event::Disconnected | Event::Closed => {
+                self.connected.store(false, Ordering::Release);
+                self.broke.store(true, Ordering::Release);
             }
-            Event::Disconnected | Event::Closed => self.connected.store(false, Ordering::Release),
             _ => {}
         }
         self.wake.notify_one();
     }
 }
 
+/// What becomes of a connection that breaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Broken {
+    /// The client makes a new one by itself.
+    Reconnect,
+    /// The client is left to be dropped: what it still holds is never sent.
+    StayBroken,
+}
+
+/// How long a client that is to be dropped waits for that.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+
 /// Connects, and goes on trying for ever when there is nobody.
-async fn connect(config: &NatsConfig, status: &Arc<SideStatus>, link: &Arc<Link>) -> Result<Client, String> {
+async fn connect(
+    config: &NatsConfig,
+    status: &Arc<SideStatus>,
+    link: &Arc<Link>,
+    broken: Broken,
+) -> Result<Client, String> {
     let servers: Vec<&str> = config.url.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
     let (events, told, url) = (Arc::clone(link), Arc::clone(status), config.url.clone());
+    let once = Arc::clone(link);
     ConnectOptions::new()
         .name("tidegate")
         .retry_on_initial_connect()
         .max_reconnects(None)
         .client_capacity(config.in_flight_max.max(1024))
         // Full jitter on a bound that doubles to 2 s.
-        .reconnect_delay_callback(|attempt| {
+        .reconnect_delay_callback(move |attempt| {
+            let was_there = once.connected.load(Ordering::Acquire) || once.broke.load(Ordering::Acquire);
+            if broken == Broken::StayBroken && was_there {
+                return NEVER;
+            }
             let bound = 50_u64 << attempt.min(6);
             Duration::from_millis(fastrand::u64(0..=bound.min(2000)))
         })

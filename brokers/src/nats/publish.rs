@@ -1,8 +1,13 @@
 //! Publishing: pipelined, with one inbox for all acknowledgements.
 //!
-//! When the connection was lost, an acknowledgement is late, or JetStream refuses for now, everything unacknowledged is
-//! sent again in order, under the same `Nats-Msg-Id`: what had arrived is recognised there (for two minutes, the
-//! stream's default) and acknowledged as a duplicate.
+//! When the connection is lost, an acknowledgement is late, or JetStream refuses for now, the connection is thrown away
+//! and everything unacknowledged is sent again in order on a new one, under the same `Nats-Msg-Id`: what had arrived
+//! is recognised there (for two minutes, the stream's default) and acknowledged as a duplicate. A client that
+//! reconnects by itself would first send what it still holds, which is the middle of what is unacknowledged: later
+//! messages of a key would be stored before earlier ones.
+//!
+//! What this cannot order: when JetStream refuses one of many in flight (a full stream), those behind it may already
+//! be stored. So after a refusal one is sent at a time until one is taken.
 
 use std::{
     collections::VecDeque,
@@ -11,6 +16,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Wake, Waker},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,9 +25,9 @@ use bytes::Bytes;
 use engine_core::{MetadataPairs, Record};
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, sync::Notify};
 
-use super::{Link, NatsConfig, connect, stream};
+use super::{Broken, Link, NatsConfig, connect, stream};
 use crate::{
     backoff::Backoff,
     data_message,
@@ -60,13 +66,8 @@ struct PubError {
 pub struct NatsPublisher {
     config: NatsConfig,
     status: Arc<SideStatus>,
-    runtime: Arc<Runtime>,
-    link: Arc<Link>,
-    client: Client,
-    replies: Subscriber,
-    inbox: String,
-    /// The stream is there.
-    ready: Arc<AtomicBool>,
+    session: Option<(Runtime, Session)>,
+    bell: Arc<Bell>,
     /// Oldest first; `first` is the number of the first.
     pending: VecDeque<Pending>,
     first: u64,
@@ -76,13 +77,57 @@ pub struct NatsPublisher {
     /// Nothing is sent before.
     hold: Option<Instant>,
     backoff: Backoff,
+    /// JetStream refused the last one: one at a time.
+    careful: bool,
     refused: Vec<Ack>,
-    bell: Arc<Bell>,
     value: Vec<u8>,
 }
 
-struct Bell {
+/// A connection, from the first try until it breaks. Its tasks end with its runtime.
+struct Session {
     link: Arc<Link>,
+    client: Client,
+    replies: Subscriber,
+    inbox: String,
+    /// The stream is there.
+    ready: Arc<AtomicBool>,
+}
+
+impl Session {
+    fn start(
+        config: &NatsConfig,
+        status: &Arc<SideStatus>,
+        wake: &Arc<Notify>,
+    ) -> Result<(Runtime, Self), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("nats: no runtime: {error}"))?;
+        let link = Arc::new(Link { wake: Arc::clone(wake), ..Link::default() });
+        let (client, replies, inbox) = runtime.block_on(async {
+            let client = connect(config, status, &link, Broken::StayBroken).await?;
+            let inbox = client.new_inbox();
+            let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>((client, replies, inbox))
+        })?;
+        let ready = Arc::new(AtomicBool::new(false));
+        runtime.spawn(keep_stream(
+            client.clone(),
+            config.clone(),
+            Arc::clone(status),
+            Arc::clone(&link),
+            Arc::clone(&ready),
+        ));
+        Ok((runtime, Self { link, client, replies, inbox, ready }))
+    }
+
+    fn is_connected(&self) -> bool {
+        self.link.connected.load(Ordering::Acquire) && self.ready.load(Ordering::Acquire)
+    }
+}
+
+struct Bell {
+    wake: Arc<Notify>,
     rung: AtomicBool,
 }
 
@@ -93,7 +138,7 @@ impl Wake for Bell {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.rung.swap(true, Ordering::AcqRel) {
-            self.link.wake.notify_one();
+            self.wake.notify_one();
         }
     }
 }
@@ -104,71 +149,76 @@ impl NatsPublisher {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: NatsConfig, status: Arc<SideStatus>) -> Result<Self, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("nats: no runtime: {error}"))?;
-        let link = Arc::new(Link::default());
-        let (client, replies, inbox) = runtime.block_on(async {
-            let client = connect(&config, &status, &link).await?;
-            let inbox = client.new_inbox();
-            let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((client, replies, inbox))
-        })?;
-        let ready = Arc::new(AtomicBool::new(false));
-        runtime.spawn(keep_stream(
-            client.clone(),
-            config.clone(),
-            Arc::clone(&status),
-            Arc::clone(&link),
-            Arc::clone(&ready),
-        ));
-        let bell = Arc::new(Bell { link: Arc::clone(&link), rung: AtomicBool::new(false) });
+        let wake = Arc::new(Notify::new());
+        let session = Session::start(&config, &status, &wake)?;
         Ok(Self {
             config,
             status,
-            runtime: Arc::new(runtime),
-            link,
-            client,
-            replies,
-            inbox,
-            ready,
+            session: Some(session),
+            bell: Arc::new(Bell { wake, rung: AtomicBool::new(false) }),
             pending: VecDeque::new(),
             first: 0,
             in_flight: 0,
             unsent: 0,
             hold: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            careful: false,
             refused: Vec::new(),
-            bell,
             value: Vec::new(),
         })
     }
 
-    /// Everything unacknowledged is to be sent again, after a pause if something went wrong.
-    fn go_back(&mut self, pause: bool) {
+    /// Everything unacknowledged is to be sent again, after a pause, on a new connection.
+    fn go_back(&mut self) {
         self.unsent = 0;
-        self.hold = pause.then(|| Instant::now() + self.backoff.next_pause());
-    }
-
-    fn check_timeouts(&mut self) {
-        if self.link.again.swap(false, Ordering::AcqRel) {
-            self.go_back(false);
-        }
-        let oldest = self.pending.iter().find(|pending| !pending.done);
-        let late = oldest
-            .and_then(|pending| pending.sent)
-            .is_some_and(|sent| sent.elapsed() > self.config.ack_timeout);
-        if late && self.hold.is_none() && self.link.connected.load(Ordering::Acquire) {
-            self.go_back(true);
+        self.hold = Some(Instant::now() + self.backoff.next_pause());
+        if let Some((runtime, _)) = self.session.take() {
+            runtime.shutdown_background();
         }
     }
 
-    fn note(&mut self, message: &Message, acks: &mut Vec<Ack>) {
+    /// Goes back when the connection broke or an acknowledgement is late; connects again after the pause.
+    fn keep_session(&mut self) {
+        if let Some((_, session)) = &self.session {
+            let oldest = self.pending.iter().find(|pending| !pending.done);
+            let late = oldest
+                .and_then(|pending| pending.sent)
+                .is_some_and(|sent| sent.elapsed() > self.config.ack_timeout)
+                && self.unsent > 0;
+            if late {
+                self.status.set_trouble(Some(format!(
+                    "nats.stream = {} at {}: no acknowledgement for {} ms",
+                    self.config.stream,
+                    self.config.url,
+                    self.config.ack_timeout.as_millis()
+                )));
+            }
+            if late || session.link.broke.load(Ordering::Acquire) {
+                self.go_back();
+            }
+        }
+        if self.session.is_none() && self.hold.is_none_or(|until| Instant::now() >= until) {
+            match Session::start(&self.config, &self.status, &self.bell.wake) {
+                Ok(session) => {
+                    self.hold = None;
+                    self.session = Some(session);
+                }
+                Err(error) => {
+                    self.status.set_trouble(Some(error));
+                    self.hold = Some(Instant::now() + self.backoff.next_pause());
+                }
+            }
+        }
+    }
+
+    /// Takes an acknowledgement; an error when this connection is to be left.
+    fn note(&mut self, message: &Message, acks: &mut Vec<Ack>) -> Result<(), Leave> {
         let number = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
-        let Some(place) = number.and_then(|number| number.checked_sub(self.first)) else { return };
+        let Some(place) = number.and_then(|number| number.checked_sub(self.first)) else {
+            return Ok(());
+        };
         let Some(pending) = self.pending.get_mut(place as usize).filter(|pending| !pending.done) else {
-            return;
+            return Ok(());
         };
         let error = if message.status == Some(StatusCode::NO_RESPONDERS) {
             Some((0, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
@@ -184,6 +234,7 @@ impl NatsPublisher {
                 let took = pending.first_sent.filter(|_| place == 0).map(|sent| sent.elapsed());
                 self.status.note_acknowledged(took);
                 self.backoff.reset();
+                self.careful = false;
                 Ok(())
             }
             Some((code, reason)) if is_permanent(code) => {
@@ -192,13 +243,8 @@ impl NatsPublisher {
             Some((code, reason)) => {
                 let text = format!("nats.stream = {}: {reason} (code {code})", self.config.stream);
                 self.status.set_trouble(Some(text));
-                if code == 0 {
-                    self.ready.store(false, Ordering::Release);
-                }
-                if self.hold.is_none() {
-                    self.go_back(true);
-                }
-                return;
+                self.careful = true;
+                return Err(Leave);
             }
         };
         pending.done = true;
@@ -209,15 +255,18 @@ impl NatsPublisher {
             self.first += 1;
             self.unsent = self.unsent.saturating_sub(1);
         }
+        Ok(())
     }
 
     /// Sends what is to be sent.
-    async fn send(&mut self) {
-        if self.hold.is_some_and(|until| Instant::now() < until) || !self.is_connected() {
-            return;
+    async fn send(&mut self, session: &Session) -> Result<(), Leave> {
+        if !session.is_connected() {
+            return Ok(());
         }
-        self.hold = None;
         while let Some(pending) = self.pending.get_mut(self.unsent) {
+            if self.careful && self.unsent > 0 {
+                break;
+            }
             if !pending.done {
                 if pending.attempts > 0 {
                     self.status.retries.fetch_add(1, Ordering::Relaxed);
@@ -226,41 +275,48 @@ impl NatsPublisher {
                 let now = Instant::now();
                 pending.first_sent.get_or_insert(now);
                 pending.sent = Some(now);
-                let reply = format!("{}.{}", self.inbox, self.first + self.unsent as u64);
+                let reply = format!("{}.{}", session.inbox, self.first + self.unsent as u64);
                 let (headers, payload) = (pending.headers.clone(), pending.payload.clone());
                 let subject = self.config.subject.clone();
-                let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
+                let sent = session.client.publish_with_reply_and_headers(subject, reply, headers, payload);
                 if let Err(error) = sent.await {
                     self.status.set_trouble(Some(format!("nats.url = {}: {error}", self.config.url)));
-                    self.go_back(true);
-                    return;
+                    return Err(Leave);
                 }
             }
             self.unsent += 1;
         }
+        Ok(())
     }
 
-    async fn drive(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
-        self.check_timeouts();
-        self.send().await;
-        let link = Arc::clone(&self.link);
+    async fn drive(
+        &mut self,
+        session: &mut Session,
+        timeout: Duration,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), Leave> {
+        self.send(session).await?;
         let timeout = if acks.is_empty() { timeout } else { Duration::ZERO };
         let message = tokio::select! {
-            message = self.replies.next() => message,
-            () = link.wake.notified() => None,
+            message = session.replies.next() => message,
+            () = self.bell.wake.notified() => None,
             () = tokio::time::sleep(timeout) => None,
         };
         self.bell.rung.store(false, Ordering::Release);
         if let Some(message) = message {
-            self.note(&message, acks);
+            self.note(&message, acks)?;
         }
         // All that came with it; a few of them, so that the cores are not kept waiting.
         for _ in 0..1024 {
-            let Some(Some(message)) = self.replies.next().now_or_never() else { break };
-            self.note(&message, acks);
+            let Some(Some(message)) = session.replies.next().now_or_never() else { break };
+            self.note(&message, acks)?;
         }
+        Ok(())
     }
 }
+
+/// This connection is to be left.
+struct Leave;
 
 impl Publisher for NatsPublisher {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
@@ -282,7 +338,7 @@ impl Publisher for NatsPublisher {
         }
         self.in_flight += 1;
         let bytes = self.value.len() + record.id.len() * 2 + record.source.len() + 160;
-        let max = self.client.max_payload();
+        let max = self.session.as_ref().map_or(usize::MAX, |(_, session)| session.client.max_payload());
         if bytes > max {
             let reason = format!("{bytes} bytes with headers are over the server's max_payload = {max}");
             let rejected = Rejected { code: "MAX_PAYLOAD".to_owned(), reason, attempts: 1 };
@@ -305,9 +361,18 @@ impl Publisher for NatsPublisher {
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
         self.in_flight -= self.refused.len();
         acks.append(&mut self.refused);
-        // The runtime stands beside what the future borrows.
-        let runtime = Arc::clone(&self.runtime);
-        runtime.block_on(self.drive(timeout, acks));
+        self.keep_session();
+        let Some((runtime, mut session)) = self.session.take() else {
+            let hold = self.hold.map(|until| until.saturating_duration_since(Instant::now()));
+            thread::sleep(hold.map_or(timeout, |hold| hold.min(timeout)));
+            self.bell.rung.store(false, Ordering::Release);
+            return;
+        };
+        let driven = runtime.block_on(self.drive(&mut session, timeout, acks));
+        self.session = Some((runtime, session));
+        if let Err(Leave) = driven {
+            self.go_back();
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -315,7 +380,7 @@ impl Publisher for NatsPublisher {
     }
 
     fn is_connected(&self) -> bool {
-        self.link.connected.load(Ordering::Acquire) && self.ready.load(Ordering::Acquire)
+        self.session.as_ref().is_some_and(|(_, session)| session.is_connected())
     }
 
     fn waker(&self) -> Waker {

@@ -154,7 +154,7 @@ fn a_damaged_log_is_refused_by_place_and_repaired_by_command() {
         }
         server.stop();
     }
-    let segment = fs::read_dir(folder.path().join("data/shard-000")).unwrap().next().unwrap().unwrap().path();
+    let segment = folder.path().join("data/shard-000/00000000000000000000.segment");
     let mut bytes = fs::read(&segment).unwrap();
     bytes[64 + 56 + 30] ^= 1;
     fs::write(&segment, bytes).unwrap();
