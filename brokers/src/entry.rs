@@ -4,11 +4,17 @@
 //! ┌ kind u8 ┬ id length u16 ┬ source length u32 ┬ metadata length u32 ┬ timestamp i64 ┬ key hash u64 ┬
 //! ├ id ┬ source ┬ metadata ┬ payload, to the end ┐                    all numbers little endian
 //! ```
+//!
+//! The highest bit of the kind says that the sender gave the id to have repeats recognised: the window of a restarted
+//! process is filled from it.
 
 use engine_core::Record;
 
 /// Bytes before the id.
 pub const HEAD_BYTES: usize = 1 + 2 + 4 + 4 + 8 + 8;
+
+/// In the kind: [`Record::once`].
+const ONCE: u8 = 0x80;
 
 /// Bytes that are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +31,7 @@ pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) {
     let length = |part: &[u8]| u32::try_from(part.len()).expect("a part of a message under 4 GiB");
     let parts = record.id.len() + record.source.len() + record.metadata.len() + record.payload.len();
     out.reserve(HEAD_BYTES + parts);
-    out.push(record.kind);
+    out.push(record.kind & !ONCE | if record.once { ONCE } else { 0 });
     out.extend_from_slice(&id_bytes.to_le_bytes());
     out.extend_from_slice(&length(record.source).to_le_bytes());
     out.extend_from_slice(&length(record.metadata).to_le_bytes());
@@ -65,7 +71,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         metadata,
         timestamp_seconds: number(timestamp)? as i64,
         key_hash: number(key_hash)?,
-        kind,
+        kind: kind & !ONCE,
+        once: kind & ONCE != 0,
         ..Record::default()
     })
 }
@@ -84,6 +91,7 @@ mod tests {
             timestamp_seconds: -5,
             key_hash: 0x0123_4567_89ab_cdef,
             kind: 7,
+            once: true,
             ..Record::default()
         };
         let mut bytes = Vec::new();

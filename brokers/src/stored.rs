@@ -1,15 +1,19 @@
 //! A core's messages in the log: appended, synced, worked on, and followed to the brokers.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use engine_core::{AckLevel, Completions, Outcome, Process, Record, Rejection, Ticket};
 
 use crate::{
     delivered::Delivered,
     entry,
-    log::{Cursor, Log, Pushback, Reader, ShardWriter},
+    log::{Cursor, Log, LogError, Pushback, Reader, ShardWriter},
     pipeline::{Decided, NotSent, stored},
-    window::Id,
+    window::{Id, Window},
     work::Work,
 };
 
@@ -86,6 +90,34 @@ impl Stored {
             follower,
             onward,
         }
+    }
+
+    /// Fills the window with what the shard's last messages were, so that their repeats are still recognised.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn fill_window(
+        log: &Log,
+        shard: usize,
+        window: &mut Window,
+        entries_max: usize,
+        age_max: Duration,
+    ) -> Result<(), LogError> {
+        let (now, now_ms) = (Instant::now(), crate::log::now_ms());
+        let from = log.durable_upto(shard).saturating_sub(entries_max as u64).max(log.first_offset(shard));
+        let mut reader = log.reader(shard, from);
+        reader.read(usize::MAX, |offset, appended_ms, bytes| {
+            let age = Duration::from_millis(now_ms.saturating_sub(appended_ms));
+            if let Ok(record) = entry::decode(bytes)
+                && record.once
+                && age < age_max
+                && let Some(since) = now.checked_sub(age)
+            {
+                window.remember(&record, stored(AckLevel::Durable, Some(offset)), since);
+            }
+            true
+        })?;
+        Ok(())
     }
 
     pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), NotSent> {

@@ -98,6 +98,14 @@ impl Window {
         Seen::New
     }
 
+    /// Remembers a message of an earlier run, which came to `outcome` at `since`. Oldest first.
+    pub fn remember(&mut self, record: &Record<'_>, outcome: Outcome, since: Instant) {
+        let id = self.id(record);
+        if self.look(id, record, since) == Seen::New {
+            self.decide(id, outcome);
+        }
+    }
+
     /// Notes what became of a message; a failure is forgotten, so that it can be tried again.
     pub fn decide(&mut self, id: Id, outcome: Outcome) {
         match outcome {
@@ -196,6 +204,15 @@ mod tests {
         decide(&mut window, "a", Outcome::Processed);
         assert!(window.len() <= 2);
         assert_eq!(look(&mut window, "a", "", start + Duration::from_secs(61)), Seen::New);
+    }
+
+    #[test]
+    fn what_an_earlier_run_kept_is_a_repeat_until_it_is_too_old() {
+        let (mut window, now) = (Window::new(10, Duration::from_secs(60)), Instant::now());
+        window.remember(&message("a", "one"), Outcome::Processed, now - Duration::from_secs(30));
+        assert_eq!(look(&mut window, "a", "one", now), Seen::Done(Outcome::Processed));
+        assert_eq!(look(&mut window, "a", "two", now), Seen::Conflict);
+        assert_eq!(look(&mut window, "a", "two", now + Duration::from_secs(31)), Seen::New);
     }
 
     #[test]

@@ -495,7 +495,7 @@ fn take_lock(directory: &Path) -> Result<File, LogError> {
 }
 
 /// Milliseconds of the Unix epoch.
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -171,7 +171,12 @@ impl Behind {
         let sinks = sinks.map(|(core, ((way, inbound), doorbell))| -> BoxedSink {
             let counters = Arc::clone(&self.work[core]);
             let work = Work::new(Prefix, self.sides_read(), share, age, counters);
-            let window = Window::new(share, age);
+            let mut window = Window::new(share, age);
+            if let Some(log) = &self.log
+                && let Err(error) = Stored::fill_window(log, core, &mut window, share, age)
+            {
+                tracing::warn!(core, %error, "repeats of what an earlier run kept are not recognised");
+            }
             // A backlog from before is worked on without waiting for a message.
             doorbell.ring();
             Box::new(Pipeline::new(way, works_at_once, window, work, inbound, doorbell.clone()))

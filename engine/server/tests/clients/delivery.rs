@@ -177,6 +177,19 @@ fn a_damaged_log_is_refused_by_place_and_repaired_by_command() {
 }
 
 #[test]
+fn a_repeat_is_recognised_after_a_kill() {
+    let folder = Scratch::new();
+    let (key, body) = ("Idempotency-Key: order-7\r\n", r#"{"source":"s","data":"x"}"#);
+    let first = post(&on_disk(&folder).run(), key, body).json();
+    let server = on_disk(&folder).run();
+    let again = post(&server, key, body).json();
+    assert_eq!((&again["duplicate"], &again["offset"]), (&true.into(), &first["offset"]));
+    assert_eq!(post(&server, key, r#"{"source":"s","data":"y"}"#).status, 409);
+    drop(server);
+    assert_eq!(messages(&folder).len(), 1);
+}
+
+#[test]
 fn replay_sends_a_part_of_the_log_to_a_running_server() {
     let folder = Scratch::new();
     {
