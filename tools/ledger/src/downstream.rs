@@ -84,3 +84,48 @@ pub fn nats(url: &str, stream: &str) -> Result<Vec<Found>> {
         Ok(all)
     })
 }
+
+/// A stream that holds everything, worked on or not.
+pub fn create_stream(url: &str, name: &str) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let context = async_nats::jetstream::new(async_nats::connect(url).await?);
+        let config = async_nats::jetstream::stream::Config {
+            name: name.to_owned(),
+            subjects: vec!["diplom.*".to_owned()],
+            ..Default::default()
+        };
+        context.get_or_create_stream(config).await?;
+        Ok(())
+    })
+}
+
+/// Messages of a stream that its consumer was not given, or did not acknowledge.
+pub fn nats_left(url: &str, stream: &str, consumer: &str) -> Result<u64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let context = async_nats::jetstream::new(async_nats::connect(url).await?);
+        let stream = context.get_stream(stream).await?;
+        let info = stream.consumer_info(consumer).await?;
+        Ok(info.num_pending + info.num_ack_pending as u64)
+    })
+}
+
+/// Messages of a topic that a group has not committed.
+pub fn kafka_left(brokers: &str, topic: &str, group: &str) -> Result<u64> {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", group).create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let topic_metadata = metadata.topics().first().context("no such topic")?;
+    let mut list = TopicPartitionList::new();
+    for partition in topic_metadata.partitions() {
+        list.add_partition(topic, partition.id());
+    }
+    let mut left = 0;
+    for element in consumer.committed_offsets(list, TIMEOUT)?.elements() {
+        let (low, high) = consumer.fetch_watermarks(topic, element.partition(), TIMEOUT)?;
+        let committed = element.offset().to_raw().filter(|offset| *offset >= 0).unwrap_or(low);
+        left += high.saturating_sub(committed).max(0).unsigned_abs();
+    }
+    Ok(left)
+}

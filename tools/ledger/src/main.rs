@@ -3,13 +3,15 @@
 
 mod client;
 mod downstream;
+mod group;
+mod house;
 mod outage;
 mod process;
 mod verdict;
 
 use std::{
     collections::HashSet,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{
         Arc,
@@ -24,9 +26,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     client::Ledger,
-    process::Process,
+    house::House,
     verdict::{Found, Verdict, compare},
 };
+
+/// The older system's names, which are the defaults.
+const STREAM: &str = "DIPLOM_STREAM";
+const TOPIC: &str = "diplom-messages";
 
 /// Kills Tidegate and its brokers while messages stream in, and checks that nothing acknowledged is lost.
 #[derive(Parser)]
@@ -58,6 +64,15 @@ enum Action {
         #[arg(long, default_value = "delivered")]
         level: String,
     },
+    /// Two processes share a consumer group; one is killed, the other takes over.
+    Group {
+        /// nats or kafka.
+        #[command(flatten)]
+        run: Run,
+        /// How long both run, and how long the one that is left.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
     /// Print which ids a NATS stream and a Kafka topic do not share.
     Compare {
         /// The NATS server.
@@ -67,10 +82,10 @@ enum Action {
         #[arg(long)]
         kafka: String,
         /// The stream.
-        #[arg(long, default_value = "DIPLOM_STREAM")]
+        #[arg(long, default_value = STREAM)]
         stream: String,
         /// The topic.
-        #[arg(long, default_value = "diplom-messages")]
+        #[arg(long, default_value = TOPIC)]
         topic: String,
     },
 }
@@ -124,6 +139,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Action::Run(run) => ledger_test(&run),
         Action::Outage { run, seconds, rate, level } => outage_test(&run, seconds, rate, &level),
+        Action::Group { run, seconds } => group_test(&run, seconds),
         Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
     };
     match outcome {
@@ -136,59 +152,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tidegate and what it stands in front of.
-struct House {
-    tidegate: Process,
-    nats: Option<Process>,
-    kafka: Option<Process>,
-    data: PathBuf,
-}
-
-fn start(run: &Run, folder: &Path) -> Result<House> {
-    let wants = |queue: Queue| run.queue == queue || run.queue == Queue::Composite;
-    if run.queue != Queue::Log {
-        process::install_services()?;
-    }
-    let nats = wants(Queue::Nats).then(|| process::nats(folder)).transpose()?;
-    let kafka = wants(Queue::Kafka).then(|| process::kafka(folder)).transpose()?;
-    let data = folder.join("data");
-    let name = match run.queue {
-        Queue::Log => "log",
-        Queue::Nats => "nats",
-        Queue::Kafka => "kafka",
-        Queue::Composite => "composite",
-    };
-    let port = process::free_port()?;
-    let mut environment: Vec<(String, String)> = vec![
-        ("QUEUE_TYPE".into(), name.into()),
-        ("PARTITION_KEY".into(), "source".into()),
-        ("QUEUE_SIZE".into(), "10000".into()),
-        ("COMPOSITE_STRATEGY".into(), run.strategy.clone()),
-        ("API_PORT".into(), format!("127.0.0.1:{port}")),
-        ("INGEST_PORT".into(), "127.0.0.1:0".into()),
-        ("PROCESSOR_PORT".into(), "127.0.0.1:0".into()),
-        ("TIDEGATE_LISTEN_GRPC".into(), "127.0.0.1:0".into()),
-        ("METRICS_ENABLED".into(), "false".into()),
-        ("TIDEGATE_QUEUE_CONSUME".into(), "false".into()),
-        ("NO_COLOR".into(), "1".into()),
-    ];
-    if run.queue == Queue::Log || run.outbox {
-        environment.push(("TIDEGATE_DATA_DIRECTORY".into(), data.display().to_string()));
-    }
-    if let Some(nats) = &nats {
-        environment.push(("NATS_URL".into(), format!("nats://127.0.0.1:{}", nats.port)));
-    }
-    if let Some(kafka) = &kafka {
-        environment.push(("KAFKA_BROKERS".into(), format!("127.0.0.1:{}", kafka.port)));
-    }
-    let program =
-        run.tidegate.canonicalize().with_context(|| format!("{}: build it first", run.tidegate.display()))?;
-    let mut tidegate =
-        Process::start("tidegate", &program, Vec::new(), environment, &folder.join("engine"), port)?;
-    tidegate.wait()?;
-    Ok(House { tidegate, nats, kafka, data })
-}
-
 fn ledger_test(run: &Run) -> Result<bool> {
     let seed = run.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let mut random = fastrand::Rng::with_seed(seed);
@@ -197,7 +160,7 @@ fn ledger_test(run: &Run) -> Result<bool> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("ledger-{}", std::process::id())));
     std::fs::create_dir_all(&folder)?;
-    let mut house = start(run, &folder)?;
+    let mut house = House::start(run, &folder, 1, false)?;
     let level = if run.queue == Queue::Log { "durable" } else { "delivered" };
     println!(
         "ledger: queue {:?}, strategy {}, outbox {}, level {level}, {} keys, seed {seed}, folder {}",
@@ -209,7 +172,7 @@ fn ledger_test(run: &Run) -> Result<bool> {
     );
     let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
     let writers =
-        client::writers(&ledger, &[house.tidegate.port], run.keys, level, &format!("{seed:x}"), &stop);
+        client::writers(&ledger, &[house.engines[0].port], run.keys, level, &format!("{seed:x}"), &stop);
     let started = Instant::now();
     kill(run, &mut house, &mut random)?;
     // Until everybody has been told once more: all that is under way comes to its end.
@@ -258,7 +221,7 @@ fn ledger_test(run: &Run) -> Result<bool> {
 fn outage_test(run: &Run, seconds: u64, rate: u64, level: &str) -> Result<bool> {
     let folder = std::env::temp_dir().join(format!("ledger-outage-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let house = start(run, &folder)?;
+    let house = House::start(run, &folder, 1, false)?;
     // A moment to find its brokers.
     thread::sleep(Duration::from_secs(5));
     let level = match level {
@@ -267,14 +230,13 @@ fn outage_test(run: &Run, seconds: u64, rate: u64, level: &str) -> Result<bool> 
         _ => "delivered",
     };
     let victim = house.kafka.as_ref().or(house.nats.as_ref()).context("there is no broker to stop")?;
-    let (before, during) = outage::run(&house.tidegate, victim, level, rate, seconds)?;
+    let (before, during) = outage::run(&house.engines[0], victim, level, rate, seconds)?;
     println!("p99 during / before: {:.2}", during as f64 / before.max(1) as f64);
     let mut same = true;
-    if let (Some(nats), Some(kafka)) = (&house.nats, &house.kafka) {
-        let (nats, kafka) = (format!("nats://127.0.0.1:{}", nats.port), format!("127.0.0.1:{}", kafka.port));
+    if let (Some(nats), Some(kafka)) = (house.nats_url(), house.kafka_brokers()) {
         let deadline = Instant::now() + Duration::from_secs(120);
         loop {
-            same = compare_sides(&nats, "DIPLOM_STREAM", &kafka, "diplom-messages")?;
+            same = compare_sides(&nats, STREAM, &kafka, TOPIC)?;
             if same || Instant::now() > deadline {
                 break;
             }
@@ -284,6 +246,17 @@ fn outage_test(run: &Run, seconds: u64, rate: u64, level: &str) -> Result<bool> 
     drop(house);
     std::fs::remove_dir_all(&folder)?;
     Ok(same)
+}
+
+fn group_test(run: &Run, seconds: u64) -> Result<bool> {
+    let folder = std::env::temp_dir().join(format!("ledger-group-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let clean = group::run(run, &folder, Duration::from_secs(seconds))?;
+    if clean {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    println!("{}", if clean { "clean" } else { "NOT CLEAN" });
+    Ok(clean)
 }
 
 /// Kills by the seed's schedule.
@@ -300,7 +273,7 @@ fn kill(run: &Run, house: &mut House, random: &mut fastrand::Rng) -> Result<()> 
         let process = match victim {
             1 => house.nats.as_mut(),
             2 => house.kafka.as_mut(),
-            _ => Some(&mut house.tidegate),
+            _ => Some(&mut house.engines[0]),
         };
         let Some(process) = process else { continue };
         process.kill();
@@ -336,7 +309,7 @@ fn collect(
     acknowledged: &HashSet<String>,
 ) -> Result<Vec<(&'static str, Vec<Found>)>> {
     if run.queue == Queue::Log {
-        if !house.tidegate.stop()? {
+        if !house.engines[0].stop()? {
             bail!("tidegate did not end in order");
         }
         return Ok(vec![("log", downstream::log(&run.tidegate, &house.data)?)]);
@@ -348,15 +321,11 @@ fn collect(
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let mut sides = Vec::new();
-        if let Some(nats) = &house.nats {
-            sides.push((
-                "nats",
-                downstream::nats(&format!("nats://127.0.0.1:{}", nats.port), "DIPLOM_STREAM")?,
-            ));
+        if let Some(url) = house.nats_url() {
+            sides.push(("nats", downstream::nats(&url, STREAM)?));
         }
-        if let Some(kafka) = &house.kafka {
-            sides
-                .push(("kafka", downstream::kafka(&format!("127.0.0.1:{}", kafka.port), "diplom-messages")?));
+        if let Some(brokers) = house.kafka_brokers() {
+            sides.push(("kafka", downstream::kafka(&brokers, TOPIC)?));
         }
         let complete = sides.iter().all(|(_, found)| has_all(found));
         if complete || Instant::now() > deadline {
