@@ -206,7 +206,7 @@ impl Log {
     /// [`LogError`], with the setting and the way out.
     pub fn open(config: LogConfig) -> Result<(Log, Recovery), LogError> {
         let directory = &config.directory;
-        fs::create_dir_all(directory).map_err(LogError::io("create", directory))?;
+        segment::create_folder(directory).map_err(LogError::io("create", directory))?;
         let lock = take_lock(directory)?;
         let cursor_folder = directory.join("cursors");
         fs::create_dir_all(&cursor_folder).map_err(LogError::io("create", &cursor_folder))?;

@@ -65,6 +65,24 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Creates a folder and those above it, so that they are durable: their names, too.
+pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = match folder.parent() {
+        Some(above) if above.as_os_str().is_empty() => Path::new("."),
+        Some(above) => above,
+        None => return Ok(()),
+    };
+    create_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_folder(above)
+}
+
 /// Allocates a segment under a name that says that it is not in use.
 pub(super) fn prepare(folder: &Path, bytes: u64) -> io::Result<File> {
     let path = folder.join(PREPARED);

@@ -357,7 +357,11 @@ impl Commits {
     /// Goes on in the prepared segment; waits for room for one.
     fn switch(&mut self, closing: bool) -> io::Result<()> {
         while self.prepared.is_none() {
-            self.try_prepare();
+            // What cannot pass by itself ends the log's writing; a lack of room is waited out.
+            match self.prepare() {
+                Ok(()) => self.set_health(Health::Writing),
+                Err(error) => self.out_of_room(error)?,
+            }
             if self.prepared.is_none() {
                 if closing || self.state.slot.lock().closing {
                     return Err(io::Error::other("the log is full, and the process ends"));
@@ -399,7 +403,7 @@ impl Commits {
         match self.prepare() {
             Ok(()) => self.set_health(Health::Writing),
             Err(error) => {
-                // A disk that fails for good says so again when it is written to.
+                // A disk that fails for good says so again when the segment is needed.
                 let _noted = self.out_of_room(error);
             }
         }
@@ -420,7 +424,9 @@ impl Commits {
             Some(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
                 format!("data.directory = {directory} cannot be written to: {error}")
             }
-            _ => error.to_string(),
+            // Its own limit.
+            None => error.to_string(),
+            Some(_) => return Err(error),
         };
         // What is left of the current one is used up first.
         let half_left = self.current.as_ref().is_some_and(|current| current.position < current.bytes / 2);
