@@ -9,12 +9,12 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 
-use crate::verdict::Sent;
+use crate::{Run, verdict::Sent};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -133,23 +133,28 @@ fn payload(key: u64, n: u64) -> String {
 pub fn writers(
     ledger: &Arc<Ledger>,
     ports: &[u16],
-    keys: u64,
+    run: &Run,
     level: &'static str,
-    run: &str,
+    prefix: &str,
     stop: &Arc<AtomicBool>,
 ) -> Vec<JoinHandle<()>> {
+    let gap = Duration::from_secs_f64(1.0 / run.rate.max(1) as f64);
     let writer = |key: u64| {
-        let (ledger, stop, run) = (Arc::clone(ledger), Arc::clone(stop), run.to_owned());
+        let (ledger, stop, prefix) = (Arc::clone(ledger), Arc::clone(stop), prefix.to_owned());
         let ports = ports.to_vec();
         thread::spawn(move || {
             let mut turn = key as usize;
             let mut connection = Connection::new(ports[turn % ports.len()]);
+            let mut due = Instant::now();
             for n in 1.. {
                 if stop.load(Relaxed) {
                     return;
                 }
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                // What an outage cost is not made up for.
+                due = Instant::now().max(due) + gap;
                 let name = format!("key-{key}");
-                let sent = Sent { id: format!("{run}-{key}-{n}"), key: name, n, payload: payload(key, n) };
+                let sent = Sent { id: format!("{prefix}-{key}-{n}"), key: name, n, payload: payload(key, n) };
                 ledger.sent.lock().push(sent.clone());
                 loop {
                     let answer = connection.post(&sent, level);
@@ -181,5 +186,5 @@ pub fn writers(
             }
         })
     };
-    (0..keys).map(writer).collect()
+    (0..run.keys).map(writer).collect()
 }

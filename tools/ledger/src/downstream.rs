@@ -3,7 +3,9 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use async_nats::jetstream::{consumer::pull, stream::RetentionPolicy};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::StreamExt;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -72,14 +74,25 @@ pub fn nats(url: &str, stream: &str) -> Result<Vec<Found>> {
     runtime.block_on(async {
         let context = async_nats::jetstream::new(async_nats::connect(url).await?);
         let mut stream = context.get_stream(stream).await?;
-        let state = stream.info().await?.state.clone();
-        let mut all = Vec::new();
-        for sequence in state.first_sequence..=state.last_sequence {
-            match stream.get_raw_message(sequence).await {
-                Ok(message) => all.push(found(&serde_json::from_slice(&message.payload)?)?),
-                Err(error) if error.to_string().contains("no message") => {}
-                Err(error) => return Err(error).with_context(|| format!("sequence {sequence}")),
+        let info = stream.info().await?;
+        let state = info.state.clone();
+        let mut all = Vec::with_capacity(usize::try_from(state.messages)?);
+        if info.config.retention == RetentionPolicy::WorkQueue {
+            // Has no second reader: one by one.
+            for sequence in state.first_sequence..=state.last_sequence {
+                match stream.get_raw_message(sequence).await {
+                    Ok(message) => all.push(found(&serde_json::from_slice(&message.payload)?)?),
+                    Err(error) if error.to_string().contains("no message") => {}
+                    Err(error) => return Err(error).with_context(|| format!("sequence {sequence}")),
+                }
             }
+            return Ok(all);
+        }
+        let consumer = stream.create_consumer(pull::OrderedConfig::default()).await?;
+        let mut messages = consumer.messages().await?;
+        while (all.len() as u64) < state.messages {
+            let message = messages.next().await.context("the stream ends early")??;
+            all.push(found(&serde_json::from_slice(&message.payload)?)?);
         }
         Ok(all)
     })

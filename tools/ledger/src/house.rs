@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use ledger::process::{self, Process};
 
-use crate::{
-    Queue, Run, STREAM, downstream,
-    process::{self, Process},
-};
+use crate::{Queue, Run, STREAM, downstream};
 
 /// What a test starts, kills and starts again. All of it ends when it is dropped.
 pub struct House {

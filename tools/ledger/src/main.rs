@@ -6,7 +6,7 @@ mod downstream;
 mod group;
 mod house;
 mod outage;
-mod process;
+
 mod verdict;
 
 use std::{
@@ -57,9 +57,9 @@ enum Action {
         /// How long it is stopped.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
-        /// Messages a second.
-        #[arg(long, default_value_t = 2000)]
-        rate: u64,
+        /// Messages a second, all keys together.
+        #[arg(long = "load", default_value_t = 2000)]
+        total: u64,
         /// queued, durable or delivered.
         #[arg(long, default_value = "delivered")]
         level: String,
@@ -121,6 +121,9 @@ struct Run {
     /// Keys, each with a client of its own.
     #[arg(long, default_value_t = 16)]
     keys: u64,
+    /// Messages a second of each key, at most: what a quick side takes the slow one has to catch up with.
+    #[arg(long, default_value_t = 100)]
+    rate: u64,
     /// Shortest time between two kills, in milliseconds.
     #[arg(long, default_value_t = 50)]
     min_ms: u64,
@@ -138,7 +141,7 @@ struct Run {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Action::Run(run) => ledger_test(&run),
-        Action::Outage { run, seconds, rate, level } => outage_test(&run, seconds, rate, &level),
+        Action::Outage { run, seconds, total, level } => outage_test(&run, seconds, total, &level),
         Action::Group { run, seconds } => group_test(&run, seconds),
         Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
     };
@@ -171,8 +174,7 @@ fn ledger_test(run: &Run) -> Result<bool> {
         folder.display()
     );
     let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
-    let writers =
-        client::writers(&ledger, &[house.engines[0].port], run.keys, level, &format!("{seed:x}"), &stop);
+    let writers = client::writers(&ledger, &[house.engines[0].port], run, level, &format!("{seed:x}"), &stop);
     let started = Instant::now();
     kill(run, &mut house, &mut random)?;
     // Until everybody has been told once more: all that is under way comes to its end.

@@ -12,11 +12,11 @@ use std::{
 
 use anyhow::Result;
 use hdrhistogram::Histogram;
+use ledger::process::Process;
 use parking_lot::Mutex;
 
 use crate::{
     client::{Answer, Connection},
-    process::Process,
     verdict::Sent,
 };
 
