@@ -1,4 +1,5 @@
-//! Tidegate on one core, once with its queue in memory and once with the durable log: the same load on both in turns.
+//! Tidegate with one core's engine, once with its queue in memory and once with the durable log: the same load on both
+//! in turns. Once the log's thread may use the CPU that the client does not keep busy, once all of it has one CPU.
 
 use std::{path::Path, time::Duration};
 
@@ -14,19 +15,34 @@ pub fn run(tidegate: &Path, rounds: usize, seconds: f64) -> Result<()> {
     }
     let allowed = process::allowed_cpus()?;
     let (&server_cpu, &client_cpu) = allowed.first().zip(allowed.last()).context("no CPU at all")?;
+    println!(
+        "one core's engine, its queue in memory and the durable log; messages/s, median of {rounds} rounds"
+    );
+    contest(tidegate, "the log's thread on any CPU", &allowed, client_cpu, rounds, seconds)?;
+    contest(tidegate, "all of it on one CPU", &[server_cpu], client_cpu, rounds, seconds)?;
+    process::pin(&allowed)?;
+    Ok(())
+}
+
+fn contest(
+    tidegate: &Path,
+    name: &str,
+    server_cpus: &[usize],
+    client_cpu: usize,
+    rounds: usize,
+    seconds: f64,
+) -> Result<()> {
     let data = std::env::temp_dir().join(format!("bench-sinks-log-{}", std::process::id()));
     let directory = format!("data.directory={}", data.display());
-    // What this thread starts inherits the CPU it may run on.
-    process::pin(&[server_cpu])?;
+    // What this thread starts inherits the CPUs it may run on.
+    process::pin(server_cpus)?;
     let common = ["--cores", "1", "--queue-size", "16000"];
     let queued = Server::start(tidegate, &common)?;
     let durable =
         Server::start(tidegate, &[&common[..], &["--set", "queue.type=log", "--set", &directory]].concat())?;
     process::pin(&[client_cpu])?;
 
-    println!(
-        "Tidegate on one core, the queue in memory and the durable log; messages/s, median of {rounds} rounds"
-    );
+    println!("  {name}");
     let scenario = |protocol, connections, in_flight| Scenario {
         protocol,
         connections,
@@ -53,14 +69,13 @@ pub fn run(tidegate: &Path, rounds: usize, seconds: f64) -> Result<()> {
         }
         let [queued, durable] = rates.map(median);
         println!(
-            "  {:<32} queued {queued:>10.0}   durable {durable:>10.0}   {:>5.1} %",
+            "    {:<30} queued {queued:>10.0}   durable {durable:>10.0}   {:>5.1} %",
             scenario.to_string(),
             100.0 * durable / queued
         );
     }
     queued.stop()?;
     durable.stop()?;
-    process::pin(&allowed)?;
     std::fs::remove_dir_all(&data)?;
     Ok(())
 }
