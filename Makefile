@@ -6,16 +6,18 @@ BINARY := $(TARGET)/release/tidegate
 NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build run fmt lint loom bench bench-peers h2spec deny proto health ready metrics clean tools
+.PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks services services-stop fault-test \
+        composite-compare h2spec deny proto health ready metrics clean tools
 
 help: ## Say what there is
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## Build, start, send this machine's own readings over three protocols, show where each went, stop
 	$(CARGO) build --release --package tidegate --package load
 	$(TARGET)/release/load demo --tidegate $(BINARY)
 
-test: tools ## Run all tests; installs the foreign clients they need
+test: tools ## Run all tests; installs the foreign clients and the brokers they need
+	@tools/services/services install || test "$$CI" != true
 	$(CARGO) test --workspace --exclude loom-tests
 
 build: ## Build the binary and lay bin/ with the older programs' names
@@ -43,6 +45,36 @@ bench: ## Criterion benches of the parts, beside their peers
 bench-peers: ## Server CPU per request beside axum and tonic, interleaved
 	$(CARGO) build --release --package tidegate --package bench-peers
 	$(TARGET)/release/bench-peers --tidegate $(BINARY)
+
+bench-sinks: ## Durable beside queued, our publishers beside the bare NATS and Kafka clients, interleaved
+	$(CARGO) build --release --package tidegate --package bench-sinks
+	$(TARGET)/release/bench-sinks --tidegate $(BINARY)
+
+services: ## Start a real NATS and a real Kafka on free ports; prints what to export
+	@tools/services/services start
+
+services-stop: ## Stop them, by process id
+	@tools/services/services stop
+
+KILLS        ?= 200
+BROKER_KILLS ?= 50
+SEED         ?=
+LEDGER = $(TARGET)/release/ledger run --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --kills $(KILLS)
+fault-test: ## Kill Tidegate and its brokers, fail the disk; nothing acknowledged may be lost (KILLS, BROKER_KILLS, SEED)
+	$(CARGO) build --release --package tidegate --package ledger
+	$(CARGO) test --package brokers --test lossy
+	$(LEDGER) --queue log
+	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue nats
+	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue kafka
+	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue composite --outbox
+	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue composite --outbox --strategy best-effort
+	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue nats
+	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue kafka
+	$(TARGET)/release/ledger outage --tidegate $(BINARY) --queue composite --outbox --strategy best-effort
+
+composite-compare: ## Which ids the stream and the topic of `make services` do not share
+	$(CARGO) build --release --package ledger
+	@. .tools/services/environment && $(TARGET)/release/ledger compare --nats $$NATS_URL --kafka $$KAFKA_BROKERS
 
 h2spec: tools ## HTTP/2 conformance against the running binary
 	$(CARGO) build --release --package tidegate
