@@ -105,7 +105,7 @@ pub struct ReplayArguments {
     /// One shard only.
     #[arg(long)]
     pub shard: Option<usize>,
-    /// The log's folder [default: data.directory of the settings, or ./tidegate-data].
+    /// The data directory [default: data.directory of the settings, or ./tidegate-data].
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
     /// The running Tidegate.
@@ -127,7 +127,7 @@ pub enum Position {
 pub enum DlqAction {
     /// Print them, with the side, its code and its reason.
     List {
-        /// Their folder [default: dead-letter in data.directory, or in ./tidegate-data].
+        /// The data directory [default: data.directory of the settings, or ./tidegate-data].
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
         /// One JSON object a line.
@@ -136,7 +136,7 @@ pub enum DlqAction {
     },
     /// Send them once more to a running Tidegate, oldest first; what was sent is not listed any more.
     Replay {
-        /// Their folder [default: dead-letter in data.directory, or in ./tidegate-data].
+        /// The data directory [default: data.directory of the settings, or ./tidegate-data].
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
         /// The running Tidegate.
@@ -148,7 +148,7 @@ pub enum DlqAction {
 /// Which log.
 #[derive(Args, Clone, Debug)]
 pub struct LogArguments {
-    /// The log's folder [default: data.directory of the settings, or ./tidegate-data].
+    /// The data directory [default: data.directory of the settings, or ./tidegate-data].
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
 }

@@ -47,9 +47,7 @@ fn dispatch() -> Result<ExitCode> {
         }
         Some(Command::Config { action }) => config(action),
         Some(Command::Replay(arguments)) => resend::replay(&arguments, &default_directory()?),
-        Some(Command::Dlq { action }) => {
-            resend::dead_letters(&action, default_directory()?.join("dead-letter"))
-        }
+        Some(Command::Dlq { action }) => resend::dead_letters(&action, &default_directory()?),
         Some(Command::Log { action }) => log_tools::run(&action, default_directory()?),
     }
 }

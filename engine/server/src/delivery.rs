@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -81,9 +81,8 @@ pub struct Behind {
     stop: AtomicBool,
 }
 
-/// The folder of the dead letters.
-pub fn dead_letter_directory(delivery: &Delivery) -> PathBuf {
-    let data = delivery.data_directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
+/// The folder of the dead letters in a data directory.
+pub fn dead_letter_folder(data: &Path) -> PathBuf {
     data.join("dead-letter")
 }
 
@@ -108,9 +107,10 @@ impl Behind {
             delivered: (0..shards).map(|_| Arc::default()).collect(),
         };
         let places = delivery.providers.iter().enumerate().filter(|(_, provider)| provider.is_broker());
+        let data = delivery.data_directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
         Ok(Arc::new(Self {
             brokers: places.map(broker).collect(),
-            dead_letters: DeadLetters::new(dead_letter_directory(&delivery)),
+            dead_letters: DeadLetters::new(dead_letter_folder(&data)),
             log,
             gate: Arc::default(),
             failed: AtomicBool::new(false),

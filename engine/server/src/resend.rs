@@ -14,7 +14,10 @@ use brokers::{data_message, dead_letter, entry, log::offline};
 use engine_core::Record;
 use serde_json::json;
 
-use crate::cli::{DlqAction, Position, ReplayArguments};
+use crate::{
+    cli::{DlqAction, Position, ReplayArguments},
+    delivery::dead_letter_folder,
+};
 
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,8 +60,8 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path) -> Result<ExitCode>
 }
 
 /// Shows the dead letters, or sends them once more.
-pub fn dead_letters(action: &DlqAction, directory: PathBuf) -> Result<ExitCode> {
-    let folder = |given: &Option<PathBuf>| given.clone().unwrap_or(directory);
+pub fn dead_letters(action: &DlqAction, directory: &Path) -> Result<ExitCode> {
+    let folder = |given: &Option<PathBuf>| dead_letter_folder(given.as_deref().unwrap_or(directory));
     match action {
         DlqAction::List { directory, json } => list(&folder(directory), *json),
         DlqAction::Replay { directory, url } => replay_dead_letters(&folder(directory), url),

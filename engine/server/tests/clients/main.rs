@@ -5,6 +5,7 @@
 mod harness;
 
 mod acceptance;
+mod brokers;
 mod delivery;
 mod grpc_clients;
 mod http1_clients;

@@ -1,0 +1,254 @@
+//! In front of a real NATS and a real Kafka: what arrives there, what comes back, what they refuse.
+
+use std::{path::Path, process::Command, sync::OnceLock, time::Duration};
+
+use async_nats::jetstream::{self, stream::RetentionPolicy};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use ledger::process::{self, Process};
+use rdkafka::{
+    ClientConfig, Message, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    message::Headers,
+};
+use serde_json::Value;
+
+use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get};
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Whether NATS and Kafka can be had; under CI they have to.
+fn can_be_had() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let installed = process::install_services();
+        let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
+        assert!(installed.is_ok() || !ci, "NATS and Kafka cannot be installed: {installed:?}");
+        if let Err(error) = &installed {
+            eprintln!("skipped, because NATS and Kafka cannot be installed: {error:#}");
+        }
+        installed.is_ok()
+    })
+}
+
+fn nats(folder: &Scratch) -> (Process, String) {
+    let nats = process::nats(folder.path()).unwrap();
+    let url = format!("nats://127.0.0.1:{}", nats.port);
+    (nats, url)
+}
+
+fn kafka(folder: &Scratch) -> (Process, String) {
+    let kafka = process::kafka(folder.path()).unwrap();
+    let brokers = format!("127.0.0.1:{}", kafka.port);
+    (kafka, brokers)
+}
+
+/// POST to the public API with further header lines.
+fn post(server: &Server, fields: &str, body: &str) -> Answer {
+    let mut peer = Peer::connect(server.gateway());
+    peer.send(format!(
+        "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+        body.len()
+    ));
+    peer.answer(false).unwrap()
+}
+
+/// POST until the broker is reached.
+fn delivered(server: &Server, fields: &str, body: &str) -> Value {
+    eventually("the broker takes a message", || {
+        let answer = post(server, fields, body);
+        (answer.status == 200).then(|| answer.json())
+    })
+}
+
+fn processed(server: &Server) -> u64 {
+    get(server.processor(), "/stats").json()["pool"]["ProcessedCount"].as_u64().unwrap()
+}
+
+/// A message of Kafka: key, headers, value.
+type Arrived = (String, Vec<(String, String)>, Value);
+
+/// Messages of the topic.
+fn topic(brokers: &str, count: usize) -> Vec<Arrived> {
+    let consumer: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", brokers).set("group.id", "reader").create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for partition in 0..3 {
+        list.add_partition_offset("diplom-messages", partition, rdkafka::Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let mut found = Vec::new();
+    while found.len() < count {
+        let message = consumer.poll(TIMEOUT).expect("a message").unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let headers = message.headers().unwrap().iter();
+        let headers = headers.map(|header| (header.key.to_owned(), text(header.value.unwrap()))).collect();
+        let value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+        found.push((text(message.key().unwrap()), headers, value));
+    }
+    found
+}
+
+#[test]
+fn a_message_in_nats_has_the_older_systems_shape_and_is_gone_when_it_was_worked_on() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_nats, url) = nats(&folder);
+    let start = || Start::new().variable("QUEUE_TYPE", "nats").variable("NATS_URL", &url);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = start().set("queue.consume=false").run();
+    let answer = delivered(
+        &server,
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
+        r#"{"source":"s","data":"hello"}"#,
+    );
+    assert_eq!(answer["ack"], "delivered");
+    runtime.block_on(async {
+        let context = jetstream::new(async_nats::connect(&url).await.unwrap());
+        let stream = context.get_stream("DIPLOM_STREAM").await.unwrap();
+        let config = &stream.cached_info().config;
+        assert_eq!((config.retention, config.subjects[0].as_str()), (RetentionPolicy::WorkQueue, "diplom.*"));
+        let message = stream.get_raw_message(1).await.unwrap();
+        assert_eq!(message.subject.as_str(), "diplom.messages");
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let id = answer["messageId"].as_str().map(str::to_owned);
+        assert_eq!(
+            (header("Nats-Msg-Id"), header("message_id"), header("source")),
+            (id.clone(), id, Some("s".into()))
+        );
+        let value: Value = serde_json::from_slice(&message.payload).unwrap();
+        assert_eq!(STANDARD.decode(value["payload"].as_str().unwrap()).unwrap(), b"hello");
+    });
+    drop(server);
+    let server = start().run();
+    eventually("it is worked on and gone", || {
+        let messages = runtime.block_on(async {
+            let context = jetstream::new(async_nats::connect(&url).await.unwrap());
+            context.get_stream("DIPLOM_STREAM").await.unwrap().cached_info().state.messages
+        });
+        (messages == 0 && processed(&server) == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_message_in_kafka_has_its_key_and_headers_and_its_offset_is_committed_when_it_was_worked_on() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let server = Start::new()
+        .variable("QUEUE_TYPE", "kafka")
+        .variable("KAFKA_BROKERS", &brokers)
+        .variable("PARTITION_KEY", "source")
+        .run();
+    let answer = delivered(&server, "", r#"{"source":"s","data":"hello"}"#);
+    let (key, headers, value) = topic(&brokers, 1).remove(0);
+    assert_eq!((key.as_str(), &value["id"]), ("s", &answer["messageId"]));
+    let header = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    assert_eq!((header("source"), header("message_id")), (Some("s"), answer["messageId"].as_str()));
+    assert!(header("schema").is_some());
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .set("group.id", "processor-group")
+        .create()
+        .unwrap();
+    eventually("its offset is committed", || {
+        let mut list = TopicPartitionList::new();
+        (0..3).for_each(|partition| {
+            list.add_partition("diplom-messages", partition);
+        });
+        let committed = consumer.committed_offsets(list, TIMEOUT).unwrap();
+        let passed = committed.elements().iter().filter_map(|element| element.offset().to_raw()).max();
+        (passed == Some(1) && processed(&server) == 1).then_some(())
+    });
+}
+
+#[test]
+fn what_a_broker_refuses_for_ever_is_a_dead_letter_and_what_follows_goes_on() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_nats, url) = nats(&folder);
+    let server = Start::new()
+        .variable("QUEUE_TYPE", "nats")
+        .variable("NATS_URL", &url)
+        .set(&format!("data.directory={}", folder.path().join("data").display()))
+        .set("queue.consume=false")
+        .run();
+    delivered(&server, "", r#"{"data":"first"}"#);
+    // JetStream's max_payload is 1 MiB, and base64 makes it a third longer.
+    let refused = post(&server, "", &format!(r#"{{"data":"{}"}}"#, "x".repeat(900_000)));
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    assert!(refused.text().contains("nats"), "{}", refused.text());
+    assert_eq!(post(&server, "", r#"{"data":"after"}"#).json()["ack"], "delivered");
+    let list = Command::new(TIDEGATE)
+        .args(["dlq", "list", "--directory"])
+        .arg(folder.path().join("data"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(list.stdout).unwrap();
+    assert!(said.contains("MAX_PAYLOAD") && said.contains("max_payload = 1048576"), "{said}");
+}
+
+#[test]
+fn a_composite_gives_each_side_the_message_once_and_works_on_it_once() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let ((_nats, url), (_kafka, brokers)) = (nats(&folder), kafka(&folder));
+    let server = Start::new()
+        .variable("QUEUE_TYPE", "composite")
+        .variable("COMPOSITE_PROVIDERS", "nats,kafka")
+        .variable("NATS_URL", &url)
+        .variable("KAFKA_BROKERS", &brokers)
+        .run();
+    let first = delivered(&server, "Idempotency-Key: one\r\n", r#"{"data":"x"}"#);
+    // Said again, it doubles nothing on either side.
+    let again = post(&server, "Idempotency-Key: one\r\n", r#"{"data":"x"}"#).json();
+    assert_eq!((&again["messageId"], &again["duplicate"]), (&first["messageId"], &true.into()));
+    let last = delivered(&server, "", r#"{"data":"y"}"#);
+    let mut ids: Vec<Value> =
+        topic(&brokers, 2).into_iter().map(|(_, _, value)| value["id"].clone()).collect();
+    ids.sort_by_key(Value::to_string);
+    let mut expected = vec![first["messageId"].clone(), last["messageId"].clone()];
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(ids, expected);
+    eventually("both sides were read", || {
+        let sides = get(server.processor(), "/stats").json()["queue"]["composite_stats"].clone();
+        let taken = |side: &str| sides[side]["TotalDequeued"].as_u64();
+        (taken("nats")? == 2 && taken("kafka")? == 2 && processed(&server) >= 2).then_some(())
+    });
+    assert_eq!(processed(&server), 2);
+}
+
+#[test]
+fn an_engine_that_finds_no_stream_and_may_not_make_one_says_so() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    // Without JetStream nothing can be made.
+    let port = process::free_port().unwrap();
+    let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/nats-server");
+    let plain = Process::start(
+        "nats-plain",
+        &server,
+        vec!["-a".into(), "127.0.0.1".into(), "-p".into(), port.to_string()],
+        Vec::new(),
+        folder.path(),
+        port,
+    );
+    let mut plain = plain.unwrap();
+    plain.wait().unwrap();
+    let url = format!("nats://127.0.0.1:{port}");
+    let server = Start::new().variable("QUEUE_TYPE", "nats").variable("NATS_URL", &url).run();
+    eventually("it says what stands in the way", || {
+        let ready = get(server.gateway(), "/ready");
+        let text = ready.text();
+        (ready.status == 503 && text.contains("nats.stream") && text.contains("JetStream on")).then_some(())
+    });
+}
