@@ -105,6 +105,7 @@ pub fn nats(folder: &Path, rounds: usize) -> Result<()> {
         subject: "bench.messages".into(),
         consumer: "none".into(),
         in_flight_max: NATS_WINDOW,
+        pack_messages: 1,
         ack_timeout: Duration::from_secs(30),
     };
     let mut publisher =

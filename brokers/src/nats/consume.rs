@@ -1,7 +1,7 @@
 //! Taking messages: a durable pull consumer, each message acknowledged after it was worked on.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,7 +20,7 @@ use async_nats::{
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
-use super::{Broken, Link, NatsConfig, connect, stream};
+use super::{Broken, Link, NatsConfig, PACK_HEADER, connect, stream};
 use crate::{inbound::Source, status::SideStatus};
 
 /// Time to work on a message before it is given to another (contracts 2.7).
@@ -29,6 +29,8 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 const PULL_MAX: usize = 500;
 /// How often the lag is asked for.
 const LAG_EVERY: Duration = Duration::from_secs(2);
+/// Wait for more when there is something already.
+const SHORTLY: Duration = Duration::from_millis(1);
 /// Pause before a lost consumer is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -43,7 +45,12 @@ pub struct NatsSource {
     look_at: Instant,
     lag_at: Instant,
     next: u64,
-    under_way: HashMap<u64, Message>,
+    /// Records that were not asked for yet: what a pack held more.
+    unpacked: VecDeque<(u64, Vec<u8>)>,
+    /// The message of each record that is being worked on.
+    under_way: HashMap<u64, u64>,
+    /// Messages, with how many of their records are not done.
+    messages: HashMap<u64, (usize, Message)>,
     done: Vec<Message>,
     bell: Arc<Bell>,
 }
@@ -84,7 +91,9 @@ impl NatsSource {
             look_at: Instant::now(),
             lag_at: Instant::now(),
             next: 0,
+            unpacked: VecDeque::new(),
             under_way: HashMap::new(),
+            messages: HashMap::new(),
             done: Vec::new(),
             bell,
         })
@@ -151,7 +160,19 @@ impl NatsSource {
             self.bell.rung.store(false, Ordering::Release);
             return;
         }
-        let pulled = consumer.fetch().max_messages(max.min(PULL_MAX)).expires(timeout).messages().await;
+        let mut given = 0;
+        while given < max
+            && let Some((tag, record)) = self.unpacked.pop_front()
+        {
+            given += 1;
+            each(tag, &record);
+        }
+        if given == max {
+            return;
+        }
+        let timeout = if given > 0 { SHORTLY } else { timeout };
+        let pulled =
+            consumer.fetch().max_messages((max - given).min(PULL_MAX)).expires(timeout).messages().await;
         let mut messages = match pulled {
             Ok(messages) => messages,
             Err(error) => {
@@ -166,10 +187,23 @@ impl NatsSource {
                 self.status.redelivered.fetch_add(1, Ordering::Relaxed);
             }
             self.status.consumed.fetch_add(1, Ordering::Relaxed);
-            let tag = self.next;
-            self.next += 1;
-            each(tag, &message.payload);
-            self.under_way.insert(tag, message);
+            let number = self.next;
+            let is_pack = message.headers.as_ref().is_some_and(|headers| headers.get(PACK_HEADER).is_some());
+            let records = message.payload.split(|byte| is_pack && *byte == b'\n');
+            let mut count = 0;
+            for record in records {
+                let tag = self.next;
+                self.next += 1;
+                count += 1;
+                self.under_way.insert(tag, number);
+                if given < max {
+                    given += 1;
+                    each(tag, record);
+                } else {
+                    self.unpacked.push_back((tag, record.to_vec()));
+                }
+            }
+            self.messages.insert(number, (count, message));
         }
     }
 }
@@ -181,7 +215,12 @@ impl Source for NatsSource {
     }
 
     fn done(&mut self, tag: u64) {
-        self.done.extend(self.under_way.remove(&tag));
+        let Some(number) = self.under_way.remove(&tag) else { return };
+        let Some((left, _)) = self.messages.get_mut(&number) else { return };
+        *left -= 1;
+        if *left == 0 {
+            self.done.extend(self.messages.remove(&number).map(|(_, message)| message));
+        }
     }
 
     fn flush(&mut self) {

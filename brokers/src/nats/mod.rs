@@ -3,6 +3,10 @@
 //! Stream and consumer are those of contracts 2.7; they are created if absent and never altered. Two settings of a new
 //! stream differ from the older system's, which lost messages by them: a full stream refuses (`discard: new`) instead
 //! of dropping its oldest, and a message is delivered again until it was worked on (no `max_deliver`).
+//!
+//! A *pack* is a NATS message that carries several records (`nats.pack_messages`, off by default): its header
+//! `Tidegate-Pack` says how many, its payload is their JSON values, one to a line, in order. It is published and acknowledged as
+//! one; `Nats-Msg-Id` is a digest of the records' ids. Consumers of the older systems do not know packs.
 
 pub mod consume;
 pub mod publish;
@@ -40,9 +44,14 @@ pub struct NatsConfig {
     pub consumer: String,
     /// Publishes that may wait for their acknowledgement.
     pub in_flight_max: usize,
+    /// Records in one NATS message, at most; 1 is off.
+    pub pack_messages: usize,
     /// How long an acknowledgement may take before everything unacknowledged is sent again.
     pub ack_timeout: Duration,
 }
+
+/// Says how many records a pack carries.
+pub const PACK_HEADER: &str = "Tidegate-Pack";
 
 /// Age and number of a new stream's messages (contracts 2.7).
 const AGE_MAX: Duration = Duration::from_secs(24 * 3600);

@@ -6,11 +6,14 @@
 //! reconnects by itself would first send what it still holds, which is the middle of what is unacknowledged: later
 //! messages of a key would be stored before earlier ones.
 //!
+//! With `pack_messages` over 1, what waits to be sent travels several records to a NATS message (see [`super`]).
+//!
 //! What this cannot order: when JetStream refuses one of many in flight (a full stream), those behind it may already
 //! be stored. So after a refusal one is sent at a time until one is taken.
 
 use std::{
     collections::VecDeque,
+    hash::{DefaultHasher, Hasher},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,13 +24,13 @@ use std::{
 };
 
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, jetstream};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use engine_core::{MetadataPairs, Record};
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::{runtime::Runtime, sync::Notify};
 
-use super::{Broken, Link, NatsConfig, connect, stream};
+use super::{Broken, Link, NatsConfig, PACK_HEADER, connect, stream};
 use crate::{
     backoff::Backoff,
     data_message,
@@ -35,18 +38,76 @@ use crate::{
     status::SideStatus,
 };
 
+/// Bytes of a pack, at most; never more than half of what the server takes.
+const PACK_BYTES_MAX: usize = 256 << 10;
 /// How often the stream is looked for while it is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A publish that is not acknowledged.
+/// A publish that is not acknowledged: one record, or a pack of them.
 struct Pending {
-    tag: u64,
+    tags: Vec<u64>,
+    /// Of the first record; a pack gets its own when it is sent.
     headers: HeaderMap,
-    payload: Bytes,
+    payload: BytesMut,
+    /// Over the ids.
+    digest: [DefaultHasher; 2],
+    /// Ready to be sent, and as it was sent.
+    sealed: Option<(HeaderMap, Bytes)>,
     first_sent: Option<Instant>,
     sent: Option<Instant>,
     attempts: u32,
     done: bool,
+}
+
+impl Pending {
+    fn new(tag: u64, id: &[u8], headers: HeaderMap, value: &[u8]) -> Self {
+        let mut digest = [DefaultHasher::new(), DefaultHasher::new()];
+        digest[1].write_u8(1);
+        let mut pending = Self {
+            tags: Vec::with_capacity(1),
+            headers,
+            payload: BytesMut::new(),
+            digest,
+            sealed: None,
+            first_sent: None,
+            sent: None,
+            attempts: 0,
+            done: false,
+        };
+        pending.push(tag, id, value);
+        pending
+    }
+
+    fn push(&mut self, tag: u64, id: &[u8], value: &[u8]) {
+        if !self.tags.is_empty() {
+            self.payload.extend_from_slice(b"\n");
+        }
+        self.tags.push(tag);
+        self.payload.extend_from_slice(value);
+        for digest in &mut self.digest {
+            digest.write_usize(id.len());
+            digest.write(id);
+        }
+    }
+
+    /// Headers and payload; nothing is added any more.
+    fn seal(&mut self) -> (HeaderMap, Bytes) {
+        let (headers, payload, tags) = (&mut self.headers, &mut self.payload, &self.tags);
+        let digest = &self.digest;
+        let sealed = self.sealed.get_or_insert_with(|| {
+            let mut headers = std::mem::take(headers);
+            if tags.len() > 1 {
+                headers = HeaderMap::new();
+                // The same records, the same id: a pack that is sent again is recognised.
+                let id = format!("pack-{:016x}{:016x}", digest[0].finish(), digest[1].finish());
+                headers.insert("Nats-Msg-Id", id.as_str());
+                headers.insert(PACK_HEADER, tags.len().to_string());
+                headers.insert("schema", data_message::SCHEMA);
+            }
+            (headers, std::mem::take(payload).freeze())
+        });
+        sealed.clone()
+    }
 }
 
 /// JetStream's answer to a publish.
@@ -248,8 +309,8 @@ impl NatsPublisher {
             }
         };
         pending.done = true;
-        acks.push(Ack { tag: pending.tag, outcome });
-        self.in_flight -= 1;
+        self.in_flight -= pending.tags.len();
+        acks.extend(pending.tags.drain(..).map(|tag| Ack { tag, outcome: outcome.clone() }));
         while self.pending.front().is_some_and(|pending| pending.done) {
             self.pending.pop_front();
             self.first += 1;
@@ -276,7 +337,7 @@ impl NatsPublisher {
                 pending.first_sent.get_or_insert(now);
                 pending.sent = Some(now);
                 let reply = format!("{}.{}", session.inbox, self.first + self.unsent as u64);
-                let (headers, payload) = (pending.headers.clone(), pending.payload.clone());
+                let (headers, payload) = pending.seal();
                 let subject = self.config.subject.clone();
                 let sent = session.client.publish_with_reply_and_headers(subject, reply, headers, payload);
                 if let Err(error) = sent.await {
@@ -320,11 +381,24 @@ struct Leave;
 
 impl Publisher for NatsPublisher {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
-        if self.pending.len() >= self.config.in_flight_max || !self.is_connected() {
+        if !self.is_connected() {
             return Err(Busy);
         }
         self.value.clear();
         data_message::write(record, &mut self.value);
+        let max = self.session.as_ref().map_or(usize::MAX, |(_, session)| session.client.max_payload());
+        if let Some(last) = self.pending.back_mut()
+            && last.sealed.is_none()
+            && last.tags.len() < self.config.pack_messages
+            && last.payload.len() + self.value.len() < PACK_BYTES_MAX.min(max / 2)
+        {
+            last.push(tag, record.id, &self.value);
+            self.in_flight += 1;
+            return Ok(());
+        }
+        if self.pending.len() >= self.config.in_flight_max {
+            return Err(Busy);
+        }
         let text = String::from_utf8_lossy;
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", &*header_value(&text(record.id)));
@@ -338,23 +412,13 @@ impl Publisher for NatsPublisher {
         }
         self.in_flight += 1;
         let bytes = self.value.len() + record.id.len() * 2 + record.source.len() + 160;
-        let max = self.session.as_ref().map_or(usize::MAX, |(_, session)| session.client.max_payload());
         if bytes > max {
             let reason = format!("{bytes} bytes with headers are over the server's max_payload = {max}");
             let rejected = Rejected { code: "MAX_PAYLOAD".to_owned(), reason, attempts: 1 };
             self.refused.push(Ack { tag, outcome: Err(rejected) });
             return Ok(());
         }
-        let payload = Bytes::copy_from_slice(&self.value);
-        self.pending.push_back(Pending {
-            tag,
-            headers,
-            payload,
-            first_sent: None,
-            sent: None,
-            attempts: 0,
-            done: false,
-        });
+        self.pending.push_back(Pending::new(tag, record.id, headers, &self.value));
         Ok(())
     }
 

@@ -14,6 +14,8 @@ use serde_json::Value;
 
 use crate::verdict::Found;
 
+/// Says that a NATS message is several records, one to a line.
+const PACK_HEADER: &str = "Tidegate-Pack";
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn found(value: &Value) -> Result<Found> {
@@ -90,9 +92,14 @@ pub fn nats(url: &str, stream: &str) -> Result<Vec<Found>> {
         }
         let consumer = stream.create_consumer(pull::OrderedConfig::default()).await?;
         let mut messages = consumer.messages().await?;
-        while (all.len() as u64) < state.messages {
+        let mut read = 0;
+        while read < state.messages {
             let message = messages.next().await.context("the stream ends early")??;
-            all.push(found(&serde_json::from_slice(&message.payload)?)?);
+            read += 1;
+            let is_pack = message.headers.as_ref().is_some_and(|headers| headers.get(PACK_HEADER).is_some());
+            for record in message.payload.split(|byte| is_pack && *byte == b'\n') {
+                all.push(found(&serde_json::from_slice(record)?)?);
+            }
         }
         Ok(all)
     })

@@ -60,6 +60,7 @@ impl House {
             ("TIDEGATE_LISTEN_GRPC".into(), "127.0.0.1:0".into()),
             ("METRICS_ENABLED".into(), "false".into()),
             ("TIDEGATE_QUEUE_CONSUME".into(), consume.to_string()),
+            ("TIDEGATE_NATS_PACK_MESSAGES".into(), run.pack.to_string()),
             ("NO_COLOR".into(), "1".into()),
         ];
         let folder = folder.join(format!("engine-{number}"));

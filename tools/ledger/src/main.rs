@@ -109,6 +109,9 @@ struct Run {
     /// Keep the durable log in front of the brokers.
     #[arg(long)]
     outbox: bool,
+    /// Records in one NATS message, at most.
+    #[arg(long, default_value_t = 1)]
+    pack: u32,
     /// Kills of Tidegate.
     #[arg(long, default_value_t = 20)]
     kills: u32,

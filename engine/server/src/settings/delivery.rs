@@ -228,6 +228,7 @@ fn nats(values: &Values) -> NatsConfig {
         subject: values.text("nats.subject"),
         consumer: values.text("nats.consumer"),
         in_flight_max: values.number("nats.in_flight_max"),
+        pack_messages: values.number("nats.pack_messages"),
         ack_timeout: values.time("nats.ack_timeout"),
     }
 }

@@ -302,6 +302,13 @@ pub const KEYS: &[Key] = &[
         "Publishes that wait for JetStream's acknowledgement. Full: messages wait in the queue.",
     ),
     key(
+        "nats.pack_messages",
+        Kind::Integer { min: 1, max: 1024 },
+        "1",
+        &[],
+        "Records that travel in one NATS message at most, when several wait; 1 is off. Packs are lines of JSON under the header Tidegate-Pack; consumers of the older systems do not know them.",
+    ),
+    key(
         "nats.ack_timeout",
         TIMEOUT,
         "\"5s\"",

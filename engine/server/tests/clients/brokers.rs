@@ -252,3 +252,54 @@ fn an_engine_that_finds_no_stream_and_may_not_make_one_says_so() {
         (ready.status == 503 && text.contains("nats.stream") && text.contains("JetStream on")).then_some(())
     });
 }
+
+#[test]
+fn packed_messages_are_worked_on_one_by_one() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let port = process::free_port().unwrap();
+    let url = format!("nats://127.0.0.1:{port}");
+    let start = |consume: &str| {
+        Start::new()
+            .variable("QUEUE_TYPE", "nats")
+            .variable("NATS_URL", &url)
+            .set("nats.pack_messages=64")
+            .set(&format!("queue.consume={consume}"))
+            .set(&format!("data.directory={}", folder.path().join("data").display()))
+            .run()
+    };
+    {
+        // While the broker is away the log gathers what will be packed.
+        let server = start("false");
+        for n in 0..100 {
+            let answer = post(&server, "Tidegate-Ack: durable\r\n", &format!(r#"{{"data":"{n}"}}"#));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    let arguments = ["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd", "js"].map(str::to_owned);
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin/nats-server");
+    let _nats = Process::start("nats", &program, arguments.into(), Vec::new(), folder.path(), port).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let messages = || {
+        runtime.block_on(async {
+            let context = jetstream::new(async_nats::connect(&url).await.ok()?);
+            Some(context.get_stream("DIPLOM_STREAM").await.ok()?.cached_info().state.messages)
+        })
+    };
+    let server = start("false");
+    eventually("all of it was published", || {
+        get(server.gateway(), "/metrics")
+            .text()
+            .contains("tidegate_log_lag{consumer=\"nats\"} 0")
+            .then_some(())
+    });
+    let packs = messages().unwrap();
+    assert!(packs < 100, "{packs}");
+    drop(server);
+    let server = start("true");
+    eventually("all of it was worked on", || {
+        (processed(&server) == 100 && messages() == Some(0)).then_some(())
+    });
+}
