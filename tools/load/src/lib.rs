@@ -13,6 +13,7 @@
 //! ids, and reading its answer is a walk over frame headers. So the client stays cheaper than the server it measures,
 //! and still every answer's status is looked at: a refused message is never counted as accepted.
 
+pub mod day;
 pub mod demo;
 pub mod drive;
 pub mod h1;

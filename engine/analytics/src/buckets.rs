@@ -1,0 +1,239 @@
+//! Counts over time: every event is in a minute, an hour and a day. Old minutes go first, then hours; days stay.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use roaring::RoaringBitmap;
+
+use crate::{chunk::NOBODY, event::Event, sketch::Sketch};
+
+/// Milliseconds of the three widths.
+pub const MINUTE_MS: i64 = 60_000;
+/// An hour.
+pub const HOUR_MS: i64 = 60 * MINUTE_MS;
+/// A day.
+pub const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// How many of each width are kept: two days of minutes, 62 days of hours, ten years of days.
+const KEPT: [usize; 3] = [2 * 24 * 60, 62 * 24, 3653];
+/// Named values of a bucket; further names are not added up in it.
+const METRICS_MAX: usize = 256;
+
+/// What happened in a stretch of time.
+#[derive(Clone, Debug, Default)]
+pub struct Bucket {
+    /// Events.
+    pub events: u64,
+    /// By the number of their name.
+    pub by_name: Vec<(u16, u64)>,
+    /// By the number of their source.
+    pub by_source: Vec<(u16, u64)>,
+    /// Users that have a number.
+    pub users: RoaringBitmap,
+    /// Users beyond the bound.
+    pub more_users: Option<Box<Sketch>>,
+    /// Sessions that began.
+    pub sessions: i64,
+    /// Transactions.
+    pub transactions: u64,
+    /// Millionths of a currency unit.
+    pub revenue_micros: i128,
+    /// Events that report an error.
+    pub errors: u64,
+    /// Named values by the number of their name: how many, and their sum.
+    pub metrics: Vec<(u16, u64, f64)>,
+}
+
+fn count(list: &mut Vec<(u16, u64)>, number: u16, by: u64) {
+    match list.iter_mut().find(|(known, _)| *known == number) {
+        Some((_, events)) => *events += by,
+        None => list.push((number, by)),
+    }
+}
+
+/// An event's numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbers<'a> {
+    pub(crate) user: u32,
+    pub(crate) user_hash: u64,
+    pub(crate) name: u16,
+    pub(crate) source: u16,
+    pub(crate) metrics: &'a [(u16, f64)],
+}
+
+impl Bucket {
+    fn add(&mut self, event: &Event<'_>, numbers: &Numbers<'_>) {
+        self.events += 1;
+        count(&mut self.by_name, numbers.name, 1);
+        count(&mut self.by_source, numbers.source, 1);
+        if numbers.user != NOBODY {
+            self.users.insert(numbers.user);
+        } else if !event.user.is_empty() {
+            self.more_users.get_or_insert_default().add(numbers.user_hash);
+        }
+        if let Some(amount) = event.amount_micros {
+            self.transactions += 1;
+            self.revenue_micros += i128::from(amount);
+        }
+        self.errors += u64::from(event.is_error);
+        for (name, value) in numbers.metrics {
+            if let Some((_, events, sum)) = self.metrics.iter_mut().find(|(known, ..)| known == name) {
+                *events += 1;
+                *sum += value;
+            } else if self.metrics.len() < METRICS_MAX {
+                self.metrics.push((*name, 1, *value));
+            }
+        }
+    }
+
+    /// Adds another one's content.
+    pub fn merge(&mut self, other: &Bucket) {
+        self.events += other.events;
+        other.by_name.iter().for_each(|(number, by)| count(&mut self.by_name, *number, *by));
+        other.by_source.iter().for_each(|(number, by)| count(&mut self.by_source, *number, *by));
+        self.users |= &other.users;
+        if let Some(more) = &other.more_users {
+            self.more_users.get_or_insert_default().merge(more);
+        }
+        self.sessions += other.sessions;
+        self.transactions += other.transactions;
+        self.revenue_micros += other.revenue_micros;
+        self.errors += other.errors;
+        for (name, events, sum) in &other.metrics {
+            match self.metrics.iter_mut().find(|(known, ..)| known == name) {
+                Some(mine) => {
+                    mine.1 += events;
+                    mine.2 += sum;
+                }
+                None => self.metrics.push((*name, *events, *sum)),
+            }
+        }
+    }
+
+    /// Different users: exact for those that have a number, estimated for the rest.
+    pub fn unique_users(&self) -> u64 {
+        self.users.len() + self.more_users.as_ref().map_or(0, |more| more.estimate())
+    }
+}
+
+/// Buckets of one width, by the number of widths since the epoch.
+type Width = BTreeMap<i64, Arc<Bucket>>;
+
+/// Buckets of all widths.
+#[derive(Clone, Debug, Default)]
+pub struct Buckets {
+    minutes: Width,
+    hours: Width,
+    days: Width,
+}
+
+impl Buckets {
+    pub(crate) fn add(&mut self, event: &Event<'_>, numbers: &Numbers<'_>) {
+        self.each(event.timestamp_ms, |bucket| bucket.add(event, numbers));
+    }
+
+    /// A session began at this time, or did not after all.
+    pub(crate) fn change_sessions(&mut self, at_ms: i64, by: i64) {
+        self.each(at_ms, |bucket| bucket.sessions += by);
+    }
+
+    fn each(&mut self, at_ms: i64, mut then: impl FnMut(&mut Bucket)) {
+        let widths = [(&mut self.minutes, MINUTE_MS), (&mut self.hours, HOUR_MS), (&mut self.days, DAY_MS)];
+        for ((buckets, width), kept) in widths.into_iter().zip(KEPT) {
+            let number = at_ms.div_euclid(width);
+            if !buckets.contains_key(&number) && buckets.len() >= kept {
+                match buckets.first_key_value() {
+                    // Older than everything that is kept of this width.
+                    Some((first, _)) if number < *first => continue,
+                    _ => {
+                        buckets.pop_first();
+                    }
+                }
+            }
+            // A query that looks at the bucket keeps what it saw.
+            then(Arc::make_mut(buckets.entry(number).or_default()));
+        }
+    }
+
+    /// The buckets that make up `from..to` (milliseconds, taken to whole minutes outwards): days where whole days lie in
+    /// it, hours where whole hours do, minutes for the rest. Where minutes are gone, the hours they were in.
+    pub fn cover(&self, from_ms: i64, to_ms: i64) -> Vec<Arc<Bucket>> {
+        let mut found = Vec::new();
+        let mut take = |width: &Width, number: i64| found.extend(width.get(&number).cloned());
+        // Where there is nothing, there is nothing to cover: open ends cost no time.
+        let first = self.days.first_key_value().map_or(0, |(day, _)| day * DAY_MS);
+        let last = self.days.last_key_value().map_or(0, |(day, _)| (day + 1) * DAY_MS);
+        let mut at = from_ms.max(first).div_euclid(MINUTE_MS) * MINUTE_MS;
+        let to = to_ms.min(last);
+        let first_minute = self.minutes.first_key_value().map_or(i64::MAX, |(minute, _)| minute * MINUTE_MS);
+        let first_hour = self.hours.first_key_value().map_or(i64::MAX, |(hour, _)| hour * HOUR_MS);
+        let minutes_gone = self.minutes.len() >= KEPT[0];
+        let hours_gone = self.hours.len() >= KEPT[1];
+        while at < to {
+            let day_fits = at.rem_euclid(DAY_MS) == 0 && at + DAY_MS <= to;
+            let hour_fits = at.rem_euclid(HOUR_MS) == 0 && at + HOUR_MS <= to;
+            if day_fits || (hours_gone && at < first_hour) {
+                take(&self.days, at.div_euclid(DAY_MS));
+                at = (at.div_euclid(DAY_MS) + 1) * DAY_MS;
+            } else if hour_fits || (minutes_gone && at < first_minute) {
+                take(&self.hours, at.div_euclid(HOUR_MS));
+                at = (at.div_euclid(HOUR_MS) + 1) * HOUR_MS;
+            } else {
+                take(&self.minutes, at.div_euclid(MINUTE_MS));
+                at += MINUTE_MS;
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(buckets: &mut Buckets, timestamp_ms: i64, user: u32) {
+        let event = Event { timestamp_ms, user: "u", ..Event::default() };
+        buckets.add(&event, &Numbers { user, user_hash: 0, name: 0, source: 0, metrics: &[] });
+    }
+
+    fn sum(buckets: &Buckets, from: i64, to: i64) -> (u64, u64) {
+        let mut sum = Bucket::default();
+        buckets.cover(from, to).iter().for_each(|bucket| sum.merge(bucket));
+        (sum.events, sum.unique_users())
+    }
+
+    #[test]
+    fn a_range_is_covered_by_days_hours_and_minutes_once() {
+        let mut buckets = Buckets::default();
+        for minute in 0..2 * 24 * 60 {
+            at(&mut buckets, minute * MINUTE_MS + 17, (minute % 100) as u32);
+        }
+        for (from, to) in [(0, 1440), (1, 2), (59, 61), (30, 2500), (1440, 1500), (2000, 2879)] {
+            let expected = (to - from) as u64;
+            assert_eq!(sum(&buckets, from * MINUTE_MS, to * MINUTE_MS), (expected, expected.min(100)));
+        }
+        assert_eq!(sum(&buckets, i64::MIN / 2, i64::MAX / 2), (2880, 100));
+        // Half a minute counts as the whole.
+        assert_eq!(sum(&buckets, 30_000, MINUTE_MS + 1), (2, 2));
+    }
+
+    #[test]
+    fn old_minutes_go_and_their_hours_stay() {
+        let mut buckets = Buckets::default();
+        for minute in 0..4 * 24 * 60 {
+            at(&mut buckets, minute * MINUTE_MS, 1);
+        }
+        assert_eq!(buckets.minutes.len(), KEPT[0]);
+        assert_eq!(sum(&buckets, 0, 4 * DAY_MS), (4 * 1440, 1));
+        // A minute of the first day is not known any more: its hour is.
+        assert_eq!(sum(&buckets, 5 * MINUTE_MS, 6 * MINUTE_MS).0, 60);
+    }
+
+    #[test]
+    fn a_view_keeps_what_it_saw() {
+        let mut buckets = Buckets::default();
+        at(&mut buckets, 0, 1);
+        let seen = buckets.cover(0, MINUTE_MS);
+        at(&mut buckets, 1, 2);
+        assert_eq!((seen[0].events, sum(&buckets, 0, MINUTE_MS).0), (1, 2));
+    }
+}

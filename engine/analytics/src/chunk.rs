@@ -1,0 +1,141 @@
+//! Events in columns, a few thousand to a chunk. A full chunk never changes again and is shared with whoever asks.
+
+use crate::event::{Event, Kind};
+
+/// Events of a chunk at most.
+pub(crate) const CHUNK_EVENTS: usize = 4096;
+/// Bytes of ids, sessions and properties of a chunk at most, unless one event has more.
+const CHUNK_BYTES: usize = 1 << 20;
+/// The user of nobody's events, and of those beyond the bound.
+pub(crate) const NOBODY: u32 = u32::MAX;
+/// The row before the first.
+pub(crate) const NO_ROW: u64 = u64::MAX;
+
+/// Columns of events in the order they came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chunk {
+    pub(crate) first_row: u64,
+    pub(crate) timestamps_ms: Vec<i64>,
+    pub(crate) users: Vec<u32>,
+    pub(crate) names: Vec<u16>,
+    pub(crate) sources: Vec<u16>,
+    pub(crate) kinds: Vec<Kind>,
+    /// What each earned; `i64::MIN` is no transaction.
+    pub(crate) amounts: Vec<i64>,
+    pub(crate) errors: Vec<bool>,
+    /// The row of the same user's event before, or [`NO_ROW`].
+    pub(crate) previous: Vec<u64>,
+    /// End of each event's texts in `texts`.
+    ends: Vec<u32>,
+    /// Id, session and pairs, each with its length.
+    texts: Vec<u8>,
+    pub(crate) first_ms: i64,
+    pub(crate) last_ms: i64,
+}
+
+/// What the columns say of one event.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    pub(crate) user: u32,
+    pub(crate) name: u16,
+    pub(crate) source: u16,
+    pub(crate) previous: u64,
+}
+
+impl Chunk {
+    pub(crate) fn new(first_row: u64) -> Self {
+        Self { first_row, first_ms: i64::MAX, last_ms: i64::MIN, ..Self::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.users.len()
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= CHUNK_EVENTS || self.texts.len() >= CHUNK_BYTES
+    }
+
+    pub(crate) fn push(&mut self, event: &Event<'_>, row: Row) {
+        self.timestamps_ms.push(event.timestamp_ms);
+        self.users.push(row.user);
+        self.names.push(row.name);
+        self.sources.push(row.source);
+        self.kinds.push(event.kind);
+        self.amounts.push(event.amount_micros.unwrap_or(i64::MIN));
+        self.errors.push(event.is_error);
+        self.previous.push(row.previous);
+        let texts = &mut self.texts;
+        let mut write = |text: &str| {
+            // Longer ones were refused at the door; a cut one is still text.
+            let length = text.floor_char_boundary(usize::from(u16::MAX));
+            texts.extend_from_slice(&(length as u16).to_le_bytes());
+            texts.extend_from_slice(&text.as_bytes()[..length]);
+        };
+        write(event.id);
+        write(event.session);
+        for (key, value) in event.properties {
+            write(key);
+            write(value);
+        }
+        self.ends.push(self.texts.len() as u32);
+        self.first_ms = self.first_ms.min(event.timestamp_ms);
+        self.last_ms = self.last_ms.max(event.timestamp_ms);
+    }
+
+    /// What this event earned.
+    pub(crate) fn amount(&self, at: usize) -> Option<i64> {
+        Some(self.amounts[at]).filter(|amount| *amount != i64::MIN)
+    }
+
+    /// Id, session, then keys and values in turns.
+    pub(crate) fn texts(&self, at: usize) -> impl Iterator<Item = &str> {
+        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
+        let mut rest = &self.texts[start..self.ends[at] as usize];
+        std::iter::from_fn(move || {
+            let (length, behind) = rest.split_first_chunk::<2>()?;
+            let (text, behind) = behind.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+            rest = behind;
+            Some(std::str::from_utf8(text).unwrap_or_default())
+        })
+    }
+
+    /// The session that the event names.
+    pub(crate) fn session(&self, at: usize) -> &str {
+        self.texts(at).nth(1).unwrap_or_default()
+    }
+
+    /// The value of a property.
+    pub(crate) fn property(&self, at: usize, key: &str) -> Option<&str> {
+        let mut texts = self.texts(at).skip(2);
+        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+            if name == key {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        const ROW: usize = 8 + 4 + 2 + 2 + 1 + 8 + 1 + 8 + 4;
+        self.users.capacity() * ROW + self.texts.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_come_back() {
+        let mut chunk = Chunk::new(7);
+        let row = Row { user: 1, name: 2, source: 3, previous: NO_ROW };
+        let first = Event { id: "a", session: "s", properties: &[("k", "v"), ("x", "")], ..Event::default() };
+        chunk.push(&first, row);
+        chunk.push(&Event { id: "b", ..Event::default() }, row);
+        assert_eq!(chunk.texts(0).collect::<Vec<_>>(), ["a", "s", "k", "v", "x", ""]);
+        assert_eq!(chunk.texts(1).collect::<Vec<_>>(), ["b", ""]);
+        assert_eq!((chunk.property(0, "x"), chunk.property(0, "y")), (Some(""), None));
+        assert_eq!((chunk.session(0), chunk.amount(0)), ("s", None));
+    }
+}

@@ -1,0 +1,45 @@
+//! An event as the aggregates see it, borrowed from whatever it was decoded from.
+
+/// What an event is about (`analytics.v1.EventType`, by number).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    /// Not said.
+    #[default]
+    Unspecified = 0,
+    /// What a user did.
+    User = 1,
+    /// Money.
+    Transaction = 2,
+    /// What a system reports.
+    System = 3,
+    /// Anything else, by name.
+    Custom = 4,
+}
+
+/// An event.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Whose it is; empty for nobody's, which is counted and belongs to no profile.
+    pub user: &'a str,
+    /// Its session; empty: sessions are cut by gaps.
+    pub session: &'a str,
+    /// What it is about.
+    pub kind: Kind,
+    /// What it is called and counted under: `EVENT_TYPE_USER`, `page_view`.
+    pub name: &'a str,
+    /// Where it comes from.
+    pub source: &'a str,
+    /// When it happened, in milliseconds of the Unix epoch.
+    pub timestamp_ms: i64,
+    /// What it earned, in millionths of a currency unit; negative for a refund. `None`: it is no transaction.
+    pub amount_micros: Option<i64>,
+    /// Whether it reports an error.
+    pub is_error: bool,
+    /// Named values, each added up under its name.
+    pub metrics: &'a [(&'a str, f64)],
+    /// Free pairs that filters can ask for.
+    pub properties: &'a [(&'a str, &'a str)],
+}

@@ -1,0 +1,52 @@
+//! What a query asks for, resolved against the numbers of one part.
+
+use crate::{chunk::Chunk, part::View};
+
+/// Conditions that an event must meet, all of them; what is `None` or empty does not matter.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// One of these names.
+    pub names: Vec<String>,
+    /// This user.
+    pub user: Option<String>,
+    /// This session, as events name it.
+    pub session: Option<String>,
+    /// This source.
+    pub source: Option<String>,
+    /// These properties have these values.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Filter {
+    /// Whether everything meets it.
+    pub fn is_open(&self) -> bool {
+        *self == Filter::default()
+    }
+
+    /// With the part's numbers; `user` is that of the user asked for.
+    pub(crate) fn resolve<'a>(&'a self, view: &View, user: Option<u32>) -> Resolved<'a> {
+        let names = self.names.iter().filter_map(|name| view.names.find(name)).collect();
+        let source = self.source.as_ref().map(|source| view.sources.find(source));
+        Resolved { filter: self, names, source, user }
+    }
+}
+
+/// A filter with numbers for names.
+pub(crate) struct Resolved<'a> {
+    filter: &'a Filter,
+    names: Vec<u16>,
+    source: Option<Option<u16>>,
+    user: Option<u32>,
+}
+
+impl Resolved<'_> {
+    /// Cheapest conditions first.
+    pub(crate) fn meets(&self, chunk: &Chunk, at: usize) -> bool {
+        let Filter { names, user, session, properties, .. } = self.filter;
+        (names.is_empty() || self.names.contains(&chunk.names[at]))
+            && self.source.is_none_or(|source| source == Some(chunk.sources[at]))
+            && (user.is_none() || self.user == Some(chunk.users[at]))
+            && session.as_ref().is_none_or(|session| chunk.session(at) == session)
+            && properties.iter().all(|(key, value)| chunk.property(at, key) == Some(value))
+    }
+}

@@ -1,0 +1,80 @@
+//! Ordered funnels: how many users took the first step, the second after it, and so on, each within a time of the one
+//! before.
+
+use crate::{chunk::NOBODY, filter::Filter, part::View};
+
+/// Steps at most: they are bits of a number.
+pub const STEPS_MAX: usize = 32;
+
+/// What a part contributes to a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Step {
+    /// Users that came so far.
+    pub users: u64,
+    /// Milliseconds from the step before, over all of them.
+    pub total_ms: u128,
+}
+
+/// Counts a part's users by how far they came. `steps` are conditions; `common` must be met by every event.
+///
+/// A user takes step *k* with an event that meets it and comes after an event with which it took step *k − 1*, at most
+/// `timeout_ms` after it. Of several ways the one counts that gets furthest; the time to a step is that of its first
+/// taking, from the latest taking of the step before. Events of one millisecond count in the order they came.
+pub fn funnel(
+    view: &View,
+    steps: &[Filter],
+    common: &Filter,
+    from_ms: i64,
+    to_ms: i64,
+    timeout_ms: Option<i64>,
+) -> Vec<Step> {
+    let steps = &steps[..steps.len().min(STEPS_MAX)];
+    let resolved: Vec<_> = steps.iter().map(|step| step.resolve(view, None)).collect();
+    let common_resolved = common.resolve(view, None);
+    let mut taken: Vec<(u32, i64, u64, u32)> = Vec::new();
+    for chunk in &view.chunks {
+        if chunk.last_ms < from_ms || chunk.first_ms >= to_ms {
+            continue;
+        }
+        for at in 0..chunk.len() {
+            let (time, user) = (chunk.timestamps_ms[at], chunk.users[at]);
+            if time < from_ms || time >= to_ms || user == NOBODY {
+                continue;
+            }
+            let mut met = 0_u32;
+            for (step, conditions) in resolved.iter().enumerate() {
+                met |= u32::from(conditions.meets(chunk, at)) << step;
+            }
+            if met != 0 && (common.is_open() || common_resolved.meets(chunk, at)) {
+                taken.push((user, time, chunk.first_row + at as u64, met));
+            }
+        }
+    }
+    taken.sort_unstable();
+    let mut result = vec![Step::default(); steps.len()];
+    for events in taken.chunk_by(|one, other| one.0 == other.0) {
+        // The latest time at which each step was taken: the later, the longer the next one may take.
+        let mut latest: [Option<i64>; STEPS_MAX] = [None; STEPS_MAX];
+        let mut came = 0;
+        for (_, time, _, met) in events {
+            // Backwards, so that one event takes one step.
+            for step in (0..=came.min(steps.len() - 1)).rev() {
+                if met & (1 << step) == 0 {
+                    continue;
+                }
+                let since = if step == 0 { Some(*time) } else { latest[step - 1] };
+                let Some(since) = since.filter(|since| timeout_ms.is_none_or(|most| time - since <= most))
+                else {
+                    continue;
+                };
+                latest[step] = Some(*time);
+                if step == came {
+                    came += 1;
+                    result[step].users += 1;
+                    result[step].total_ms += time.abs_diff(since) as u128;
+                }
+            }
+        }
+    }
+    result
+}

@@ -1,0 +1,35 @@
+//! Live aggregates over a stream of events.
+//!
+//! ```text
+//! event ─▶ Part::add (on the core of its user)
+//!             ├ buckets   counts by minute, hour, day: all events, whatever the bounds
+//!             ├ users     profiles, sessions
+//!             └ chunks    the latest events in columns ─▶ View ─▶ funnels, filters
+//! query ─▶ every core's part, one after the other ─▶ merged
+//! ```
+//!
+//! A user's events are all on one core, so users, sessions and funnels of the cores add up without overlap. Nothing in
+//! here knows a runtime, a socket or a clock.
+
+mod buckets;
+mod chunk;
+mod event;
+mod filter;
+mod funnel;
+mod names;
+mod part;
+mod scan;
+mod sessions;
+mod sketch;
+mod users;
+
+pub use buckets::{Bucket, DAY_MS, HOUR_MS, MINUTE_MS};
+pub use event::{Event, Kind};
+pub use filter::Filter;
+pub use funnel::{STEPS_MAX, Step, funnel};
+pub use names::Names;
+pub use part::{Bounds, Found, Part, View};
+pub use scan::{Counted, scan};
+pub use sessions::{GAP_MS, SESSIONS_MAX, Session, Sessions};
+pub use sketch::Sketch;
+pub use users::Profile;

@@ -1,0 +1,64 @@
+//! Names with small numbers: event names, sources, metrics. Bounded: what comes when all numbers are taken is `other`.
+
+use std::{collections::HashMap, sync::Arc};
+
+/// Numbers for names, from 0 in the order of their first use.
+#[derive(Clone, Debug)]
+pub struct Names {
+    numbers: HashMap<Arc<str>, u16>,
+    names: Vec<Arc<str>>,
+    max: usize,
+}
+
+impl Names {
+    /// At most `max` names, of which the last is `other`.
+    pub fn new(max: usize) -> Self {
+        Self { numbers: HashMap::new(), names: Vec::new(), max: max.clamp(1, usize::from(u16::MAX)) }
+    }
+
+    /// The number of a name, given now if it has none.
+    pub fn number(&mut self, name: &str) -> u16 {
+        if let Some(number) = self.numbers.get(name) {
+            return *number;
+        }
+        let name: Arc<str> =
+            if self.names.len() + 1 >= self.max { Arc::from("other") } else { Arc::from(name) };
+        if let Some(number) = self.numbers.get(&name) {
+            return *number;
+        }
+        let number = self.names.len() as u16;
+        self.names.push(Arc::clone(&name));
+        self.numbers.insert(name, number);
+        number
+    }
+
+    /// The number of a name that has one.
+    pub fn find(&self, name: &str) -> Option<u16> {
+        self.numbers.get(name).copied()
+    }
+
+    /// The name of a number.
+    pub fn name(&self, number: u16) -> &str {
+        self.names.get(usize::from(number)).map_or("other", |name| name)
+    }
+
+    /// All names, by number.
+    pub fn all(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().map(|name| &**name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_numbers_and_the_bound_makes_the_rest_other() {
+        let mut names = Names::new(3);
+        assert_eq!((names.number("a"), names.number("b"), names.number("a")), (0, 1, 0));
+        assert_eq!((names.number("c"), names.number("d")), (2, 2));
+        assert_eq!((names.name(1), names.name(2)), ("b", "other"));
+        assert_eq!(names.find("c"), None);
+        assert_eq!(names.all().count(), 3);
+    }
+}

@@ -1,0 +1,58 @@
+//! Counting with conditions: what the buckets cannot tell apart is counted event by event.
+
+use std::collections::{BTreeMap, HashSet};
+
+use crate::{chunk::NOBODY, filter::Filter, part::View};
+
+/// What happened in a stretch of time, as far as it met the conditions.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// Events.
+    pub events: u64,
+    /// By the number of their name.
+    pub by_name: BTreeMap<u16, u64>,
+    /// Different users with a profile.
+    pub users: HashSet<u32>,
+    /// Transactions.
+    pub transactions: u64,
+    /// Millionths of a currency unit.
+    pub revenue_micros: i128,
+    /// Events that report an error.
+    pub errors: u64,
+}
+
+/// Gives each event of `from..to` that meets the conditions to the bucket that `place` names.
+pub fn scan<K: Ord>(
+    view: &View,
+    filter: &Filter,
+    user: Option<u32>,
+    from_ms: i64,
+    to_ms: i64,
+    mut place: impl FnMut(i64) -> K,
+) -> BTreeMap<K, Counted> {
+    let conditions = filter.resolve(view, user);
+    let mut found: BTreeMap<K, Counted> = BTreeMap::new();
+    for chunk in &view.chunks {
+        if chunk.last_ms < from_ms || chunk.first_ms >= to_ms {
+            continue;
+        }
+        for at in 0..chunk.len() {
+            let time = chunk.timestamps_ms[at];
+            if time < from_ms || time >= to_ms || !conditions.meets(chunk, at) {
+                continue;
+            }
+            let counted = found.entry(place(time)).or_default();
+            counted.events += 1;
+            *counted.by_name.entry(chunk.names[at]).or_default() += 1;
+            if chunk.users[at] != NOBODY {
+                counted.users.insert(chunk.users[at]);
+            }
+            if let Some(amount) = chunk.amount(at) {
+                counted.transactions += 1;
+                counted.revenue_micros += i128::from(amount);
+            }
+            counted.errors += u64::from(chunk.errors[at]);
+        }
+    }
+    found
+}

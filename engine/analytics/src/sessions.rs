@@ -1,0 +1,143 @@
+//! A user's sessions: by the id that events name, else cut where nothing happened for 30 minutes.
+//!
+//! The order in which events come does not matter: a late one joins, widens or merges what is there. Only the last
+//! [`SESSIONS_MAX`] sessions of a user are kept; a late event can not join an older one, and counts as a new one.
+
+/// What cuts a session.
+pub const GAP_MS: i64 = 30 * 60 * 1000;
+/// Sessions that are remembered of a user.
+pub const SESSIONS_MAX: usize = 64;
+
+/// A stretch of a user's events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Hash of the id that its events name; 0: it is cut by gaps.
+    pub id_hash: u64,
+    /// Time of its first event, in milliseconds.
+    pub start_ms: i64,
+    /// Time of its last event.
+    pub end_ms: i64,
+    /// Its events.
+    pub events: u32,
+}
+
+/// How the starts of sessions changed: `(time, +1 or -1)`.
+pub(crate) type Change = (i64, i64);
+
+/// The sessions of a user, oldest start first.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    list: Vec<Session>,
+}
+
+impl Sessions {
+    /// Those that are remembered.
+    pub fn list(&self) -> &[Session] {
+        &self.list
+    }
+
+    /// Takes an event in; says how the starts of sessions changed.
+    pub(crate) fn add(&mut self, id_hash: u64, at_ms: i64, mut changed: impl FnMut(Change)) {
+        // Most events belong to the last one.
+        let found = if id_hash == 0 {
+            self.list.iter().rposition(|session| {
+                session.id_hash == 0 && at_ms >= session.start_ms - GAP_MS && at_ms <= session.end_ms + GAP_MS
+            })
+        } else {
+            self.list.iter().rposition(|session| session.id_hash == id_hash)
+        };
+        let Some(place) = found else {
+            self.insert(Session { id_hash, start_ms: at_ms, end_ms: at_ms, events: 1 });
+            changed((at_ms, 1));
+            return;
+        };
+        let session = &mut self.list[place];
+        session.events += 1;
+        session.end_ms = session.end_ms.max(at_ms);
+        if at_ms < session.start_ms {
+            changed((session.start_ms, -1));
+            changed((at_ms, 1));
+            session.start_ms = at_ms;
+            let moved = self.list.remove(place);
+            self.insert(moved);
+        }
+        if id_hash == 0 {
+            self.merge_gaps(changed);
+        }
+    }
+
+    fn insert(&mut self, session: Session) {
+        let place = self.list.partition_point(|other| other.start_ms <= session.start_ms);
+        self.list.insert(place, session);
+        if self.list.len() > SESSIONS_MAX {
+            self.list.remove(0);
+        }
+    }
+
+    /// Joins neighbours between which there is no gap any more.
+    fn merge_gaps(&mut self, mut changed: impl FnMut(Change)) {
+        let mut last: Option<usize> = None;
+        let mut at = 0;
+        while at < self.list.len() {
+            if self.list[at].id_hash != 0 {
+                at += 1;
+                continue;
+            }
+            match last {
+                Some(before) if self.list[at].start_ms <= self.list[before].end_ms + GAP_MS => {
+                    let joined = self.list.remove(at);
+                    changed((joined.start_ms, -1));
+                    let session = &mut self.list[before];
+                    session.end_ms = session.end_ms.max(joined.end_ms);
+                    session.events += joined.events;
+                }
+                _ => {
+                    last = Some(at);
+                    at += 1;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60_000;
+
+    fn sessions(times: &[i64]) -> (Vec<(i64, i64, u32)>, i64) {
+        let (mut sessions, mut starts) = (Sessions::default(), 0);
+        for time in times {
+            sessions.add(0, *time, |(_, change)| starts += change);
+        }
+        let list = sessions.list().iter().map(|session| (session.start_ms, session.end_ms, session.events));
+        (list.collect(), starts)
+    }
+
+    #[test]
+    fn a_gap_of_more_than_half_an_hour_cuts() {
+        let (list, starts) = sessions(&[0, 30 * MINUTE, 61 * MINUTE]);
+        assert_eq!(list, [(0, 30 * MINUTE, 2), (61 * MINUTE, 61 * MINUTE, 1)]);
+        assert_eq!(starts, 2);
+    }
+
+    #[test]
+    fn a_late_event_joins_what_it_stands_between() {
+        let in_order = sessions(&[0, 25 * MINUTE, 50 * MINUTE]);
+        assert_eq!(sessions(&[0, 50 * MINUTE, 25 * MINUTE]), in_order);
+        assert_eq!(sessions(&[50 * MINUTE, 25 * MINUTE, 0]), in_order);
+        assert_eq!(in_order, (vec![(0, 50 * MINUTE, 3)], 1));
+    }
+
+    #[test]
+    fn a_named_session_is_one_whatever_the_gap() {
+        let mut sessions = Sessions::default();
+        let mut changes = Vec::new();
+        for time in [100 * MINUTE, 0, 200 * MINUTE] {
+            sessions.add(9, time, |change| changes.push(change));
+        }
+        assert_eq!(sessions.list(), [Session { id_hash: 9, start_ms: 0, end_ms: 200 * MINUTE, events: 3 }]);
+        assert_eq!(changes, [(100 * MINUTE, 1), (100 * MINUTE, -1), (0, 1)]);
+    }
+}

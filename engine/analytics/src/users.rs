@@ -1,0 +1,166 @@
+//! Profiles of users, with a number for each. Bounded: users beyond it are counted and have no profile.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use hashbrown::HashTable;
+
+use crate::{
+    buckets::DAY_MS,
+    chunk::{NO_ROW, NOBODY},
+    event::Event,
+    sessions::Sessions,
+};
+
+/// Users of a page; a page is copied when somebody still looks at it.
+const PAGE: usize = 1024;
+
+/// What is known of a user.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// As events name it.
+    pub id: Arc<str>,
+    /// Time of the earliest event, in milliseconds.
+    pub first_ms: i64,
+    /// Time of the latest event.
+    pub last_ms: i64,
+    /// Events.
+    pub events: u64,
+    /// Sessions that began.
+    pub sessions_begun: u64,
+    /// Transactions.
+    pub transactions: u64,
+    /// Millionths of a currency unit.
+    pub revenue_micros: i128,
+    /// Days with events, the latest 64 of them, by the number of days since the epoch; lowest first.
+    days: Vec<i32>,
+    /// Days that are not in that list any more.
+    days_before: u32,
+    /// The sessions that are remembered.
+    pub sessions: Sessions,
+    /// The row of the user's last event.
+    pub(crate) last_row: u64,
+}
+
+impl Profile {
+    fn new(id: &str) -> Self {
+        Self {
+            id: Arc::from(id),
+            first_ms: i64::MAX,
+            last_ms: i64::MIN,
+            events: 0,
+            sessions_begun: 0,
+            transactions: 0,
+            revenue_micros: 0,
+            days: Vec::new(),
+            days_before: 0,
+            sessions: Sessions::default(),
+            last_row: NO_ROW,
+        }
+    }
+
+    /// Takes an event in and says how the starts of sessions changed. Returns the row of the event before.
+    pub(crate) fn add(
+        &mut self,
+        event: &Event<'_>,
+        row: u64,
+        session_hash: u64,
+        mut changed: impl FnMut((i64, i64)),
+    ) -> u64 {
+        self.first_ms = self.first_ms.min(event.timestamp_ms);
+        self.last_ms = self.last_ms.max(event.timestamp_ms);
+        self.events += 1;
+        if let Some(amount) = event.amount_micros {
+            self.transactions += 1;
+            self.revenue_micros += i128::from(amount);
+        }
+        let begun = &mut self.sessions_begun;
+        self.sessions.add(session_hash, event.timestamp_ms, |(at, by)| {
+            *begun = begun.saturating_add_signed(by);
+            changed((at, by));
+        });
+        self.note_day(event.timestamp_ms.div_euclid(DAY_MS) as i32);
+        std::mem::replace(&mut self.last_row, row)
+    }
+
+    fn note_day(&mut self, day: i32) {
+        if let Err(place) = self.days.binary_search(&day) {
+            self.days.insert(place, day);
+            if self.days.len() > 64 {
+                self.days.remove(0);
+                self.days_before += 1;
+            }
+        }
+    }
+
+    /// Days with events.
+    pub fn days_active(&self) -> u32 {
+        self.days_before + self.days.len() as u32
+    }
+}
+
+/// All users of a core.
+#[derive(Clone, Debug)]
+pub(crate) struct Users {
+    numbers: HashTable<u32>,
+    pages: Vec<Arc<Vec<Profile>>>,
+    hasher: RandomState,
+    max: usize,
+}
+
+impl Users {
+    pub(crate) fn new(max: usize) -> Self {
+        // Keyed at random: clients cannot choose names that collide.
+        let hasher = RandomState::new();
+        Self { numbers: HashTable::new(), pages: Vec::new(), hasher, max: max.min(NOBODY as usize) }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// A hash for the table, and for the sketch.
+    pub(crate) fn hash(&self, user: &str) -> u64 {
+        self.hasher.hash_one(user)
+    }
+
+    /// The number of a user, given now if there is one left; [`NOBODY`] otherwise.
+    pub(crate) fn number(&mut self, user: &str, hash: u64) -> u32 {
+        if let Some(number) = self.find(user, hash) {
+            return number;
+        }
+        let number = self.len();
+        if number >= self.max {
+            return NOBODY;
+        }
+        if number / PAGE == self.pages.len() {
+            self.pages.push(Arc::new(Vec::with_capacity(PAGE)));
+        }
+        if let Some(page) = self.pages.last_mut() {
+            Arc::make_mut(page).push(Profile::new(user));
+        }
+        let (pages, hasher) = (&self.pages, &self.hasher);
+        self.numbers
+            .insert_unique(hash, number as u32, |number| hasher.hash_one(&*profile(pages, *number).id));
+        number as u32
+    }
+
+    /// The number of a user that has one.
+    pub(crate) fn find(&self, user: &str, hash: u64) -> Option<u32> {
+        self.numbers.find(hash, |number| &*profile(&self.pages, *number).id == user).copied()
+    }
+
+    pub(crate) fn get(&self, number: u32) -> &Profile {
+        profile(&self.pages, number)
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u32) -> &mut Profile {
+        &mut Arc::make_mut(&mut self.pages[number as usize / PAGE])[number as usize % PAGE]
+    }
+}
+
+fn profile(pages: &[Arc<Vec<Profile>>], number: u32) -> &Profile {
+    &pages[number as usize / PAGE][number as usize % PAGE]
+}
