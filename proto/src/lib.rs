@@ -14,6 +14,15 @@ pub mod diplom {
     }
 }
 
+/// Package `analytics.v1`: typed events, and the answers computed from them.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub mod analytics {
+    /// Version 1.
+    pub mod v1 {
+        include!("gen/analytics.v1.rs");
+    }
+}
+
 /// The package-less `IngestService`, for older command lines.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod compat {

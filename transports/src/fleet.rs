@@ -32,6 +32,7 @@ use crate::{
     counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
     hook::Phase,
+    inject::{self, Inbox},
     lane::{AnySink, BoxedSink, Lane},
     limits::Limits,
     listener::Role,
@@ -72,6 +73,8 @@ pub struct Plan {
     pub health: Arc<dyn Health>,
     /// Marks the messages of our own probe.
     pub probe_token: String,
+    /// What the cold lane sends into the engine; as many as there are cores, or none.
+    pub inboxes: Vec<Inbox>,
 }
 
 impl std::fmt::Debug for Plan {
@@ -173,6 +176,7 @@ impl Fleet {
         let mut fleet = Fleet { stage, threads: Vec::new(), fronts: Vec::new(), engines: Vec::new() };
         let doorbells: Vec<Doorbell> = ports.iter().map(engine_core::Port::doorbell).collect();
         let mut sinks = (plan.sinks)(&doorbells)?.into_iter();
+        let mut inboxes = plan.inboxes.into_iter();
         for (number, port) in ports.into_iter().enumerate() {
             let sockets = listeners.iter_mut().filter_map(|(role, sockets)| Some((*role, sockets.next()?)));
             let counters = Arc::new(FrontCounters::default());
@@ -191,6 +195,7 @@ impl Fleet {
                 route_by_id: plan.route_by_id,
                 stage: watched.clone(),
                 agreement: Arc::clone(&agreement),
+                inbox: inboxes.next(),
             };
             let driver = plan.driver;
             let thread = thread::Builder::new().name(format!("core-{number}"));
@@ -244,6 +249,7 @@ struct Seat {
     route_by_id: bool,
     stage: watch::Receiver<Stage>,
     agreement: Arc<Agreement>,
+    inbox: Option<Inbox>,
 }
 
 impl Seat {
@@ -276,6 +282,7 @@ impl Seat {
             route_by_id,
             mut stage,
             agreement,
+            inbox,
             ..
         } = self;
         let core = Rc::new(Core::new(shared, Lane::new(shard, partition, route_by_id), counters));
@@ -290,6 +297,7 @@ impl Seat {
         }
         let worker = monoio::spawn(work(Rc::clone(&core)));
         let sweeper = monoio::spawn(sweep(Rc::clone(&core)));
+        let desk = inbox.map(|inbox| monoio::spawn(inject::serve(Rc::clone(&core), inbox)));
 
         let timeout = until_drain_begins(&mut stage).await;
         drain_connections(&core, &accepting, timeout).await;
@@ -301,7 +309,7 @@ impl Seat {
             monoio::time::sleep(Duration::from_millis(1)).await;
         }
         agree(&agreement.empty, cores).await;
-        drop((worker, sweeper));
+        drop((worker, sweeper, desk));
         core.work();
         let mut lane = core.lane.borrow_mut();
         let counts = lane.shard().counters().snapshot();

@@ -24,6 +24,7 @@ pub mod h1;
 pub mod h2;
 mod hook;
 mod ingest;
+pub mod inject;
 mod lane;
 mod limits;
 mod listener;

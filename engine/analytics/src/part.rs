@@ -144,6 +144,11 @@ impl Part {
         Some((profile, found))
     }
 
+    /// The number of a user, for a scan.
+    pub fn find_user(&self, id: &str) -> Option<u32> {
+        self.users.find(id, self.users.hash(id))
+    }
+
     fn place(&self, row: u64) -> Option<(Arc<Chunk>, usize)> {
         if row >= self.next_row {
             return None;
@@ -214,4 +219,11 @@ pub struct View {
     pub(crate) sources: Names,
     /// Users with a number.
     pub users: usize,
+}
+
+impl View {
+    /// The name of events with this number.
+    pub fn name(&self, number: u16) -> &str {
+        self.names.name(number)
+    }
 }

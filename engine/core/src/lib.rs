@@ -29,7 +29,7 @@ pub use counters::{CounterReader, Snapshot};
 pub use mesh::{Doorbell, Port, key_hash, mesh, shard_of};
 pub use metadata::{MetadataPairs, MetadataWriter};
 pub use outcome::{AckLevel, Outcome, Receipt, Rejection};
-pub use partition::PartitionKey;
+pub use partition::{KEY_OVERRIDE, PartitionKey};
 pub use shard::{Refused, Reply, Shard};
 pub use sink::{BATCH, Batch, Completions, Sink, Ticket, tickets_lost};
 pub use slab::{Handle, InsertError, Record, RecordView, SizeClass, SlabConfig, SlabOwner, SlabReader, slab};

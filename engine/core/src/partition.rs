@@ -2,6 +2,9 @@
 
 use crate::metadata::MetadataPairs;
 
+/// The metadata key whose value keeps a message together whatever the setting says: events belong to their user.
+pub const KEY_OVERRIDE: &[u8] = b"tidegate-key";
+
 /// What keeps messages together on one core and in one partition, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PartitionKey {
@@ -27,12 +30,37 @@ impl PartitionKey {
     /// The key of a message with this source and this metadata (as [`MetadataWriter`](crate::MetadataWriter)
     /// encodes it); `None` when it has none.
     pub fn of<'a>(&self, source: &'a [u8], metadata: &'a [u8]) -> Option<&'a [u8]> {
+        let value = |wanted: &[u8]| {
+            MetadataPairs::new(metadata).find(|(name, _)| *name == wanted).map(|(_, value)| value)
+        };
+        if !metadata.is_empty()
+            && let Some(key) = value(KEY_OVERRIDE)
+        {
+            return Some(key);
+        }
         match self {
             PartitionKey::Arrival => None,
             PartitionKey::Source => Some(source),
-            PartitionKey::Metadata(key) => {
-                MetadataPairs::new(metadata).find(|(name, _)| *name == key.as_bytes()).map(|(_, value)| value)
-            }
+            PartitionKey::Metadata(key) => value(key.as_bytes()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MetadataWriter;
+
+    #[test]
+    fn a_messages_own_key_comes_before_the_setting() {
+        let mut metadata = Vec::new();
+        MetadataWriter::new(&mut metadata).push(b"region", b"eu");
+        let by_region = PartitionKey::from_setting("region");
+        assert_eq!(by_region.of(b"s", &metadata), Some(&b"eu"[..]));
+        assert_eq!(PartitionKey::Arrival.of(b"s", &metadata), None);
+        MetadataWriter::new(&mut metadata).push(KEY_OVERRIDE, b"user-1");
+        for setting in ["", "source", "region"] {
+            assert_eq!(PartitionKey::from_setting(setting).of(b"s", &metadata), Some(&b"user-1"[..]));
         }
     }
 }

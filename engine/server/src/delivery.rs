@@ -19,6 +19,7 @@ use brokers::{
     delivered::Delivered,
     delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
     direct::{Direct, Misses, Side},
+    entry,
     inbound::{InboundPort, InboundThread, consume},
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
@@ -28,11 +29,15 @@ use brokers::{
     window::Window,
     work::{Work, WorkCounters, Worked},
 };
-use engine_core::{AckLevel, Doorbell, Prefix};
+use engine_analytics::Bounds;
+use engine_core::{AckLevel, Doorbell, shard_of};
 use parking_lot::Mutex;
 use transports::{AckPolicy, BoxedSink, Gate, SinkMaker};
 
-use crate::settings::{DEFAULT_DIRECTORY, Delivery, Provider, Settings};
+use crate::{
+    events::{self, Parts, Worker},
+    settings::{DEFAULT_DIRECTORY, Delivery, Provider, Settings},
+};
 
 /// How often the sinks are looked at.
 const WATCH: Duration = Duration::from_millis(100);
@@ -79,11 +84,41 @@ pub struct Behind {
     outbound: Mutex<Vec<DeliveryThread>>,
     inbound: Mutex<Vec<InboundThread>>,
     stop: AtomicBool,
+    /// What the workers compute from the events, by core.
+    pub parts: Parts,
 }
 
 /// The folder of the dead letters in a data directory.
 pub fn dead_letter_folder(data: &Path) -> PathBuf {
     data.join("dead-letter")
+}
+
+/// Fills the aggregates with what was worked on before the start, as far as the log still holds it. What comes behind
+/// is worked on anew, and so counted, in this run.
+fn remember_events(log: &Log, workers: &Cursor, parts: &Parts) {
+    let started = Instant::now();
+    let mut count = 0_u64;
+    for shard in log.shards() {
+        let upto = workers.position(shard);
+        let mut reader = log.reader(shard, log.first_offset(shard));
+        let read = reader.read(usize::MAX, |offset, _, bytes| {
+            if offset >= upto {
+                return false;
+            }
+            if let Ok(record) = entry::decode(bytes) {
+                // As it was routed when it came, or would be with the cores of today.
+                let core = shard_of(record.key_hash, parts.len());
+                count += u64::from(Worker::new(Arc::clone(&parts[core])).analyse(&record));
+            }
+            true
+        });
+        if let Err(error) = read {
+            tracing::warn!(shard, %error, "what was counted before the start is not known in full");
+        }
+    }
+    if count > 0 {
+        tracing::info!(messages = count, took = ?started.elapsed(), "the aggregates were computed anew from the log");
+    }
 }
 
 impl Behind {
@@ -108,7 +143,12 @@ impl Behind {
         };
         let places = delivery.providers.iter().enumerate().filter(|(_, provider)| provider.is_broker());
         let data = delivery.data_directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
+        let parts = events::parts(cores, Bounds::default());
+        if let (Some(log), Some(workers)) = (&log, &workers) {
+            remember_events(log, workers, &parts);
+        }
         Ok(Arc::new(Self {
+            parts,
             brokers: places.map(broker).collect(),
             dead_letters: DeadLetters::new(dead_letter_folder(&data)),
             log,
@@ -170,7 +210,8 @@ impl Behind {
         let sinks = ways.drain(..).zip(inbound).zip(doorbells).enumerate();
         let sinks = sinks.map(|(core, ((way, inbound), doorbell))| -> BoxedSink {
             let counters = Arc::clone(&self.work[core]);
-            let work = Work::new(Prefix, self.sides_read(), share, age, counters);
+            let worker = Worker::new(Arc::clone(&self.parts[core]));
+            let work = Work::new(worker, self.sides_read(), share, age, counters);
             let mut window = Window::new(share, age);
             if let Some(log) = &self.log
                 && let Err(error) = Stored::fill_window(log, core, &mut window, share, age)

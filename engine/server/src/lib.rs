@@ -6,6 +6,7 @@ pub mod cli;
 pub mod cold;
 mod commands;
 pub mod delivery;
+pub mod events;
 mod log_tools;
 mod logging;
 mod resend;

@@ -18,13 +18,18 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
+use tidegate_proto::analytics::v1::{
+    analytics_service_server::AnalyticsServiceServer,
+    event_ingestion_service_server::EventIngestionServiceServer,
+};
 use tonic::service::Routes;
-use transports::{Driver, Fleet, Plan, Role, bind, choose};
+use transports::{Driver, Fleet, Plan, Role, bind, choose, inject::injector};
 
 use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
     delivery::Behind,
+    events::{self, Platform},
     logging,
     role::Part,
     settings::Settings,
@@ -56,6 +61,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let (listeners, addresses) = bind_all(&settings, part, cores)?;
 
     let (sender, calls) = transports::cold::bridge(COLD_CALLS_MAX);
+    let (injector, inboxes) = injector(cores);
     let health = Arc::new(HealthReport::default());
     let draining = Arc::new(AtomicBool::new(false));
     let probe_token = random_token();
@@ -75,6 +81,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
         probe_token: probe_token.clone(),
+        inboxes,
     })
     .context("the core threads cannot be started")?;
     let watcher = behind.watch()?;
@@ -93,7 +100,13 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         cold: ColdCounts::default(),
     });
     health.know(Arc::clone(&house));
-    start_cold_lane(calls, house)?;
+    let platform = Platform {
+        injector,
+        parts: Arc::clone(&behind.parts),
+        has_log: behind.log.is_some(),
+        node: rustix::system::uname().nodename().to_string_lossy().into(),
+    };
+    start_cold_lane(calls, house, platform)?;
 
     let banner = Banner {
         listeners: &addresses,
@@ -163,7 +176,11 @@ fn bind_all(settings: &Settings, part: Part, cores: usize) -> Result<Bound> {
 }
 
 /// Starts the thread of the cold lane.
-fn start_cold_lane(calls: transports::cold::ColdReceiver, house: Arc<House>) -> Result<()> {
+fn start_cold_lane(
+    calls: transports::cold::ColdReceiver,
+    house: Arc<House>,
+    platform: Platform,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -172,8 +189,8 @@ fn start_cold_lane(calls: transports::cold::ColdReceiver, house: Arc<House>) -> 
         .name("cold".to_owned())
         .spawn(move || {
             runtime.block_on(async move {
-                let grpc = grpc_services(&house).await;
-                let router = cold::router(Arc::clone(&house), grpc);
+                let grpc = grpc_services(&house, &platform).await;
+                let router = cold::router(Arc::clone(&house), grpc, events::routes(platform));
                 cold::serve(calls, router, house).await;
             });
         })
@@ -181,10 +198,22 @@ fn start_cold_lane(calls: transports::cold::ColdReceiver, house: Arc<House>) -> 
     Ok(())
 }
 
-/// What tonic serves: health and reflection.
-async fn grpc_services(house: &Arc<House>) -> Routes {
+/// The services whose health is told.
+const SERVICES: [&str; 5] = [
+    "",
+    "diplom.v1.IngestService",
+    "IngestService",
+    "analytics.v1.EventIngestionService",
+    "analytics.v1.AnalyticsService",
+];
+
+/// Longest message of the events platform, each way (contracts 3.1).
+const EVENT_MESSAGE_BYTES_MAX: usize = 10 << 20;
+
+/// What tonic serves: the events platform, health and reflection.
+async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
-    for name in ["", "diplom.v1.IngestService", "IngestService"] {
+    for name in SERVICES {
         reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
     }
     let draining = Arc::clone(&house.draining);
@@ -193,7 +222,7 @@ async fn grpc_services(house: &Arc<House>) -> Routes {
         while !draining.load(Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        for name in ["", "diplom.v1.IngestService", "IngestService"] {
+        for name in SERVICES {
             reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
         }
     });
@@ -202,7 +231,13 @@ async fn grpc_services(house: &Arc<House>) -> Routes {
             .register_encoded_file_descriptor_set(tidegate_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let mut services = Routes::new(health);
+    let ingestion = EventIngestionServiceServer::new(platform.clone())
+        .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
+    let analytics = AnalyticsServiceServer::new(platform.clone())
+        .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
+    let mut services = Routes::new(health).add_service(ingestion).add_service(analytics);
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => services = services.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "gRPC reflection is not served"),

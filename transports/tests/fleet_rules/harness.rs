@@ -242,6 +242,7 @@ impl TestFleet {
             cold,
             health: Arc::new(AlwaysHealthy),
             probe_token: "the test's own".to_owned(),
+            inboxes: Vec::new(),
         })
         .unwrap();
         Self { fleet: Some(fleet), address, gate, _cold: calls }

@@ -21,8 +21,8 @@ use super::{health::ready, house::House, metrics, probe};
 
 type HouseState = State<Arc<House>>;
 
-/// The router of the cold lane; `grpc` are the services that tonic serves.
-pub fn router(house: Arc<House>, grpc: Routes) -> Router {
+/// The router of the cold lane; `grpc` are the services that tonic serves, `events` the routes of the events platform.
+pub fn router(house: Arc<House>, grpc: Routes, events: Router) -> Router {
     let mut router = Router::new()
         .route("/api/v1/status", get(status))
         .route("/status", get(status))
@@ -37,6 +37,7 @@ pub fn router(house: Arc<House>, grpc: Routes) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn(keep_pattern))
         .with_state(house)
+        .merge(events.route_layer(middleware::from_fn(keep_pattern)))
         .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
         .fallback(not_found)
 }

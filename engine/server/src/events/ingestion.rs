@@ -1,0 +1,307 @@
+//! `analytics.v1.EventIngestionService`.
+
+use std::{
+    pin::Pin,
+    time::{Duration, Instant, SystemTime},
+};
+
+use engine_core::AckLevel;
+use tidegate_proto::analytics::v1::{
+    Event, HealthResponse, IngestEventRequest, IngestEventResponse, IngestEventsRequest,
+    IngestEventsResponse, IngestMetadata, IngestOptions, StreamEventsRequest, StreamEventsResponse,
+    StreamStatus, ValidationError, event_ingestion_service_server::EventIngestionService,
+    stream_events_request, stream_events_response,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+use transports::inject::{Fate, NotTaken};
+
+use super::{Platform, record::record, validate::check};
+
+/// Events of a batch.
+const BATCH_MAX: usize = 1000;
+/// Events of a stream that are sent into the engine together.
+const STREAM_BATCH: usize = 100;
+
+/// What became of an event.
+enum Ended {
+    Stored { id: String, duplicate: bool },
+    Invalid { id: String, errors: Vec<ValidationError> },
+    Refused { id: String, why: NotTaken },
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn status_of(why: &NotTaken) -> Status {
+    Status::new(Code::from_i32(why.code.number().into()), why.text.clone())
+}
+
+/// `INVALID_ARGUMENT` with `google.rpc.BadRequest`.
+fn invalid(errors: &[ValidationError]) -> Status {
+    let violations: Vec<FieldViolation> =
+        errors.iter().map(|error| FieldViolation::new(error.field.clone(), error.message.clone())).collect();
+    let first =
+        errors.first().map_or_else(String::new, |error| format!("{}: {}", error.field, error.message));
+    Status::with_error_details(Code::InvalidArgument, first, ErrorDetails::with_bad_request(violations))
+}
+
+impl Platform {
+    fn ingested(&self, since: Instant) -> Option<IngestMetadata> {
+        Some(IngestMetadata {
+            processed_at: Some(SystemTime::now().into()),
+            processing_node: self.node.to_string(),
+            processing_time: prost_types::Duration::try_from(since.elapsed()).ok(),
+        })
+    }
+
+    fn level(&self, options: Option<&IngestOptions>) -> Option<AckLevel> {
+        options.is_some_and(|options| options.r#async).then_some(if self.has_log {
+            AckLevel::Durable
+        } else {
+            AckLevel::Queued
+        })
+    }
+
+    /// Checks events and sends the good ones. In order.
+    async fn take(
+        &self,
+        events: &[Event],
+        at: impl Fn(usize) -> String,
+        options: Option<&IngestOptions>,
+    ) -> Vec<Ended> {
+        let now_ms = now_ms();
+        let mut ended = Vec::with_capacity(events.len());
+        let (mut sent, mut places) = (Vec::new(), Vec::new());
+        for (place, event) in events.iter().enumerate() {
+            let errors = check(event, &at(place), now_ms);
+            let id = if event.id.is_empty() { uuid::Uuid::now_v7().to_string() } else { event.id.clone() };
+            if !errors.is_empty() {
+                ended.push(Ended::Invalid { id, errors });
+                continue;
+            }
+            if !options.is_some_and(|options| options.validate_only) {
+                sent.push(record(event, id.clone()));
+                places.push(place);
+            }
+            ended.push(Ended::Stored { id, duplicate: false });
+        }
+        if sent.is_empty() {
+            return ended;
+        }
+        let fates = self.injector.send(sent, self.level(options)).await;
+        for (place, fate) in places.into_iter().zip(fates) {
+            let Ended::Stored { id, .. } = &ended[place] else { continue };
+            let id = id.clone();
+            ended[place] = match fate {
+                Fate::Ok(stored) => Ended::Stored { id, duplicate: stored.duplicate },
+                Fate::Err(why) => Ended::Refused { id, why },
+            };
+        }
+        ended
+    }
+
+    fn response(&self, ended: Ended, options: Option<&IngestOptions>, since: Instant) -> IngestEventResponse {
+        let metadata = self.ingested(since);
+        match ended {
+            Ended::Stored { id, duplicate } => IngestEventResponse {
+                success: true,
+                event_id: id,
+                message: match options {
+                    _ if duplicate => "duplicate",
+                    Some(options) if options.validate_only => "valid",
+                    Some(options) if options.r#async => "queued",
+                    _ => "accepted",
+                }
+                .to_owned(),
+                validation_errors: Vec::new(),
+                metadata,
+            },
+            Ended::Invalid { id, errors } => IngestEventResponse {
+                success: false,
+                event_id: id,
+                message: "invalid".to_owned(),
+                validation_errors: errors,
+                metadata,
+            },
+            Ended::Refused { id, why } => IngestEventResponse {
+                success: false,
+                event_id: id,
+                message: why.text,
+                validation_errors: Vec::new(),
+                metadata,
+            },
+        }
+    }
+}
+
+/// The wait that the caller allows; 0 is 30 s, at most 300 s.
+fn timeout(options: Option<&IngestOptions>) -> Duration {
+    let seconds = options.map_or(0, |options| options.timeout_seconds).clamp(0, 300);
+    Duration::from_secs(if seconds == 0 { 30 } else { seconds.unsigned_abs().into() })
+}
+
+async fn in_time<T>(options: Option<&IngestOptions>, work: impl Future<Output = T>) -> Result<T, Status> {
+    let unknown = "unknown: not answered within timeout_seconds, it may still be stored; send it again with the same id";
+    tokio::time::timeout(timeout(options), work).await.map_err(|_| Status::deadline_exceeded(unknown))
+}
+
+#[tonic::async_trait]
+impl EventIngestionService for Platform {
+    type StreamEventsStream = Pin<Box<dyn Stream<Item = Result<StreamEventsResponse, Status>> + Send>>;
+
+    async fn ingest_event(
+        &self,
+        request: Request<IngestEventRequest>,
+    ) -> Result<Response<IngestEventResponse>, Status> {
+        let since = Instant::now();
+        let IngestEventRequest { event, options } = request.into_inner();
+        let options = options.as_ref();
+        let event = event.ok_or_else(|| {
+            invalid(&[ValidationError {
+                field: "event".to_owned(),
+                message: "expected an event".to_owned(),
+                code: "REQUIRED".to_owned(),
+            }])
+        })?;
+        let validate_only = options.is_some_and(|options| options.validate_only);
+        let taken = self.take(std::slice::from_ref(&event), |_| "event".to_owned(), options);
+        match in_time(options, taken).await?.pop() {
+            Some(Ended::Invalid { errors, .. }) if !validate_only => Err(invalid(&errors)),
+            Some(Ended::Refused { why, .. }) => Err(status_of(&why)),
+            Some(ended) => Ok(Response::new(self.response(ended, options, since))),
+            None => Err(Status::internal("an event without a fate")),
+        }
+    }
+
+    async fn ingest_events(
+        &self,
+        request: Request<IngestEventsRequest>,
+    ) -> Result<Response<IngestEventsResponse>, Status> {
+        let since = Instant::now();
+        let IngestEventsRequest { events, options } = request.into_inner();
+        let options = options.as_ref();
+        if events.is_empty() || events.len() > BATCH_MAX {
+            return Err(invalid(&[ValidationError {
+                field: "events".to_owned(),
+                message: format!("expected 1 to {BATCH_MAX} events, not {}", events.len()),
+                code: "OUT_OF_RANGE".to_owned(),
+            }]));
+        }
+        let mut answer = IngestEventsResponse::default();
+        let taken = self.take(&events, |place| format!("events[{place}]"), options);
+        let ended = in_time(options, taken).await?;
+        // Nothing was taken, and not for what the events are: the caller has to try again.
+        if let Some(Ended::Refused { why, .. }) = ended.first()
+            && ended.iter().all(|ended| matches!(ended, Ended::Refused { .. }))
+        {
+            return Err(status_of(why));
+        }
+        for ended in ended {
+            match ended {
+                Ended::Stored { .. } => answer.processed_count += 1,
+                Ended::Invalid { id, errors } => {
+                    answer.failed_event_ids.push(id);
+                    answer.validation_errors.extend(errors);
+                }
+                Ended::Refused { id, why } => {
+                    let error = ValidationError {
+                        field: id.clone(),
+                        message: why.text,
+                        code: why.code.name().to_owned(),
+                    };
+                    answer.failed_event_ids.push(id);
+                    answer.validation_errors.push(error);
+                }
+            }
+        }
+        answer.failed_count = i32::try_from(answer.failed_event_ids.len()).unwrap_or(i32::MAX);
+        answer.success = answer.failed_count == 0;
+        answer.metadata = self.ingested(since);
+        Ok(Response::new(answer))
+    }
+
+    async fn stream_events(
+        &self,
+        request: Request<Streaming<StreamEventsRequest>>,
+    ) -> Result<Response<Self::StreamEventsStream>, Status> {
+        let mut requests = request.into_inner();
+        // A client that does not read its answers is not read from either.
+        let (sender, answers) = mpsc::channel(2 * STREAM_BATCH);
+        let platform = self.clone();
+        tokio::spawn(async move {
+            let answer = |response| Ok(StreamEventsResponse { response: Some(response) });
+            let status = |message: &str| {
+                answer(stream_events_response::Response::Status(StreamStatus {
+                    connected: true,
+                    pending_events: 0,
+                    message: message.to_owned(),
+                }))
+            };
+            let mut number = 0_usize;
+            loop {
+                let first = match requests.message().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => {
+                        // Who asked may be gone; so below.
+                        let _ = sender.send(status(&format!("end of stream: {number} events"))).await;
+                        return;
+                    }
+                    Err(error) => {
+                        let _ = sender.send(Err(error)).await;
+                        return;
+                    }
+                };
+                // What has come already goes along.
+                let (mut events, mut configured) = (Vec::new(), false);
+                let mut next = Some(first);
+                while let Some(message) = next.take() {
+                    match message.request {
+                        Some(stream_events_request::Request::Event(event)) => events.push(event),
+                        Some(stream_events_request::Request::Config(_)) => configured = true,
+                        None => {}
+                    }
+                    if events.len() < STREAM_BATCH && !configured {
+                        next = futures_util::FutureExt::now_or_never(requests.message())
+                            .and_then(Result::ok)
+                            .flatten();
+                    }
+                }
+                let since = Instant::now();
+                let base = number;
+                number += events.len();
+                let ended = platform.take(&events, |place| format!("events[{}]", base + place), None).await;
+                for ended in ended {
+                    let response = platform.response(ended, None, since);
+                    let response = stream_events_response::Response::EventResponse(response);
+                    if sender.send(answer(response)).await.is_err() {
+                        return;
+                    }
+                }
+                if configured && sender.send(status("configured")).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+
+    async fn health(&self, _: Request<()>) -> Result<Response<HealthResponse>, Status> {
+        Ok(Response::new(health("event-ingestion")))
+    }
+}
+
+/// A service that answers is healthy; whether messages can be kept is `/ready`'s to say.
+pub(super) fn health(service: &str) -> HealthResponse {
+    HealthResponse {
+        healthy: true,
+        status: "healthy".to_owned(),
+        timestamp: Some(SystemTime::now().into()),
+        details: [("service".to_owned(), service.to_owned())].into(),
+        services: Vec::new(),
+    }
+}

@@ -1,0 +1,44 @@
+//! The events platform: typed events in, answers computed from their stream out.
+//!
+//! ```text
+//! gRPC, REST ─▶ validate ─▶ record ─▶ Injector ─▶ queue, log, brokers ─▶ worker ─▶ Part of the core ─▶ queries
+//! ```
+
+mod analytics;
+mod calendar;
+mod ingestion;
+mod record;
+mod rest;
+mod validate;
+
+use std::sync::Arc;
+
+use engine_analytics::{Bounds, Part};
+use parking_lot::Mutex;
+use transports::inject::Injector;
+
+pub use record::Worker;
+pub use rest::routes;
+
+/// The aggregates of every core.
+pub type Parts = Arc<[Arc<Mutex<Part>>]>;
+
+/// Empty aggregates for so many cores, which share the bounds.
+pub fn parts(cores: usize, bounds: Bounds) -> Parts {
+    let share = |all: usize| all.div_ceil(cores.max(1));
+    let bounds = Bounds { events: share(bounds.events), users: share(bounds.users), ..bounds };
+    (0..cores.max(1)).map(|_| Arc::new(Mutex::new(Part::new(bounds)))).collect()
+}
+
+/// What the services of the platform work with.
+#[derive(Clone, Debug)]
+pub struct Platform {
+    /// The way into the engine.
+    pub injector: Injector,
+    /// The aggregates.
+    pub parts: Parts,
+    /// Whether there is a durable log to answer `async` requests from.
+    pub has_log: bool,
+    /// What this process calls itself.
+    pub node: Arc<str>,
+}

@@ -1,0 +1,114 @@
+//! Events as records of the engine, and what a worker does with them.
+//!
+//! A record of an event has its protobuf bytes as payload, as they were sent. Its metadata says so (`schema`), and which
+//! user it belongs to (`tidegate-key`): so it finds its core and its partition, and its way back through any broker.
+
+use std::sync::Arc;
+
+use engine_analytics::{Event as Analysed, Kind, Part};
+use engine_core::{KEY_OVERRIDE, MetadataPairs, MetadataWriter, Outcome, Prefix, Process, Record};
+use parking_lot::Mutex;
+use prost::Message;
+use tidegate_proto::analytics::v1::{
+    Event, EventType, SystemEventType, TransactionStatus, TransactionType, event::EventData,
+};
+use transports::inject::Injected;
+
+use super::validate::milliseconds;
+
+const SCHEMA_KEY: &[u8] = b"schema";
+const SCHEMA: &[u8] = b"analytics.v1.Event";
+
+/// The record of an event that was found good.
+pub(super) fn record(event: &Event, id: String) -> Injected {
+    let mut metadata = Vec::new();
+    let mut writer = MetadataWriter::new(&mut metadata);
+    writer.push(SCHEMA_KEY, SCHEMA);
+    writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
+    Injected {
+        once: !event.id.is_empty(),
+        id: id.into_bytes(),
+        source: event.source.clone().into_bytes(),
+        payload: event.encode_to_vec(),
+        metadata,
+        timestamp_seconds: event.timestamp.as_ref().map(|timestamp| timestamp.seconds),
+    }
+}
+
+/// Whether a record is an event.
+fn is_event(record: &Record<'_>) -> bool {
+    MetadataPairs::new(record.metadata).next().is_some_and(|pair| pair == (SCHEMA_KEY, SCHEMA))
+}
+
+/// The processing step: events go into the core's aggregates, everything else gets the older system's prefix.
+#[derive(Debug)]
+pub struct Worker {
+    part: Arc<Mutex<Part>>,
+}
+
+impl Worker {
+    /// Works for this core's aggregates.
+    pub fn new(part: Arc<Mutex<Part>>) -> Self {
+        Self { part }
+    }
+
+    /// Adds a record's event to the aggregates, if it is one. False: it says it is one, and is none.
+    pub fn analyse(&self, record: &Record<'_>) -> bool {
+        if !is_event(record) {
+            return true;
+        }
+        let Ok(event) = Event::decode(record.payload) else { return false };
+        let id = String::from_utf8_lossy(record.id);
+        let properties: Vec<(&str, &str)> =
+            event.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let mut metrics = Vec::new();
+        if let Some(EventData::CustomEvent(custom)) = &event.event_data {
+            metrics.extend(custom.metrics.iter().map(|metric| (metric.name.as_str(), metric.value)));
+        }
+        let at = event.timestamp.as_ref().and_then(milliseconds);
+        let event_type = EventType::try_from(event.event_type).unwrap_or_default();
+        self.part.lock().add(&Analysed {
+            id: &id,
+            user: &event.user_id,
+            session: &event.session_id,
+            kind: match event_type {
+                EventType::Unspecified => Kind::Unspecified,
+                EventType::User => Kind::User,
+                EventType::Transaction => Kind::Transaction,
+                EventType::System => Kind::System,
+                EventType::Custom => Kind::Custom,
+            },
+            name: event_type.as_str_name(),
+            source: &event.source,
+            timestamp_ms: at.unwrap_or(record.timestamp_seconds.saturating_mul(1000)),
+            amount_micros: amount(&event),
+            is_error: matches!(&event.event_data, Some(EventData::SystemEvent(system))
+                if system.r#type() == SystemEventType::Error),
+            metrics: &metrics,
+            properties: &properties,
+        });
+        true
+    }
+}
+
+/// What a transaction earned: completed purchases and subscriptions add, completed refunds take away; what is not
+/// completed, and a transfer, is a transaction that earned nothing.
+fn amount(event: &Event) -> Option<i64> {
+    let Some(EventData::TransactionEvent(transaction)) = &event.event_data else { return None };
+    // Below 10^12, as was checked.
+    let micros = (transaction.amount * 1e6).round() as i64;
+    Some(match (transaction.status(), transaction.r#type()) {
+        (TransactionStatus::Completed, TransactionType::Purchase | TransactionType::Subscription) => micros,
+        (TransactionStatus::Completed, TransactionType::Refund) => -micros,
+        _ => 0,
+    })
+}
+
+impl Process for Worker {
+    fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome {
+        if is_event(record) {
+            return if self.analyse(record) { Outcome::Processed } else { Outcome::Failed };
+        }
+        Prefix.process(record, result)
+    }
+}

@@ -1,0 +1,323 @@
+//! REST for the services of `analytics.v1`, by the rules of grpc-gateway (contracts 3.1): proto JSON with every field,
+//! 64-bit numbers as text, both spellings of field names in, errors as `{"code", "message", "details"}`.
+
+use std::{future::Future, sync::LazyLock};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path, RawQuery, State},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use prost::Message;
+use prost_reflect::{
+    DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
+};
+use serde_json::{Map, Value, json};
+use tidegate_proto::analytics::v1::{
+    IngestEventRequest, IngestEventsRequest, analytics_service_server::AnalyticsService,
+    event_ingestion_service_server::EventIngestionService,
+};
+use tokio_stream::StreamExt;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+
+use super::Platform;
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    // The bytes are part of the program; the tests read them.
+    DescriptorPool::decode(tidegate_proto::FILE_DESCRIPTOR_SET).unwrap_or_default()
+});
+
+fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
+    POOL.get_message_by_name(&format!("analytics.v1.{name}"))
+        .ok_or_else(|| Status::internal(format!("analytics.v1.{name} is not described")))
+}
+
+/// Reads a message from proto JSON; unknown fields are dropped.
+fn read<M: Message + Default>(name: &str, value: &Value) -> Result<M, Status> {
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let message = DynamicMessage::deserialize_with_options(descriptor(name)?, value, &options)
+        .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
+    M::decode(message.encode_to_vec().as_slice()).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// Writes a message as proto JSON with every field.
+fn write(name: &str, message: &impl Message) -> Result<Value, Status> {
+    let internal = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+    let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())
+        .map_err(|error| internal(&error))?;
+    let options = SerializeOptions::new().skip_default_fields(false);
+    dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(|error| internal(&error))
+}
+
+fn body_value(body: &Bytes) -> Result<Value, Status> {
+    serde_json::from_slice(body).map_err(|error| Status::invalid_argument(format!("request body: {error}")))
+}
+
+/// A query as the JSON of a message: `a.b=1`, `list=x&list=y`, `map[key]=value`.
+fn query_value(name: &str, query: Option<&str>) -> Result<Value, Status> {
+    let descriptor = descriptor(name)?;
+    let mut root = Map::new();
+    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        set(&mut root, &descriptor, &key, &value)?;
+    }
+    Ok(Value::Object(root))
+}
+
+fn set(
+    into: &mut Map<String, Value>,
+    descriptor: &MessageDescriptor,
+    key: &str,
+    value: &str,
+) -> Result<(), Status> {
+    let (head, rest) = match key.find(['.', '[']) {
+        Some(at) => key.split_at(at),
+        None => (key, ""),
+    };
+    let found = descriptor.get_field_by_name(head).or_else(|| descriptor.get_field_by_json_name(head));
+    // As in a body, unknown fields are dropped.
+    let Some(field) = found else { return Ok(()) };
+    let wrong =
+        |expected: &str| Status::invalid_argument(format!("{key}: expected {expected}, not `{value}`"));
+    let name = field.json_name().to_owned();
+    if field.is_map() {
+        let inner = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let inner = inner.ok_or_else(|| wrong("a key in brackets"))?;
+        if let Value::Object(map) = into.entry(name).or_insert_with(|| json!({})) {
+            map.insert(inner.to_owned(), value.into());
+        }
+        return Ok(());
+    }
+    let scalar = match field.kind() {
+        Kind::Message(message) if !rest.is_empty() => {
+            let rest = rest.strip_prefix('.').ok_or_else(|| wrong("a field behind a dot"))?;
+            if let Value::Object(map) = into.entry(name).or_insert_with(|| json!({})) {
+                set(map, &message, rest, value)?;
+            }
+            return Ok(());
+        }
+        Kind::Bool => Value::Bool(value.parse().map_err(|_| wrong("true or false"))?),
+        Kind::Double | Kind::Float => json!(value.parse::<f64>().map_err(|_| wrong("a number"))?),
+        Kind::String | Kind::Bytes | Kind::Message(_) => value.into(),
+        _ => value.parse::<i64>().map_or_else(|_| value.into(), Into::into),
+    };
+    if field.is_list() {
+        if let Value::Array(list) = into.entry(name).or_insert_with(|| json!([])) {
+            list.push(scalar);
+        }
+    } else {
+        into.insert(name, scalar);
+    }
+    Ok(())
+}
+
+/// The HTTP status of a gRPC code (contracts 3.1).
+fn http_status(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::Cancelled => 499,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => 400,
+        Code::DeadlineExceeded => 504,
+        Code::NotFound => 404,
+        Code::AlreadyExists | Code::Aborted => 409,
+        Code::ResourceExhausted => 429,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::Unknown | Code::Internal | Code::DataLoss => 500,
+    }
+}
+
+fn error_value(status: &Status) -> Value {
+    let mut details = Vec::new();
+    if let Some(bad) = status.get_details_bad_request() {
+        let violations = bad.field_violations.iter();
+        let violations: Vec<Value> = violations
+            .map(|violation| json!({"field": violation.field, "description": violation.description}))
+            .collect();
+        details.push(
+            json!({"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": violations}),
+        );
+    }
+    json!({"code": status.code() as i32, "message": status.message(), "details": details})
+}
+
+fn answer(status: u16, value: &Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, value.to_string()).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+            response.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
+        }
+        StatusCode::UNAUTHORIZED => {
+            response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
+        }
+        _ => {}
+    }
+    response
+}
+
+async fn respond<M: Message>(
+    name: &str,
+    work: impl Future<Output = Result<tonic::Response<M>, Status>>,
+) -> Response {
+    let written = match work.await {
+        Ok(response) => write(name, response.get_ref()),
+        Err(status) => Err(status),
+    };
+    match written {
+        Ok(value) => answer(200, &value),
+        Err(status) => answer(http_status(status.code()), &error_value(&status)),
+    }
+}
+
+/// Routes of the events platform.
+pub fn routes(platform: Platform) -> Router {
+    Router::new()
+        .route("/v1/events", post(event))
+        .route("/v1/events/batch", post(batch))
+        .route("/v1/events/health", get(ingestion_health))
+        .route("/v1/analytics/summary", get(summary))
+        .route("/v1/analytics/timeseries", get(series))
+        .route("/v1/analytics/realtime", get(real_time))
+        .route("/v1/analytics/users/{user_id}", get(user))
+        .route("/v1/analytics/funnel", post(funnel))
+        .route("/v1/analytics/health", get(analytics_health))
+        .with_state(platform)
+}
+
+/// The event is the body, or lies in `event` beside `options`.
+fn event_request(value: Value) -> Result<IngestEventRequest, Status> {
+    let wrapped = value.get("event").is_some_and(Value::is_object)
+        && !["user_id", "userId", "event_type", "eventType"].iter().any(|name| value.get(name).is_some());
+    read("IngestEventRequest", &if wrapped { value } else { json!({ "event": value }) })
+}
+
+async fn event(State(platform): State<Platform>, body: Bytes) -> Response {
+    let work = async {
+        let request = event_request(body_value(&body)?)?;
+        platform.ingest_event(Request::new(request)).await
+    };
+    respond("IngestEventResponse", work).await
+}
+
+async fn batch(State(platform): State<Platform>, body: Bytes) -> Response {
+    let work = async {
+        let request: IngestEventsRequest = read("IngestEventsRequest", &body_value(&body)?)?;
+        platform.ingest_events(Request::new(request)).await
+    };
+    respond("IngestEventsResponse", work).await
+}
+
+async fn ingestion_health(State(platform): State<Platform>) -> Response {
+    respond("HealthResponse", EventIngestionService::health(&platform, Request::new(()))).await
+}
+
+async fn analytics_health(State(platform): State<Platform>) -> Response {
+    respond("HealthResponse", AnalyticsService::health(&platform, Request::new(()))).await
+}
+
+async fn summary(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+    let work = async {
+        let name = "GetAnalyticsSummaryRequest";
+        let request = read(name, &query_value(name, query.as_deref())?)?;
+        platform.get_analytics_summary(Request::new(request)).await
+    };
+    respond("AnalyticsSummary", work).await
+}
+
+async fn series(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+    let work = async {
+        let name = "GetTimeSeriesRequest";
+        let request = read(name, &query_value(name, query.as_deref())?)?;
+        platform.get_time_series(Request::new(request)).await
+    };
+    respond("GetTimeSeriesResponse", work).await
+}
+
+async fn user(
+    State(platform): State<Platform>,
+    Path(user_id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let work = async {
+        let name = "GetUserAnalyticsRequest";
+        let mut value = query_value(name, query.as_deref())?;
+        value["userId"] = user_id.into();
+        platform.get_user_analytics(Request::new(read(name, &value)?)).await
+    };
+    respond("GetUserAnalyticsResponse", work).await
+}
+
+async fn funnel(State(platform): State<Platform>, body: Bytes) -> Response {
+    let work = async {
+        let request = read("GetFunnelAnalysisRequest", &body_value(&body)?)?;
+        platform.get_funnel_analysis(Request::new(request)).await
+    };
+    respond("GetFunnelAnalysisResponse", work).await
+}
+
+/// Newline-delimited `{"result": …}`, an error at the end as `{"error": …}`.
+async fn real_time(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+    let work = async {
+        let name = "GetRealTimeAnalyticsRequest";
+        let request = read(name, &query_value(name, query.as_deref())?)?;
+        platform.get_real_time_analytics(Request::new(request)).await
+    };
+    match work.await {
+        Ok(stream) => {
+            let lines = stream.into_inner().map(|item| {
+                let written = item.and_then(|message| write("RealTimeAnalyticsResponse", &message));
+                let line = match written {
+                    Ok(value) => json!({ "result": value }),
+                    Err(status) => json!({ "error": error_value(&status) }),
+                };
+                Ok::<_, std::convert::Infallible>(format!("{line}\n"))
+            });
+            ([(CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
+        }
+        Err(status) => answer(http_status(status.code()), &error_value(&status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_proto::analytics::v1::{AnalyticsSummary, GetTimeSeriesRequest};
+
+    use super::*;
+
+    #[test]
+    fn a_query_is_a_message() {
+        let query = "time_range.start=2026-01-01T00:00:00Z&timeRange.end=2026-01-02T00:00:00Z&metric=events\
+                     &granularity=TIME_GRANULARITY_DAY&filters[properties.plan]=free&group_by=a&group_by=b&nonsense=1";
+        let value = query_value("GetTimeSeriesRequest", Some(query)).unwrap();
+        let request: GetTimeSeriesRequest = read("GetTimeSeriesRequest", &value).unwrap();
+        assert_eq!((request.granularity, request.group_by.len()), (3, 2));
+        assert_eq!(request.filters["properties.plan"], "free");
+        let range = request.time_range.unwrap();
+        assert_eq!(range.end.unwrap().seconds - range.start.unwrap().seconds, 86_400);
+        assert!(query_value("GetUserAnalyticsRequest", Some("include_events=maybe")).is_err());
+    }
+
+    #[test]
+    fn an_event_is_the_body_or_lies_in_it() {
+        let event = json!({"user_id": "u", "eventType": "EVENT_TYPE_USER", "event": {"x": 1}});
+        assert_eq!(event_request(event).unwrap().event.unwrap().user_id, "u");
+        let wrapped = json!({"event": {"userId": "u"}, "options": {"validate_only": true}});
+        let request = event_request(wrapped).unwrap();
+        assert!(request.options.unwrap().validate_only && request.event.unwrap().user_id == "u");
+    }
+
+    #[test]
+    fn answers_have_every_field_and_large_numbers_as_text() {
+        let value =
+            write("AnalyticsSummary", &AnalyticsSummary { total_events: 7, ..Default::default() }).unwrap();
+        assert_eq!((&value["totalEvents"], &value["sessions"]), (&"7".into(), &"0".into()));
+        assert_eq!(value["eventsByType"], json!({}));
+    }
+}

@@ -1,0 +1,115 @@
+//! What an event must be (contracts 3.1).
+
+use prost_types::Timestamp;
+use tidegate_proto::analytics::v1::{Event, EventType, ValidationError, event::EventData};
+
+/// Longest id, in characters.
+const ID_CHARS_MAX: usize = 128;
+/// How far ahead of our clock an event may be.
+const AHEAD_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+
+/// What is wrong with an event; nothing if it is good. `at` is where it stands in the request: `event`, `events[3]`.
+pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError> {
+    let mut wrong = Vec::new();
+    let mut say = |field: &str, code: &str, message: String| {
+        wrong.push(ValidationError { field: format!("{at}.{field}"), message, code: code.to_owned() });
+    };
+    if event.id.chars().count() > ID_CHARS_MAX || event.id.chars().any(char::is_control) {
+        say(
+            "id",
+            "INVALID",
+            format!("expected 1 to {ID_CHARS_MAX} printable characters, or none for an id of ours"),
+        );
+    }
+    if event.user_id.is_empty() {
+        say("user_id", "REQUIRED", "expected at least 1 character".to_owned());
+    }
+    match EventType::try_from(event.event_type) {
+        Ok(EventType::Unspecified) => {
+            say(
+                "event_type",
+                "REQUIRED",
+                "expected EVENT_TYPE_USER, _TRANSACTION, _SYSTEM or _CUSTOM".to_owned(),
+            );
+        }
+        Err(_) => say("event_type", "INVALID", format!("there is no event type {}", event.event_type)),
+        Ok(_) => {}
+    }
+    if let Some(timestamp) = &event.timestamp {
+        match milliseconds(timestamp) {
+            None => say(
+                "timestamp",
+                "INVALID",
+                "expected a time from 1970 on, with nanos of 0 to 999999999".to_owned(),
+            ),
+            Some(ms) if ms > now_ms + AHEAD_MS_MAX => {
+                say(
+                    "timestamp",
+                    "OUT_OF_RANGE",
+                    "it is more than a day ahead of this server's clock".to_owned(),
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let mut required = |field: &str, text: &str| {
+        if text.is_empty() {
+            say(field, "REQUIRED", "expected at least 1 character".to_owned());
+        }
+    };
+    match &event.event_data {
+        Some(EventData::UserEvent(user)) => required("user_event.action", &user.action),
+        Some(EventData::CustomEvent(custom)) => required("custom_event.name", &custom.name),
+        Some(EventData::TransactionEvent(transaction)) => {
+            required("transaction_event.transaction_id", &transaction.transaction_id);
+            if !(transaction.amount >= 0.0 && transaction.amount < 1e12) {
+                let text = "expected an amount from 0 to 10^12".to_owned();
+                say("transaction_event.amount", "OUT_OF_RANGE", text);
+            }
+            if transaction.currency.chars().count() != 3 {
+                say("transaction_event.currency", "INVALID", "expected exactly 3 characters".to_owned());
+            }
+        }
+        Some(EventData::SystemEvent(_)) | None => {}
+    }
+    wrong
+}
+
+/// Milliseconds of the Unix epoch.
+pub(super) fn milliseconds(timestamp: &Timestamp) -> Option<i64> {
+    let in_range =
+        (0..=253_402_300_799).contains(&timestamp.seconds) && (0..1_000_000_000).contains(&timestamp.nanos);
+    in_range.then(|| timestamp.seconds * 1000 + i64::from(timestamp.nanos) / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_proto::analytics::v1::TransactionEvent;
+
+    use super::*;
+
+    fn good() -> Event {
+        Event { user_id: "u".into(), event_type: EventType::User.into(), ..Event::default() }
+    }
+
+    fn fields(event: &Event) -> Vec<String> {
+        check(event, "events[3]", 0).into_iter().map(|error| error.field).collect()
+    }
+
+    #[test]
+    fn each_rule_names_its_field() {
+        assert!(fields(&good()).is_empty());
+        let empty = fields(&Event::default());
+        assert_eq!(empty, ["events[3].user_id", "events[3].event_type"]);
+        let long = Event { id: "x".repeat(129), event_type: 9, ..good() };
+        assert_eq!(fields(&long), ["events[3].id", "events[3].event_type"]);
+        let ahead = Event { timestamp: Some(Timestamp { seconds: 90_000, nanos: 0 }), ..good() };
+        assert_eq!(fields(&ahead), ["events[3].timestamp"]);
+        let transaction =
+            TransactionEvent { amount: f64::NAN, currency: "EURO".into(), ..Default::default() };
+        let money = Event { event_data: Some(EventData::TransactionEvent(transaction)), ..good() };
+        let names = ["transaction_id", "amount", "currency"]
+            .map(|name| format!("events[3].transaction_event.{name}"));
+        assert_eq!(fields(&money), names);
+    }
+}
