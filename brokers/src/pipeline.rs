@@ -86,7 +86,12 @@ impl<P: Process> Pipeline<P> {
 
     /// A repeat of a message that has come to `outcome`.
     fn repeat(&mut self, ticket: Ticket, level: AckLevel, outcome: Outcome) -> Option<(Ticket, Outcome)> {
-        let Outcome::Stored(mut receipt) = outcome else { return Some((ticket, outcome)) };
+        let mut receipt = match outcome {
+            Outcome::Stored(receipt) => receipt,
+            // Worked on, and kept nowhere.
+            Outcome::Processed => Receipt::new(AckLevel::Queued, None),
+            Outcome::Failed | Outcome::Rejected(_) => return Some((ticket, outcome)),
+        };
         receipt.duplicate = true;
         if level > receipt.level
             && let Some(offset) = receipt.offset()

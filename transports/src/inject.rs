@@ -2,7 +2,8 @@
 //! over one of its connections.
 //!
 //! For what is not worth a place on the hot lane. A core takes one request at a time from its inbox; a full inbox is
-//! answered at once.
+//! answered at once. A request that finds the queue full is refused, unless it is its own messages that fill it: then it
+//! waits for them, so a batch may be larger than the queue.
 
 use std::{
     future::poll_fn,
@@ -152,8 +153,15 @@ impl Open {
 /// A core's task: takes requests until the cold lane is gone.
 pub(crate) async fn serve(core: Rc<Core>, mut inbox: Inbox) {
     let hook = Rc::new(Hook::new(core.clock.now_ms()));
-    let mut desk =
-        Desk { core, hook, open: Vec::new(), free: Vec::new(), slots: Vec::new(), free_slots: Vec::new() };
+    let mut desk = Desk {
+        core,
+        hook,
+        open: Vec::new(),
+        free: Vec::new(),
+        slots: Vec::new(),
+        free_slots: Vec::new(),
+        rest: None,
+    };
     poll_fn(|context| desk.poll(&mut inbox, context)).await;
 }
 
@@ -166,6 +174,15 @@ struct Desk {
     /// By the number a waiting message is told apart by: its request, its place in that.
     slots: Vec<(usize, usize)>,
     free_slots: Vec<u32>,
+    /// What of a request waits for room.
+    rest: Option<Rest>,
+}
+
+/// The messages of a request that are not in the queue yet.
+struct Rest {
+    request: usize,
+    level: Option<AckLevel>,
+    messages: std::iter::Peekable<std::iter::Enumerate<std::vec::IntoIter<Injected>>>,
 }
 
 impl Desk {
@@ -173,6 +190,15 @@ impl Desk {
         self.hook.register(context);
         loop {
             self.settle();
+            if let Some(rest) = self.rest.take() {
+                self.go_on(rest);
+                self.core.work();
+                if self.rest.is_some() && self.hook.settled.borrow().is_empty() {
+                    self.core.wait_for_room(&self.hook);
+                    return Poll::Pending;
+                }
+                continue;
+            }
             match inbox.0.poll_recv(context) {
                 Poll::Ready(Some(request)) => {
                     self.take(request);
@@ -226,12 +252,30 @@ impl Desk {
                 self.open.len() - 1
             }
         };
-        for (place, message) in messages.iter().enumerate() {
-            match self.accept(message, level, (number, place)) {
+        let messages = messages.into_iter().enumerate().peekable();
+        self.go_on(Rest { request: number, level, messages });
+    }
+
+    /// Puts messages of a request into the queue, as many as there is room for.
+    fn go_on(&mut self, mut rest: Rest) {
+        let request = rest.request;
+        while let Some((place, message)) = rest.messages.peek() {
+            let place = *place;
+            match self.accept(message, rest.level, (request, place)) {
                 Ok(None) => {}
-                Ok(Some(stored)) => self.decide(number, place, Ok(stored)),
-                Err(refusal) => self.decide(number, place, Err(refusal.into())),
+                Ok(Some(stored)) => self.decide(request, place, Ok(stored)),
+                Err(refusal) => {
+                    let decided = self.open[request].fates.iter().filter(|fate| fate.is_some()).count();
+                    let full = refusal.code == Code::ResourceExhausted;
+                    if full && decided < place {
+                        // Its own messages are under way.
+                        self.rest = Some(rest);
+                        return;
+                    }
+                    self.decide(request, place, Err(refusal.into()));
+                }
             }
+            rest.messages.next();
         }
     }
 

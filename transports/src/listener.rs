@@ -18,7 +18,9 @@ pub enum Role {
     Ingest,
     /// 8082: the processor.
     Processor,
-    /// 50051, 50052: gRPC.
+    /// 8083: the older analytics service.
+    Analytics,
+    /// 50051 to 50053: gRPC.
     Grpc,
     /// 9090: metrics.
     Metrics,
@@ -26,7 +28,8 @@ pub enum Role {
 
 impl Role {
     /// Every role, in the order of [`Role::index`].
-    pub const ALL: [Role; 5] = [Role::Gateway, Role::Ingest, Role::Processor, Role::Grpc, Role::Metrics];
+    pub const ALL: [Role; 6] =
+        [Role::Gateway, Role::Ingest, Role::Processor, Role::Analytics, Role::Grpc, Role::Metrics];
 
     /// Position in [`Role::ALL`].
     pub fn index(self) -> usize {
@@ -39,6 +42,7 @@ impl Role {
             Role::Gateway => "gateway",
             Role::Ingest => "ingest",
             Role::Processor => "processor",
+            Role::Analytics => "analytics",
             Role::Grpc => "grpc",
             Role::Metrics => "metrics",
         }

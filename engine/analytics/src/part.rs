@@ -82,12 +82,9 @@ impl Part {
         self.buckets.add(event, &numbers);
         let mut previous = NO_ROW;
         if user != NOBODY {
-            // 0 means that no session is named.
-            let session = if event.session.is_empty() { 0 } else { self.users.hash(event.session) | 1 };
             self.changes.clear();
             let changes = &mut self.changes;
-            previous =
-                self.users.get_mut(user).add(event, self.next_row, session, |change| changes.push(change));
+            previous = self.users.get_mut(user).add(event, self.next_row, |change| changes.push(change));
             for (at, by) in self.changes.drain(..) {
                 self.buckets.change_sessions(at, by);
             }

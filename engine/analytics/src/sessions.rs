@@ -3,16 +3,18 @@
 //! The order in which events come does not matter: a late one joins, widens or merges what is there. Only the last
 //! [`SESSIONS_MAX`] sessions of a user are kept; a late event can not join an older one, and counts as a new one.
 
+use std::sync::Arc;
+
 /// What cuts a session.
 pub const GAP_MS: i64 = 30 * 60 * 1000;
 /// Sessions that are remembered of a user.
 pub const SESSIONS_MAX: usize = 64;
 
 /// A stretch of a user's events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Hash of the id that its events name; 0: it is cut by gaps.
-    pub id_hash: u64,
+    /// The id that its events name; `None`: it is cut by gaps.
+    pub id: Option<Arc<str>>,
     /// Time of its first event, in milliseconds.
     pub start_ms: i64,
     /// Time of its last event.
@@ -37,17 +39,18 @@ impl Sessions {
     }
 
     /// Takes an event in; says how the starts of sessions changed.
-    pub(crate) fn add(&mut self, id_hash: u64, at_ms: i64, mut changed: impl FnMut(Change)) {
+    pub(crate) fn add(&mut self, id: &str, at_ms: i64, mut changed: impl FnMut(Change)) {
         // Most events belong to the last one.
-        let found = if id_hash == 0 {
+        let found = if id.is_empty() {
             self.list.iter().rposition(|session| {
-                session.id_hash == 0 && at_ms >= session.start_ms - GAP_MS && at_ms <= session.end_ms + GAP_MS
+                session.id.is_none() && at_ms >= session.start_ms - GAP_MS && at_ms <= session.end_ms + GAP_MS
             })
         } else {
-            self.list.iter().rposition(|session| session.id_hash == id_hash)
+            self.list.iter().rposition(|session| session.id.as_deref() == Some(id))
         };
         let Some(place) = found else {
-            self.insert(Session { id_hash, start_ms: at_ms, end_ms: at_ms, events: 1 });
+            let id = (!id.is_empty()).then(|| id.into());
+            self.insert(Session { id, start_ms: at_ms, end_ms: at_ms, events: 1 });
             changed((at_ms, 1));
             return;
         };
@@ -61,7 +64,7 @@ impl Sessions {
             let moved = self.list.remove(place);
             self.insert(moved);
         }
-        if id_hash == 0 {
+        if id.is_empty() {
             self.merge_gaps(changed);
         }
     }
@@ -79,7 +82,7 @@ impl Sessions {
         let mut last: Option<usize> = None;
         let mut at = 0;
         while at < self.list.len() {
-            if self.list[at].id_hash != 0 {
+            if self.list[at].id.is_some() {
                 at += 1;
                 continue;
             }
@@ -109,7 +112,7 @@ mod tests {
     fn sessions(times: &[i64]) -> (Vec<(i64, i64, u32)>, i64) {
         let (mut sessions, mut starts) = (Sessions::default(), 0);
         for time in times {
-            sessions.add(0, *time, |(_, change)| starts += change);
+            sessions.add("", *time, |(_, change)| starts += change);
         }
         let list = sessions.list().iter().map(|session| (session.start_ms, session.end_ms, session.events));
         (list.collect(), starts)
@@ -135,9 +138,10 @@ mod tests {
         let mut sessions = Sessions::default();
         let mut changes = Vec::new();
         for time in [100 * MINUTE, 0, 200 * MINUTE] {
-            sessions.add(9, time, |change| changes.push(change));
+            sessions.add("nine", time, |change| changes.push(change));
         }
-        assert_eq!(sessions.list(), [Session { id_hash: 9, start_ms: 0, end_ms: 200 * MINUTE, events: 3 }]);
+        let id = Some("nine".into());
+        assert_eq!(sessions.list(), [Session { id, start_ms: 0, end_ms: 200 * MINUTE, events: 3 }]);
         assert_eq!(changes, [(100 * MINUTE, 1), (100 * MINUTE, -1), (0, 1)]);
     }
 }

@@ -62,13 +62,7 @@ impl Profile {
     }
 
     /// Takes an event in and says how the starts of sessions changed. Returns the row of the event before.
-    pub(crate) fn add(
-        &mut self,
-        event: &Event<'_>,
-        row: u64,
-        session_hash: u64,
-        mut changed: impl FnMut((i64, i64)),
-    ) -> u64 {
+    pub(crate) fn add(&mut self, event: &Event<'_>, row: u64, mut changed: impl FnMut((i64, i64))) -> u64 {
         self.first_ms = self.first_ms.min(event.timestamp_ms);
         self.last_ms = self.last_ms.max(event.timestamp_ms);
         self.events += 1;
@@ -77,7 +71,7 @@ impl Profile {
             self.revenue_micros += i128::from(amount);
         }
         let begun = &mut self.sessions_begun;
-        self.sessions.add(session_hash, event.timestamp_ms, |(at, by)| {
+        self.sessions.add(event.session, event.timestamp_ms, |(at, by)| {
             *begun = begun.saturating_add_signed(by);
             changed((at, by));
         });

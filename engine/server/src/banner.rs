@@ -74,6 +74,7 @@ impl Banner<'_> {
                 Role::Gateway => "public API: HTTP/1.1, HTTP/2, gRPC",
                 Role::Ingest => "ingest service",
                 Role::Processor => "processor",
+                Role::Analytics => "analytics",
                 Role::Grpc => "gRPC",
                 Role::Metrics => "Prometheus metrics",
             };

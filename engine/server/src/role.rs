@@ -14,7 +14,9 @@ pub enum Part {
     Ingest,
     /// The processor on 8082.
     Processor,
-    /// gRPC on 50051 and 50052.
+    /// The older analytics service on 8083.
+    Analytics,
+    /// gRPC on 50051 to 50053.
     GrpcServer,
     /// The public API on 8080, under another of its old names.
     GrpcGateway,
@@ -27,6 +29,7 @@ impl Part {
             "api-gateway" => Some(Part::ApiGateway),
             "ingest" => Some(Part::Ingest),
             "processor" => Some(Part::Processor),
+            "analytics" => Some(Part::Analytics),
             "grpc-server" => Some(Part::GrpcServer),
             "grpc-gateway" => Some(Part::GrpcGateway),
             _ => None,
@@ -36,7 +39,14 @@ impl Part {
     /// The listeners it opens; the metrics port comes on top.
     pub fn listeners(self) -> &'static [Listener] {
         match self {
-            Part::All => &[Listener::Gateway, Listener::Ingest, Listener::Processor, Listener::Grpc],
+            Part::All => &[
+                Listener::Gateway,
+                Listener::Ingest,
+                Listener::Processor,
+                Listener::Analytics,
+                Listener::Grpc,
+            ],
+            Part::Analytics => &[Listener::Analytics],
             Part::ApiGateway | Part::GrpcGateway => &[Listener::Gateway],
             Part::Ingest => &[Listener::Ingest],
             Part::Processor => &[Listener::Processor],

@@ -29,7 +29,7 @@ use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
     delivery::Behind,
-    events::{self, Platform},
+    events::{self, Guard, Platform},
     logging,
     role::Part,
     settings::Settings,
@@ -104,6 +104,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         injector,
         parts: Arc::clone(&behind.parts),
         has_log: behind.log.is_some(),
+        guard: Guard::new(&settings.api_keys, &settings.auth_tokens),
         node: rustix::system::uname().nodename().to_string_lossy().into(),
     };
     start_cold_lane(calls, house, platform)?;
@@ -152,6 +153,7 @@ fn bind_all(settings: &Settings, part: Part, cores: usize) -> Result<Bound> {
             Role::Gateway => ("listen.gateway (API_PORT)", &settings.gateway),
             Role::Ingest => ("listen.ingest (INGEST_PORT)", &settings.ingest),
             Role::Processor => ("listen.processor (PROCESSOR_PORT)", &settings.processor),
+            Role::Analytics => ("listen.analytics", &settings.analytics),
             Role::Grpc => ("listen.grpc (GRPC_PORT)", &settings.grpc),
             Role::Metrics => ("listen.metrics (METRICS_PORT)", &settings.metrics),
         };
@@ -190,7 +192,8 @@ fn start_cold_lane(
         .spawn(move || {
             runtime.block_on(async move {
                 let grpc = grpc_services(&house, &platform).await;
-                let router = cold::router(Arc::clone(&house), grpc, events::routes(platform));
+                let guard = platform.guard.clone();
+                let router = cold::router(Arc::clone(&house), grpc, events::routes(platform), guard);
                 cold::serve(calls, router, house).await;
             });
         })

@@ -57,6 +57,7 @@ impl House {
             ("API_PORT".into(), format!("127.0.0.1:{port}")),
             ("INGEST_PORT".into(), "127.0.0.1:0".into()),
             ("PROCESSOR_PORT".into(), "127.0.0.1:0".into()),
+            ("TIDEGATE_LISTEN_ANALYTICS".into(), "127.0.0.1:0".into()),
             ("TIDEGATE_LISTEN_GRPC".into(), "127.0.0.1:0".into()),
             ("METRICS_ENABLED".into(), "false".into()),
             ("TIDEGATE_QUEUE_CONSUME".into(), consume.to_string()),

@@ -47,7 +47,7 @@ impl Server {
     /// When it cannot be started or does not become ready; with what it said.
     pub fn start(program: &Path, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(program);
-        for part in ["gateway", "ingest", "processor", "grpc"] {
+        for part in ["gateway", "ingest", "processor", "analytics", "grpc"] {
             command.arg("--set").arg(format!("listen.{part}=127.0.0.1:0"));
         }
         command.args(["--set", "metrics.enabled=false", "--log-format", "json"]).args(arguments);

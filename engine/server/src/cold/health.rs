@@ -16,6 +16,7 @@ fn service(role: Role) -> &'static str {
         Role::Gateway => "api-gateway",
         Role::Ingest => "ingest",
         Role::Processor => "processor",
+        Role::Analytics => "analytics",
         Role::Grpc => "grpc-server",
         Role::Metrics => "metrics",
     }

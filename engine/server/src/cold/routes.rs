@@ -18,11 +18,13 @@ use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
 use super::{health::ready, house::House, metrics, probe};
+use crate::events::{self, Guard};
 
 type HouseState = State<Arc<House>>;
 
-/// The router of the cold lane; `grpc` are the services that tonic serves, `events` the routes of the events platform.
-pub fn router(house: Arc<House>, grpc: Routes, events: Router) -> Router {
+/// The router of the cold lane; `grpc` are the services that tonic serves, `platform` the routes of the events platform,
+/// which `guard` guards.
+pub fn router(house: Arc<House>, grpc: Routes, platform: Router, guard: Guard) -> Router {
     let mut router = Router::new()
         .route("/api/v1/status", get(status))
         .route("/status", get(status))
@@ -37,9 +39,10 @@ pub fn router(house: Arc<House>, grpc: Routes, events: Router) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn(keep_pattern))
         .with_state(house)
-        .merge(events.route_layer(middleware::from_fn(keep_pattern)))
+        .merge(platform.route_layer(middleware::from_fn(keep_pattern)))
         .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(guard, events::check))
 }
 
 /// Puts the matched pattern where the counting finds it.
@@ -79,7 +82,7 @@ async fn stats(State(house): HouseState, request: Request) -> Json<Value> {
     Json(match role(&request) {
         Role::Ingest => house.ingest_stats(),
         Role::Processor => house.processor_stats(),
-        Role::Gateway | Role::Grpc | Role::Metrics => {
+        Role::Gateway | Role::Analytics | Role::Grpc | Role::Metrics => {
             let (mut all, processor) = (house.ingest_stats(), house.processor_stats());
             if let (Value::Object(all), Value::Object(processor)) = (&mut all, processor) {
                 all.extend(processor);

@@ -115,20 +115,20 @@ fn filter(event_types: &[String], filters: &HashMap<String, String>) -> Result<F
 
 /// What happened in a range, over all cores.
 #[derive(Clone, Debug, Default)]
-struct Total {
-    events: u64,
-    users: u64,
+pub(super) struct Total {
+    pub(super) events: u64,
+    pub(super) users: u64,
     sessions: i64,
     transactions: u64,
     revenue_micros: i128,
     errors: u64,
-    by_name: BTreeMap<String, u64>,
+    pub(super) by_name: BTreeMap<String, u64>,
     by_source: BTreeMap<String, u64>,
     metrics: BTreeMap<String, (u64, f64)>,
 }
 
 impl Total {
-    fn metric(&self, name: &str) -> f64 {
+    pub(super) fn metric(&self, name: &str) -> f64 {
         match name {
             "events" => self.events as f64,
             "unique_users" => self.users as f64,
@@ -142,6 +142,11 @@ impl Total {
 }
 
 impl Platform {
+    /// Everything that ever happened.
+    pub(super) fn ever(&self) -> Total {
+        self.total(Range { from_ms: 0, to_ms: i64::MAX })
+    }
+
     /// Everything that happened, from the buckets.
     fn total(&self, range: Range) -> Total {
         let mut total = Total::default();
@@ -401,7 +406,7 @@ impl AnalyticsService for Platform {
             if request.include_sessions {
                 let shown = known.iter().filter(|session| within(session.start_ms));
                 answer.sessions.extend(shown.map(|session| UserSession {
-                    session_id: format!("{:016x}-{}", session.id_hash, session.start_ms),
+                    session_id: session.id.as_deref().unwrap_or_default().to_owned(),
                     start_time: Some(timestamp(session.start_ms)),
                     end_time: Some(timestamp(session.end_ms)),
                     event_count: i32::try_from(session.events).unwrap_or(i32::MAX),

@@ -6,7 +6,9 @@
 
 mod analytics;
 mod calendar;
+mod guard;
 mod ingestion;
+mod legacy;
 mod record;
 mod rest;
 mod validate;
@@ -17,8 +19,8 @@ use engine_analytics::{Bounds, Part};
 use parking_lot::Mutex;
 use transports::inject::Injector;
 
+pub use guard::{Guard, check};
 pub use record::Worker;
-pub use rest::routes;
 
 /// The aggregates of every core.
 pub type Parts = Arc<[Arc<Mutex<Part>>]>;
@@ -30,6 +32,11 @@ pub fn parts(cores: usize, bounds: Bounds) -> Parts {
     (0..cores.max(1)).map(|_| Arc::new(Mutex::new(Part::new(bounds)))).collect()
 }
 
+/// Every route of the platform.
+pub fn routes(platform: Platform) -> axum::Router {
+    rest::routes(platform.clone()).merge(legacy::routes(platform))
+}
+
 /// What the services of the platform work with.
 #[derive(Clone, Debug)]
 pub struct Platform {
@@ -39,6 +46,8 @@ pub struct Platform {
     pub parts: Parts,
     /// Whether there is a durable log to answer `async` requests from.
     pub has_log: bool,
+    /// Who may ask.
+    pub guard: Guard,
     /// What this process calls itself.
     pub node: Arc<str>,
 }

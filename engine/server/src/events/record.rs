@@ -14,10 +14,12 @@ use tidegate_proto::analytics::v1::{
 };
 use transports::inject::Injected;
 
-use super::validate::milliseconds;
+use super::{legacy, validate::milliseconds};
 
-const SCHEMA_KEY: &[u8] = b"schema";
+pub(super) const SCHEMA_KEY: &[u8] = b"schema";
 const SCHEMA: &[u8] = b"analytics.v1.Event";
+/// The older system's events, as their JSON.
+pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
 
 /// The record of an event that was found good.
 pub(super) fn record(event: &Event, id: String) -> Injected {
@@ -35,9 +37,18 @@ pub(super) fn record(event: &Event, id: String) -> Injected {
     }
 }
 
-/// Whether a record is an event.
-fn is_event(record: &Record<'_>) -> bool {
-    MetadataPairs::new(record.metadata).next().is_some_and(|pair| pair == (SCHEMA_KEY, SCHEMA))
+/// What kind of event a record is, if it is one.
+enum Schema {
+    Typed,
+    Legacy,
+}
+
+fn schema(record: &Record<'_>) -> Option<Schema> {
+    match MetadataPairs::new(record.metadata).find(|(name, _)| *name == SCHEMA_KEY)?.1 {
+        SCHEMA => Some(Schema::Typed),
+        LEGACY_SCHEMA => Some(Schema::Legacy),
+        _ => None,
+    }
 }
 
 /// The processing step: events go into the core's aggregates, everything else gets the older system's prefix.
@@ -54,10 +65,37 @@ impl Worker {
 
     /// Adds a record's event to the aggregates, if it is one. False: it says it is one, and is none.
     pub fn analyse(&self, record: &Record<'_>) -> bool {
-        if !is_event(record) {
-            return true;
+        match schema(record) {
+            None => true,
+            Some(Schema::Typed) => Event::decode(record.payload).is_ok_and(|event| {
+                self.add(record, &event);
+                true
+            }),
+            Some(Schema::Legacy) => serde_json::from_slice(record.payload).is_ok_and(|event| {
+                self.add_legacy(record, &event);
+                true
+            }),
         }
-        let Ok(event) = Event::decode(record.payload) else { return false };
+    }
+
+    fn add_legacy(&self, record: &Record<'_>, event: &legacy::Event) {
+        let pairs = event.properties.iter().flatten();
+        let properties: Vec<(&str, &str)> =
+            pairs.map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        self.part.lock().add(&Analysed {
+            id: &event.id,
+            user: &event.user_id,
+            kind: event.kind(),
+            name: &event.event_type,
+            source: &event.source,
+            timestamp_ms: record.timestamp_seconds.saturating_mul(1000),
+            is_error: event.event_type == "error_event",
+            properties: &properties,
+            ..Analysed::default()
+        });
+    }
+
+    fn add(&self, record: &Record<'_>, event: &Event) {
         let id = String::from_utf8_lossy(record.id);
         let properties: Vec<(&str, &str)> =
             event.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
@@ -81,13 +119,12 @@ impl Worker {
             name: event_type.as_str_name(),
             source: &event.source,
             timestamp_ms: at.unwrap_or(record.timestamp_seconds.saturating_mul(1000)),
-            amount_micros: amount(&event),
+            amount_micros: amount(event),
             is_error: matches!(&event.event_data, Some(EventData::SystemEvent(system))
                 if system.r#type() == SystemEventType::Error),
             metrics: &metrics,
             properties: &properties,
         });
-        true
     }
 }
 
@@ -106,7 +143,7 @@ fn amount(event: &Event) -> Option<i64> {
 
 impl Process for Worker {
     fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome {
-        if is_event(record) {
+        if schema(record).is_some() {
             return if self.analyse(record) { Outcome::Processed } else { Outcome::Failed };
         }
         Prefix.process(record, result)

@@ -101,6 +101,20 @@ fn set(
         }
         Kind::Bool => Value::Bool(value.parse().map_err(|_| wrong("true or false"))?),
         Kind::Double | Kind::Float => json!(value.parse::<f64>().map_err(|_| wrong("a number"))?),
+        Kind::Enum(kind) => match value.parse::<i32>() {
+            Ok(number) => number.into(),
+            Err(_) => {
+                // `DAY` is as good as `TIME_GRANULARITY_DAY`.
+                let zero = kind.default_value().name().to_owned();
+                let full = zero.strip_suffix("UNSPECIFIED").map(|prefix| format!("{prefix}{value}"));
+                let known = [Some(value.to_owned()), full].into_iter().flatten();
+                let known = known.filter_map(|name| kind.get_value_by_name(&name)).next();
+                known
+                    .ok_or_else(|| wrong(&format!("a name or number of {}", kind.full_name())))?
+                    .number()
+                    .into()
+            }
+        },
         Kind::String | Kind::Bytes | Kind::Message(_) => value.into(),
         _ => value.parse::<i64>().map_or_else(|_| value.into(), Into::into),
     };
@@ -172,12 +186,17 @@ async fn respond<M: Message>(
     };
     match written {
         Ok(value) => answer(200, &value),
-        Err(status) => answer(http_status(status.code()), &error_value(&status)),
+        Err(status) => refuse(&status),
     }
 }
 
-/// Routes of the events platform.
-pub fn routes(platform: Platform) -> Router {
+/// An error as it is told over REST.
+pub(super) fn refuse(status: &Status) -> Response {
+    answer(http_status(status.code()), &error_value(status))
+}
+
+/// Routes of `analytics.v1`.
+pub(super) fn routes(platform: Platform) -> Router {
     Router::new()
         .route("/v1/events", post(event))
         .route("/v1/events/batch", post(batch))
@@ -281,7 +300,7 @@ async fn real_time(State(platform): State<Platform>, RawQuery(query): RawQuery) 
             });
             ([(CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
         }
-        Err(status) => answer(http_status(status.code()), &error_value(&status)),
+        Err(status) => refuse(&status),
     }
 }
 

@@ -51,7 +51,7 @@ impl Key {
 
     /// Whether the value is for nobody's eyes.
     pub fn is_secret(&self) -> bool {
-        self.path.ends_with("password")
+        self.path.ends_with("password") || self.path.starts_with("auth.")
     }
 
     /// Whether of several variables that differ the first named wins; otherwise that is an error.
@@ -108,9 +108,16 @@ pub const KEYS: &[Key] = &[
         "The processor: /enqueue, and the queue's and workers' own /stats.",
     ),
     key(
+        "listen.analytics",
+        Kind::Addresses,
+        r#"[":8083"]"#,
+        &[],
+        "The older analytics service: /analytics/summary.",
+    ),
+    key(
         "listen.grpc",
         Kind::Addresses,
-        r#"[":50051", ":50052"]"#,
+        r#"[":50051", ":50052", ":50053"]"#,
         &["GRPC_PORT"],
         "gRPC; every service on every address.",
     ),
@@ -539,6 +546,20 @@ pub const KEYS: &[Key] = &[
         "\"30s\"",
         &["SERVER_SHUTDOWN_TIMEOUT"],
         "After SIGTERM, how long open requests may take to end before their connections are cut.",
+    ),
+    key(
+        "auth.api_keys",
+        Kind::Text,
+        r#""""#,
+        &["API_KEYS"],
+        "API keys for the events platform (x-api-key), separated by commas. With auth.tokens empty, too, everybody may ask; health never asks for one.",
+    ),
+    key(
+        "auth.tokens",
+        Kind::Text,
+        r#""""#,
+        &["AUTH_TOKENS"],
+        "Bearer tokens for the events platform (authorization: Bearer …), separated by commas.",
     ),
     key(
         "log.level",

@@ -200,7 +200,7 @@ impl Layers {
                 // An unqualified GRPC_PORT moves 50051 alone (contracts: "Listeners are sets"); a lone gRPC server
                 // has no other.
                 "GRPC_PORT" if part != Part::GrpcServer => {
-                    self.variable(name).map(|port| format!("{port},:50052"))
+                    self.variable(name).map(|port| format!("{port},:50052,:50053"))
                 }
                 _ => self.variable(name).map(str::to_owned),
             };
@@ -302,6 +302,9 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, P
         gateway: addresses("listen.gateway"),
         ingest: addresses("listen.ingest"),
         processor: addresses("listen.processor"),
+        analytics: addresses("listen.analytics"),
+        api_keys: text("auth.api_keys"),
+        auth_tokens: text("auth.tokens"),
         grpc: addresses("listen.grpc"),
         metrics: if truth("metrics.enabled") { addresses("listen.metrics") } else { Vec::new() },
         metrics_path: text("metrics.path"),
@@ -356,7 +359,7 @@ mod tests {
     fn without_any_source_the_defaults_hold() {
         let resolved = Layers::default().resolve(Part::All).unwrap();
         assert_eq!(resolved.settings.queue_size, 1000);
-        assert_eq!(resolved.settings.grpc.len(), 2);
+        assert_eq!(resolved.settings.grpc.len(), 3);
         assert_eq!(*resolved.value(find("queue.size").unwrap()).1, Origin::Default);
     }
 
@@ -392,7 +395,7 @@ mod tests {
         let ports = |part| -> Vec<u16> {
             layers.resolve(part).unwrap().settings.grpc.iter().map(|address| address.port()).collect()
         };
-        assert_eq!(ports(Part::All), [6000, 50052]);
+        assert_eq!(ports(Part::All), [6000, 50052, 50053]);
         assert_eq!(ports(Part::GrpcServer), [6000]);
     }
 

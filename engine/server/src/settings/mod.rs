@@ -25,6 +25,12 @@ pub struct Settings {
     pub ingest: Vec<SocketAddr>,
     /// Addresses of the processor.
     pub processor: Vec<SocketAddr>,
+    /// Addresses of the older analytics service.
+    pub analytics: Vec<SocketAddr>,
+    /// API keys that are good, separated by commas; with tokens, none: everybody may ask.
+    pub api_keys: String,
+    /// Bearer tokens that are good.
+    pub auth_tokens: String,
     /// Addresses of gRPC.
     pub grpc: Vec<SocketAddr>,
     /// Addresses of the metrics port; empty when it is off.

@@ -145,7 +145,14 @@ fn a6_grpcurl_lists_every_service_on_every_grpc_port() {
             return;
         };
         let services: Vec<&str> = list.lines().collect();
-        for service in ["IngestService", "diplom.v1.IngestService", "grpc.health.v1.Health"] {
+        let wanted = [
+            "IngestService",
+            "analytics.v1.AnalyticsService",
+            "analytics.v1.EventIngestionService",
+            "diplom.v1.IngestService",
+            "grpc.health.v1.Health",
+        ];
+        for service in wanted {
             assert!(services.contains(&service), "{service} is not in {services:?}");
         }
         assert!(services.iter().any(|name| name.starts_with("grpc.reflection.v1")), "{services:?}");
@@ -159,6 +166,35 @@ fn a7_health_over_http2_by_prior_knowledge() {
     let Some((body, said)) = bash(&server, &["curl"], line) else { return };
     assert!(said.contains("< HTTP/2 200"), "{said}");
     assert_eq!(json(&body)["healthy"], true);
+}
+
+#[test]
+fn a8_a9_an_event_of_the_older_readme_is_taken_and_counted() {
+    let server = like_the_defaults();
+    let line = r#"curl -X POST http://localhost:8080/v1/events -H 'x-api-key: your-api-key' -H 'Content-Type: application/json' -d '{"event":{"id":"evt-123","user_id":"user-456","event_type":"EVENT_TYPE_USER","user_event":{"action":"click"}}}'"#;
+    let Some((body, _)) = bash(&server, &["curl"], line) else { return };
+    let body = json(&body);
+    assert_eq!((&body["success"], &body["eventId"]), (&true.into(), &"evt-123".into()));
+    server.settled();
+    let line = "curl 'http://localhost:8080/v1/analytics/summary' -H 'x-api-key: your-api-key'";
+    let Some((body, _)) = bash(&server, &["curl"], line) else { return };
+    assert_eq!(json(&body)["totalEvents"], "1");
+}
+
+#[test]
+fn a10_the_older_systems_event_is_in_its_summary() {
+    let server = like_the_defaults();
+    let line = r#"curl -X POST http://localhost:8081/events -H 'Content-Type: application/json' -d '{"id":"event_123","user_id":"user_456","event_type":"page_view","properties":{"page":"/home"},"timestamp":1640995200,"source":"web"}'"#;
+    let Some((body, _)) = bash(&server, &["curl"], line) else { return };
+    let expected =
+        serde_json::json!({"success": true, "message": "Event sent successfully", "event_id": "event_123"});
+    assert_eq!(json(&body), expected);
+    server.settled();
+    let line = "curl http://localhost:8083/analytics/summary | jq";
+    let Some((body, _)) = bash(&server, &["curl", "jq"], line) else { return };
+    let body = json(&body);
+    assert_eq!((&body["total_events"], &body["total_users"]), (&1.into(), &1.into()));
+    assert_eq!(body["events_by_type"], serde_json::json!({"page_view": 1}));
 }
 
 #[test]

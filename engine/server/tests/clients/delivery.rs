@@ -177,6 +177,15 @@ fn a_damaged_log_is_refused_by_place_and_repaired_by_command() {
 }
 
 #[test]
+fn a_repeat_is_told_from_the_first_with_a_queue_in_memory_too() {
+    let server = Start::new().run();
+    let (key, body) = ("Idempotency-Key: order-7\r\n", r#"{"source":"s","data":"x"}"#);
+    let (first, again) = (post(&server, key, body).json(), post(&server, key, body).json());
+    assert_eq!((&first["duplicate"], &again["duplicate"]), (&Value::Null, &true.into()));
+    assert_eq!((&again["messageId"], &again["ack"]), (&first["messageId"], &"queued".into()));
+}
+
+#[test]
 fn a_repeat_is_recognised_after_a_kill() {
     let folder = Scratch::new();
     let (key, body) = ("Idempotency-Key: order-7\r\n", r#"{"source":"s","data":"x"}"#);

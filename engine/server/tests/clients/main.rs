@@ -7,6 +7,7 @@ mod harness;
 mod acceptance;
 mod brokers;
 mod delivery;
+mod events;
 mod grpc_clients;
 mod http1_clients;
 mod http1_malformed;

@@ -71,7 +71,7 @@ impl Start {
     pub(crate) fn new() -> Self {
         let mut start =
             Self { program: TIDEGATE.into(), arguments: Vec::new(), environment: BTreeMap::new() };
-        for setting in ["gateway", "ingest", "processor", "grpc"] {
+        for setting in ["gateway", "ingest", "processor", "analytics", "grpc"] {
             start = start.set(&format!("listen.{setting}=127.0.0.1:0"));
         }
         start.set("metrics.enabled=false").argument("--log-format").argument("json")
@@ -216,6 +216,7 @@ impl Server {
             ("localhost:8080", Some(self.gateway())),
             ("localhost:8081", Some(self.ingest())),
             ("localhost:8082", Some(self.processor())),
+            ("localhost:8083", self.addresses("analytics").first().copied()),
             ("localhost:50051", grpc.first().copied()),
             ("localhost:50052", grpc.last().copied()),
             ("localhost:9090", self.addresses("metrics").first().copied()),

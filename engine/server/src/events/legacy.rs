@@ -1,0 +1,190 @@
+//! The older analytics system's HTTP (contracts 3.2): its events on 8081, its summary on 8083.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use engine_analytics::Kind;
+use engine_core::{AckLevel, KEY_OVERRIDE, MetadataWriter};
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use transports::inject::{Fate, Injected};
+
+use super::{Platform, record};
+
+/// Events of a batch.
+const BATCH_MAX: usize = 1000;
+
+/// An event as the older system writes it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct Event {
+    pub(super) id: String,
+    pub(super) user_id: String,
+    pub(super) event_type: String,
+    pub(super) properties: Option<HashMap<String, String>>,
+    /// Seconds of the Unix epoch; 0: now.
+    pub(super) timestamp: i64,
+    pub(super) source: String,
+}
+
+impl Event {
+    /// What the text of its type means (contracts 3.1).
+    pub(super) fn kind(&self) -> Kind {
+        let name = self.event_type.as_str();
+        match name {
+            "page_view" | "user_action" => Kind::User,
+            "system_event" | "error_event" => Kind::System,
+            "purchase" => Kind::Transaction,
+            _ if ["transaction", "order", "payment"].iter().any(|start| name.starts_with(start)) => {
+                Kind::Transaction
+            }
+            _ => Kind::Custom,
+        }
+    }
+
+    fn is_good(&self) -> bool {
+        !self.id.is_empty() && !self.event_type.is_empty()
+    }
+
+    fn record(&self) -> Injected {
+        let mut metadata = Vec::new();
+        let mut writer = MetadataWriter::new(&mut metadata);
+        writer.push(record::SCHEMA_KEY, record::LEGACY_SCHEMA);
+        if !self.user_id.is_empty() {
+            writer.push(KEY_OVERRIDE, self.user_id.as_bytes());
+        }
+        Injected {
+            id: self.id.clone().into_bytes(),
+            source: self.source.clone().into_bytes(),
+            // Text and numbers into a Vec: nothing can fail.
+            payload: serde_json::to_vec(self).unwrap_or_default(),
+            metadata,
+            timestamp_seconds: (self.timestamp != 0).then_some(self.timestamp),
+            once: true,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Batch {
+    events: Vec<Event>,
+}
+
+/// Routes of the older system.
+pub(super) fn routes(platform: Platform) -> Router {
+    Router::new()
+        .route("/events", post(event))
+        .route("/events/async", post(event_async))
+        .route("/events/batch", post(batch))
+        .route("/batch", post(batch))
+        .route("/analytics/summary", get(summary))
+        .with_state(platform)
+}
+
+fn answer(status: u16, value: Value) -> Response {
+    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(value)).into_response()
+}
+
+fn not_json(error: &serde_json::Error) -> Response {
+    answer(400, json!({ "error": format!("Invalid JSON: {error}") }))
+}
+
+async fn one(
+    platform: &Platform,
+    body: &Bytes,
+    level: Option<AckLevel>,
+    success: u16,
+    message: &str,
+) -> Response {
+    let event: Event = match serde_json::from_slice(body) {
+        Ok(event) => event,
+        Err(error) => return not_json(&error),
+    };
+    if !event.is_good() {
+        let message = "Event ID and type are required";
+        return answer(400, json!({"success": false, "message": message, "event_id": ""}));
+    }
+    match platform.injector.send(vec![event.record()], level).await.pop() {
+        Some(Fate::Ok(_)) => {
+            answer(success, json!({"success": true, "message": message, "event_id": event.id}))
+        }
+        Some(Fate::Err(why)) => {
+            answer(why.status, json!({"success": false, "message": why.text, "event_id": event.id}))
+        }
+        None => answer(500, json!({ "error": "an event without a fate" })),
+    }
+}
+
+async fn event(State(platform): State<Platform>, body: Bytes) -> Response {
+    one(&platform, &body, None, 200, "Event sent successfully").await
+}
+
+async fn event_async(State(platform): State<Platform>, body: Bytes) -> Response {
+    let level = if platform.has_log { AckLevel::Durable } else { AckLevel::Queued };
+    one(&platform, &body, Some(level), 202, "Event queued for async processing").await
+}
+
+async fn batch(State(platform): State<Platform>, body: Bytes) -> Response {
+    let events = match serde_json::from_slice::<Batch>(&body) {
+        Ok(batch) => batch.events,
+        Err(error) => return not_json(&error),
+    };
+    if events.is_empty() || events.len() > BATCH_MAX {
+        let text = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
+        return answer(400, json!({ "error": text }));
+    }
+    let good: Vec<&Event> = events.iter().filter(|event| event.is_good()).collect();
+    let fates = platform.injector.send(good.iter().map(|event| event.record()).collect(), None).await;
+    let mut failed: Vec<&str> =
+        events.iter().filter(|event| !event.is_good()).map(|event| event.id.as_str()).collect();
+    let mut stored = 0;
+    for (event, fate) in good.iter().zip(&fates) {
+        match fate {
+            Fate::Ok(_) => stored += 1,
+            Fate::Err(_) => failed.push(&event.id),
+        }
+    }
+    let all_refused = stored == 0 && !good.is_empty();
+    answer(
+        if all_refused { 503 } else { 200 },
+        json!({
+            "success": failed.is_empty(),
+            "message": format!("Processed {stored}/{} events", events.len()),
+            "processed_count": stored,
+            "failed_event_ids": failed,
+        }),
+    )
+}
+
+/// Everything so far: what the older system's page shows.
+async fn summary(State(platform): State<Platform>) -> Json<Value> {
+    let total = platform.ever();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let metric =
+        |name: &str, value: f64| json!({"name": name, "value": value, "labels": {}, "timestamp": now});
+    let top: Vec<Value> = ["revenue", "transactions", "errors", "sessions"]
+        .into_iter()
+        .map(|name| (name, total.metric(name)))
+        .filter(|(_, value)| *value != 0.0)
+        .map(|(name, value)| metric(name, value))
+        .collect();
+    let by_type: BTreeMap<&str, u64> =
+        total.by_name.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+    Json(json!({
+        "total_events": total.events,
+        "total_users": total.users,
+        "events_by_type": by_type,
+        "top_metrics": top,
+        "last_updated": now,
+    }))
+}

@@ -1,0 +1,264 @@
+//! The events platform over the wire: what is taken, what is refused, what is answered.
+
+use std::collections::BTreeMap;
+
+use load::day::{Day, DayEvent};
+use serde_json::{Value, json};
+use tidegate_proto::analytics::v1::{
+    Event, EventType, GetAnalyticsSummaryRequest, IngestEventRequest, StreamEventsRequest,
+    analytics_service_client::AnalyticsServiceClient,
+    event_ingestion_service_client::EventIngestionServiceClient, stream_events_request,
+    stream_events_response,
+};
+use tonic::{Code, Request, transport::Channel};
+
+use crate::harness::{Answer, Peer, Scratch, Server, Start, eventually, get, post_json};
+
+/// The day on which everything happens.
+const DAY_MS: i64 = 1_780_012_800_000;
+const DAY: &str = "time_range.start=2026-05-29T00:00:00Z&time_range.end=2026-05-30T00:00:00Z";
+
+fn with_fields(server: &Server, request_line: &str, fields: &str, body: &str) -> Answer {
+    let mut peer = Peer::connect(server.gateway());
+    peer.send(format!(
+        "{request_line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+        body.len()
+    ));
+    peer.answer(false).unwrap()
+}
+
+/// A made-up event as `analytics.v1` writes it; its name is a property.
+fn typed(event: &DayEvent) -> Value {
+    let mut properties: BTreeMap<&str, &str> = event.properties.iter().copied().collect();
+    properties.insert("name", event.name);
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(event.timestamp_ms as u64);
+    let mut value = json!({
+        "id": event.id,
+        "userId": if event.user.is_empty() { "system" } else { &event.user },
+        "sessionId": event.session,
+        "source": event.source,
+        "timestamp": humantime::format_rfc3339_millis(time).to_string(),
+        "properties": properties,
+        "eventType": "EVENT_TYPE_CUSTOM",
+        "customEvent": {"name": event.name},
+    });
+    if let Some(micros) = event.amount_micros {
+        let object = value.as_object_mut().unwrap();
+        object.remove("customEvent");
+        object.insert("eventType".into(), "EVENT_TYPE_TRANSACTION".into());
+        let kind = if micros < 0 { "TRANSACTION_TYPE_REFUND" } else { "TRANSACTION_TYPE_PURCHASE" };
+        let transaction = json!({
+            "transactionId": event.id, "type": kind, "amount": micros.abs() as f64 / 1e6,
+            "currency": "EUR", "status": "TRANSACTION_STATUS_COMPLETED",
+        });
+        object.insert("transactionEvent".into(), transaction);
+    }
+    value
+}
+
+/// What does not change from one asking to the next.
+fn lasting(mut value: Value) -> Value {
+    if let Some(object) = value.as_object_mut() {
+        object.remove("metadata");
+        object.remove("lastUpdated");
+    }
+    value
+}
+
+fn answers(server: &Server) -> Vec<Value> {
+    let steps: Vec<Value> = ["page_view", "add_to_cart", "checkout", "purchase"]
+        .into_iter()
+        .map(|name| json!({"name": name, "filters": {"properties.name": name}}))
+        .collect();
+    let funnel = json!({
+        "steps": steps, "stepTimeout": "7200s",
+        "timeRange": {"start": "2026-05-29T00:00:00Z", "end": "2026-05-30T00:00:00Z"},
+    });
+    let paths = [
+        format!("/v1/analytics/summary?{DAY}"),
+        format!("/v1/analytics/summary?{DAY}&filters[properties.plan]=paid&filters[source]=ios"),
+        format!("/v1/analytics/timeseries?{DAY}&metric=unique_users&granularity=TIME_GRANULARITY_HOUR"),
+        format!("/v1/analytics/timeseries?{DAY}&metric=revenue&granularity=DAY"),
+        "/v1/analytics/users/user-0?include_sessions=true".to_owned(),
+    ];
+    let mut all: Vec<Value> = paths.iter().map(|path| get(server.gateway(), path).json()).collect();
+    all.push(post_json(server.gateway(), "/v1/analytics/funnel", &funnel.to_string()).json());
+    all.into_iter().map(lasting).collect()
+}
+
+#[test]
+fn after_a_kill_the_answers_are_the_same() {
+    let folder = Scratch::new();
+    let start = || {
+        let directory = format!("data.directory={}", folder.path().join("data").display());
+        Start::new().set("queue.type=log").set(&directory).run()
+    };
+    let server = start();
+    let events: Vec<DayEvent> = Day::new(3, 5000, 300, DAY_MS).collect();
+    for batch in events.chunks(1000) {
+        let body = json!({"events": batch.iter().map(typed).collect::<Vec<_>>()});
+        let answer = post_json(server.gateway(), "/v1/events/batch", &body.to_string());
+        assert_eq!(
+            (answer.status, &answer.json()["processedCount"]),
+            (200, &1000.into()),
+            "{}",
+            answer.text()
+        );
+    }
+    server.settled();
+    let before = answers(&server);
+    assert_eq!(before[0]["totalEvents"], "5000");
+    let revenue: i64 = events.iter().filter_map(|event| event.amount_micros).sum();
+    let revenue_told = before[0]["topMetrics"][0]["value"].as_f64().unwrap();
+    assert!((revenue_told - revenue as f64 / 1e6).abs() < 0.01, "{revenue_told} {revenue}");
+    let paid = events.iter().filter(|event| event.source == "ios" && event.properties[1].1 == "paid").count();
+    assert_eq!(before[1]["totalEvents"], paid.to_string());
+    assert_eq!(before[2]["series"].as_array().unwrap().len(), 24);
+    let users = before[5]["steps"].as_array().unwrap();
+    assert!(users[3]["users"] != "0" && users[0]["users"] != users[3]["users"], "{users:?}");
+    // Dropped: SIGKILL.
+    drop(server);
+    let server = start();
+    eventually("what was not worked on for certain is worked on again", || {
+        (answers(&server) == before).then_some(())
+    });
+}
+
+#[test]
+fn what_is_wrong_with_an_event_is_named_field_by_field() {
+    let server = Start::new().run();
+    let bad =
+        r#"{"event_type":"EVENT_TYPE_TRANSACTION","transaction_event":{"amount":-5,"currency":"EURO"}}"#;
+    let answer = post_json(server.gateway(), "/v1/events", bad);
+    let body = answer.json();
+    assert_eq!((answer.status, &body["code"]), (400, &3.into()));
+    let violations = body["details"][0]["fieldViolations"].as_array().unwrap();
+    let fields: Vec<&str> = violations.iter().map(|violation| violation["field"].as_str().unwrap()).collect();
+    let transaction =
+        ["transaction_id", "amount", "currency"].map(|name| format!("event.transaction_event.{name}"));
+    assert_eq!(fields[0], "event.user_id");
+    assert_eq!(fields[1..], transaction);
+    // A batch keeps what is good.
+    let good = json!({"user_id": "u", "event_type": 1});
+    let batch = json!({"events": [good, {"user_id": "u", "event_type": 77}]});
+    let body = post_json(server.gateway(), "/v1/events/batch", &batch.to_string()).json();
+    assert_eq!(
+        (&body["success"], &body["processedCount"], &body["failedCount"]),
+        (&false.into(), &1.into(), &1.into())
+    );
+    assert_eq!(body["validationErrors"][0]["field"], "events[1].event_type");
+    // `validate_only` stores nothing.
+    let only = json!({"event": good, "options": {"validate_only": true}});
+    assert_eq!(post_json(server.gateway(), "/v1/events", &only.to_string()).json()["message"], "valid");
+    for body in ["[]", "{\"events\":[]}", "{"] {
+        assert_eq!(post_json(server.gateway(), "/v1/events/batch", body).status, 400, "{body}");
+    }
+    server.settled();
+    assert_eq!(get(server.gateway(), "/v1/analytics/summary").json()["totalEvents"], "1");
+}
+
+#[test]
+fn a_repeated_event_is_counted_once() {
+    let server = Start::new().run();
+    let event = r#"{"id":"e-1","user_id":"u","event_type":"EVENT_TYPE_USER"}"#;
+    let messages: Vec<Value> =
+        (0..2).map(|_| post_json(server.gateway(), "/v1/events", event).json()["message"].clone()).collect();
+    assert_eq!(messages, ["accepted", "duplicate"]);
+    let older = r#"{"id":"e-2","event_type":"click"}"#;
+    for _ in 0..2 {
+        assert_eq!(post_json(server.ingest(), "/events", older).status, 200);
+    }
+    // A repeat is accepted and not worked on.
+    eventually("both are counted", || {
+        (get(server.gateway(), "/analytics/summary").json()["total_events"] == 2).then_some(())
+    });
+}
+
+#[test]
+fn queries_say_what_they_do_not_understand() {
+    let server = Start::new().run();
+    for (path, status, said) in [
+        ("/v1/analytics/summary?time_range.start=2026-05-29T00:00:00Z", 400, "both start and end"),
+        ("/v1/analytics/summary?filters[nonsense]=1", 400, "filters[nonsense]"),
+        ("/v1/analytics/timeseries?metric=events", 400, "time_range"),
+        (&format!("/v1/analytics/timeseries?{DAY}"), 400, "metric"),
+        (&format!("/v1/analytics/timeseries?{DAY}&metric=events&granularity=NEVER"), 400, "granularity"),
+        ("/v1/analytics/users/nobody", 404, "nobody"),
+        ("/v1/analytics/realtime?window_seconds=4000", 400, "window_seconds"),
+    ] {
+        let answer = get(server.gateway(), path);
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        assert!(answer.json()["message"].as_str().unwrap().contains(said), "{path}: {}", answer.text());
+    }
+    let one_step = json!({"steps": [{"event_type": "USER"}], "time_range": {"start": "2026-05-29T00:00:00Z", "end": "2026-05-30T00:00:00Z"}});
+    assert_eq!(post_json(server.gateway(), "/v1/analytics/funnel", &one_step.to_string()).status, 400);
+}
+
+#[test]
+fn with_keys_only_who_has_one_may_ask() {
+    let server = Start::new().variable("API_KEYS", "one,two").variable("AUTH_TOKENS", "secret").run();
+    let ask = |fields: &str| with_fields(&server, "GET /v1/analytics/summary", fields, "");
+    for fields in ["x-api-key: two\r\n", "authorization: Bearer secret\r\n"] {
+        assert_eq!(ask(fields).status, 200, "{fields}");
+    }
+    for fields in ["", "x-api-key: three\r\n", "authorization: Bearer one more\r\n"] {
+        let answer = ask(fields);
+        assert_eq!((answer.status, &answer.json()["code"]), (401, &16.into()), "{fields}");
+    }
+    assert_eq!(get(server.gateway(), "/v1/analytics/health").status, 200);
+    assert_eq!(get(server.gateway(), "/ready").status, 200);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let channel = channel(&server).await;
+        let mut analytics = AnalyticsServiceClient::new(channel.clone());
+        let refused = analytics.get_analytics_summary(GetAnalyticsSummaryRequest::default()).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+        let mut request = Request::new(GetAnalyticsSummaryRequest::default());
+        request.metadata_mut().insert("x-api-key", "one".parse().unwrap());
+        assert!(analytics.get_analytics_summary(request).await.is_ok());
+        let mut ingestion = EventIngestionServiceClient::new(channel);
+        let streamed = ingestion.stream_events(tokio_stream::iter([StreamEventsRequest::default()])).await;
+        assert_eq!(streamed.unwrap_err().code(), Code::Unauthenticated);
+        assert!(ingestion.health(()).await.unwrap().into_inner().healthy);
+    });
+}
+
+async fn channel(server: &Server) -> Channel {
+    Channel::from_shared(format!("http://{}", server.grpc())).unwrap().connect().await.unwrap()
+}
+
+#[test]
+fn a_stream_is_answered_event_by_event_in_order() {
+    let server = Start::new().run();
+    let event = |number: usize| Event {
+        id: format!("s-{number}"),
+        // Every tenth is nobody's.
+        user_id: if number % 10 == 9 { String::new() } else { format!("u-{}", number % 7) },
+        event_type: EventType::User.into(),
+        ..Event::default()
+    };
+    let requests = (0..1000).map(move |number| StreamEventsRequest {
+        request: Some(stream_events_request::Request::Event(event(number))),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut ingestion = EventIngestionServiceClient::new(channel(&server).await);
+        let mut answers = ingestion.stream_events(tokio_stream::iter(requests)).await.unwrap().into_inner();
+        let mut number = 0;
+        while let Some(answer) = answers.message().await.unwrap() {
+            match answer.response.unwrap() {
+                stream_events_response::Response::EventResponse(answer) => {
+                    assert_eq!((answer.event_id, answer.success), (format!("s-{number}"), number % 10 != 9));
+                    number += 1;
+                }
+                stream_events_response::Response::Status(status) => assert!(status.connected),
+            }
+        }
+        assert_eq!(number, 1000);
+        let bad = ingestion.ingest_event(IngestEventRequest::default()).await.unwrap_err();
+        assert_eq!(bad.code(), Code::InvalidArgument);
+    });
+    server.settled();
+    let summary = get(server.gateway(), "/v1/analytics/summary").json();
+    assert_eq!((&summary["totalEvents"], &summary["uniqueUsers"]), (&"900".into(), &"7".into()));
+}
