@@ -29,7 +29,7 @@ use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
     delivery::Behind,
-    events::{self, Guard, Platform},
+    events::{self, Guard, Platform, producer::Counters},
     logging,
     role::Part,
     settings::Settings,
@@ -86,6 +86,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     .context("the core threads cannot be started")?;
     let watcher = behind.watch()?;
     let views = fleet.fronts.iter().zip(&fleet.engines);
+    let producer = Arc::<Counters>::default();
     let house = Arc::new(House {
         cores: views
             .map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() })
@@ -98,12 +99,14 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         draining: Arc::clone(&draining),
         behind: Arc::clone(&behind),
         cold: ColdCounts::default(),
+        producer: Arc::clone(&producer),
     });
     health.know(Arc::clone(&house));
     let platform = Platform {
         injector,
         parts: Arc::clone(&behind.parts),
         has_log: behind.log.is_some(),
+        producer,
         guard: Guard::new(&settings.api_keys, &settings.auth_tokens),
         node: rustix::system::uname().nodename().to_string_lossy().into(),
     };

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
-use crate::delivery::Behind;
+use crate::{delivery::Behind, events::producer::Counters};
 
 /// The view of one core.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct House {
     pub processor: Option<SocketAddr>,
     /// Marks the probe's message as ours.
     pub probe_token: String,
+    /// What the producer service counts.
+    pub producer: Arc<Counters>,
     /// The metrics' further path.
     pub metrics_path: String,
     /// When the process began.

@@ -18,6 +18,7 @@ use prometheus::{
 use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
 
 use super::{families::Family, house::House};
+use crate::events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS;
 
 /// gRPC code names as `grpc_code` labels, by number.
 const CODE_NAMES: [&str; GRPC_CODES] = [
@@ -52,6 +53,7 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     requests(house, &mut families);
     delivery(house, &mut families);
     own(house, &mut families);
+    producer(house, &mut families);
     families.extend(ProcessCollector::for_self().collect());
     let mut text = Vec::new();
     encoder.encode(&families, &mut text)?;
@@ -371,4 +373,23 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
         .into_iter()
         .filter_map(Family::finish),
     );
+}
+
+/// What the producer service's dashboards ask for.
+fn producer(house: &House, families: &mut Vec<MetricFamily>) {
+    let mut published = Family::counter("producer_events_published_total", "Events published, by type.");
+    let mut failed =
+        Family::counter("producer_events_failed_total", "Events not published, by type and reason.");
+    let mut durations = Family::histogram(
+        "producer_publish_duration_seconds",
+        "From a request to its event being published.",
+    );
+    for (name, counted) in house.producer.read() {
+        let label = ("event_type", name);
+        published.add_count(&[label], counted.published);
+        failed.add_count(&[label, ("reason", "validation_error")], counted.invalid);
+        failed.add_count(&[label, ("reason", "publish_error")], counted.failed);
+        durations.add_distribution(&[label], &PUBLISH_BOUNDS_SECONDS, &counted.buckets, counted.seconds);
+    }
+    families.extend([published, failed, durations].into_iter().filter_map(Family::finish));
 }

@@ -9,6 +9,7 @@ mod calendar;
 mod guard;
 mod ingestion;
 mod legacy;
+pub mod producer;
 mod record;
 mod rest;
 mod validate;
@@ -34,7 +35,7 @@ pub fn parts(cores: usize, bounds: Bounds) -> Parts {
 
 /// Every route of the platform.
 pub fn routes(platform: Platform) -> axum::Router {
-    rest::routes(platform.clone()).merge(legacy::routes(platform))
+    rest::routes(platform.clone()).merge(legacy::routes(platform.clone())).merge(producer::routes(platform))
 }
 
 /// What the services of the platform work with.
@@ -46,6 +47,8 @@ pub struct Platform {
     pub parts: Parts,
     /// Whether there is a durable log to answer `async` requests from.
     pub has_log: bool,
+    /// What the producer service counts.
+    pub producer: Arc<producer::Counters>,
     /// Who may ask.
     pub guard: Guard,
     /// What this process calls itself.

@@ -198,6 +198,34 @@ fn a10_the_older_systems_event_is_in_its_summary() {
 }
 
 #[test]
+fn a14_a15_a16_the_producer_services_events_are_counted_by_type() {
+    let server = like_the_defaults();
+    for (port, path, kind) in
+        [(8080, "user", "user_created"), (8080, "order", "order_placed"), (8081, "user", "user_created")]
+    {
+        let line = format!(
+            r#"curl -X POST http://localhost:{port}/api/v1/events/{path} -H 'Content-Type: application/json' -d '{{"data":"something happened"}}'"#
+        );
+        let Some((body, _)) = bash(&server, &["curl"], &line) else { return };
+        let body = json(&body);
+        assert_eq!((&body["status"], &body["event"]["type"]), (&"success".into(), &kind.into()));
+        assert!(body["event"]["id"].as_str().unwrap().starts_with(&format!("{kind}_2")), "{body}");
+    }
+    let Some((body, _)) = bash(&server, &["curl"], "curl http://localhost:8080/api/v1/events/stats") else {
+        return;
+    };
+    let data = &json(&body)["data"];
+    assert_eq!(data["events_by_type"], serde_json::json!({"user_created": 2, "order_placed": 1}));
+    assert_eq!((&data["total_events"], &data["success_rate"]), (&3.into(), &100.0.into()));
+    for port in [8080, 8081, 8082, 8083] {
+        let line = format!("curl -s http://localhost:{port}/metrics | grep -E '^(producer_|http_)'");
+        let Some((lines, _)) = bash(&server, &["curl"], &line) else { return };
+        assert!(lines.contains(r#"producer_events_published_total{event_type="user_created"} 2"#), "{lines}");
+        assert!(lines.contains(r#"endpoint="/events/user""#), "{lines}");
+    }
+}
+
+#[test]
 fn a7_trace_reports_five_phases_and_stays_out_of_the_statistics() {
     let server = like_the_defaults();
     let Some((body, _)) = bash(&server, &["curl", "jq"], "curl http://localhost:8080/api/v1/trace | jq .")

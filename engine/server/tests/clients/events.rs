@@ -262,3 +262,26 @@ fn a_stream_is_answered_event_by_event_in_order() {
     let summary = get(server.gateway(), "/v1/analytics/summary").json();
     assert_eq!((&summary["totalEvents"], &summary["uniqueUsers"]), (&"900".into(), &"7".into()));
 }
+
+#[test]
+fn the_producer_service_refuses_in_its_own_words_and_lets_browsers_ask() {
+    let server = Start::new().run();
+    let path = "/api/v1/events/user";
+    let long = format!(r#"{{"data":"{}"}}"#, "я".repeat(5001));
+    for body in
+        ["", "{", r#"{"data":"   "}"#, r#"{"data":7}"#, r#"{"data":"x","metadata":[]}"#, long.as_str()]
+    {
+        let answer = post_json(server.gateway(), path, body);
+        let said = answer.json();
+        assert_eq!((answer.status, &said["code"]), (400, &"VALIDATION_ERROR".into()), "{body:.20}");
+        assert_eq!(said["error"], "Bad Request");
+    }
+    let stats = get(server.gateway(), "/api/v1/events/stats").json();
+    assert_eq!((&stats["data"]["error_count"], &stats["data"]["success_rate"]), (&6.into(), &0.0.into()));
+    let preflight = with_fields(&server, &format!("OPTIONS {path}"), "Origin: http://elsewhere\r\n", "");
+    assert_eq!(preflight.status, 200);
+    assert_eq!(preflight.field("access-control-allow-origin"), Some("*"));
+    let taken = post_json(server.gateway(), path, r#"{"data":"x","metadata":{"n":1},"timestamp":17}"#);
+    assert_eq!((taken.status, taken.field("x-content-type-options")), (200, Some("nosniff")));
+    assert_eq!(get(server.gateway(), path).status, 405);
+}
