@@ -17,6 +17,11 @@ pub mod diplom {
 /// Package `analytics.v1`: typed events, and the answers computed from them.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod analytics {
+    /// The older system's services; their package has no version.
+    pub mod legacy {
+        include!("gen/analytics.rs");
+    }
+
     /// Version 1.
     pub mod v1 {
         include!("gen/analytics.v1.rs");

@@ -18,9 +18,14 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use tidegate_proto::analytics::v1::{
-    analytics_service_server::AnalyticsServiceServer,
-    event_ingestion_service_server::EventIngestionServiceServer,
+use tidegate_proto::analytics::{
+    legacy::{
+        self, consumer_service_server::ConsumerServiceServer, producer_service_server::ProducerServiceServer,
+    },
+    v1::{
+        analytics_service_server::AnalyticsServiceServer,
+        event_ingestion_service_server::EventIngestionServiceServer,
+    },
 };
 use tonic::service::Routes;
 use transports::{Driver, Fleet, Plan, Role, bind, choose, inject::injector};
@@ -29,7 +34,7 @@ use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
     delivery::Behind,
-    events::{self, Guard, Platform, producer::Counters},
+    events::{self, Guard, Older, Platform, producer::Counters},
     logging,
     role::Part,
     settings::Settings,
@@ -205,12 +210,15 @@ fn start_cold_lane(
 }
 
 /// The services whose health is told.
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 8] = [
     "",
     "diplom.v1.IngestService",
     "IngestService",
     "analytics.v1.EventIngestionService",
     "analytics.v1.AnalyticsService",
+    "analytics.ProducerService",
+    "analytics.ConsumerService",
+    "analytics.AnalyticsService",
 ];
 
 /// Longest message of the events platform, each way (contracts 3.1).
@@ -243,7 +251,13 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     let analytics = AnalyticsServiceServer::new(platform.clone())
         .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
-    let mut services = Routes::new(health).add_service(ingestion).add_service(analytics);
+    let older = Older(platform.clone());
+    let mut services = Routes::new(health)
+        .add_service(ingestion)
+        .add_service(analytics)
+        .add_service(ProducerServiceServer::new(older.clone()))
+        .add_service(ConsumerServiceServer::new(older.clone()))
+        .add_service(legacy::analytics_service_server::AnalyticsServiceServer::new(older));
     match (reflection().build_v1(), reflection().build_v1alpha()) {
         (Ok(v1), Ok(v1alpha)) => services = services.add_service(v1).add_service(v1alpha),
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "gRPC reflection is not served"),

@@ -48,9 +48,9 @@ fn elapsed(since: Instant) -> Option<prost_types::Duration> {
 
 /// A range in milliseconds, the end excluded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range {
-    from_ms: i64,
-    to_ms: i64,
+pub(super) struct Range {
+    pub(super) from_ms: i64,
+    pub(super) to_ms: i64,
 }
 
 impl Range {
@@ -71,6 +71,14 @@ impl Range {
 
     fn required(range: Option<&TimeRange>) -> Result<Self, Status> {
         Self::read(range)?.ok_or_else(|| Status::invalid_argument("time_range: expected start and end"))
+    }
+
+    pub(super) fn last_hour() -> Self {
+        Self::last(HOUR)
+    }
+
+    pub(super) fn last_minute() -> Self {
+        Self::last(Duration::from_secs(60))
     }
 
     fn last(length: Duration) -> Self {
@@ -148,7 +156,7 @@ impl Platform {
     }
 
     /// Everything that happened, from the buckets.
-    fn total(&self, range: Range) -> Total {
+    pub(super) fn total(&self, range: Range) -> Total {
         let mut total = Total::default();
         for part in self.parts.iter() {
             // Sharing the buckets is quick; adding them up needs no lock.
@@ -225,7 +233,7 @@ fn top_metrics(now: &Total, before: &Total) -> Vec<TopMetric> {
     names.into_iter().map(metric).filter(|metric| metric.value != 0.0).take(TOP_MAX).collect()
 }
 
-fn counts(of: &BTreeMap<String, u64>) -> HashMap<String, i64> {
+pub(super) fn counts(of: &BTreeMap<String, u64>) -> HashMap<String, i64> {
     of.iter().map(|(name, count)| (name.clone(), *count as i64)).collect()
 }
 

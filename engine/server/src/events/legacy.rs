@@ -22,7 +22,7 @@ use transports::inject::{Fate, Injected};
 use super::{Platform, record};
 
 /// Events of a batch.
-const BATCH_MAX: usize = 1000;
+pub(super) const BATCH_MAX: usize = 1000;
 
 /// An event as the older system writes it.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -143,18 +143,15 @@ async fn batch(State(platform): State<Platform>, body: Bytes) -> Response {
         let text = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
         return answer(400, json!({ "error": text }));
     }
-    let good: Vec<&Event> = events.iter().filter(|event| event.is_good()).collect();
-    let fates = platform.injector.send(good.iter().map(|event| event.record()).collect(), None).await;
-    let mut failed: Vec<&str> =
-        events.iter().filter(|event| !event.is_good()).map(|event| event.id.as_str()).collect();
-    let mut stored = 0;
-    for (event, fate) in good.iter().zip(&fates) {
-        match fate {
-            Fate::Ok(_) => stored += 1,
-            Fate::Err(_) => failed.push(&event.id),
-        }
-    }
-    let all_refused = stored == 0 && !good.is_empty();
+    let fates = platform.send_older(&events).await;
+    let failed: Vec<&str> = events
+        .iter()
+        .zip(&fates)
+        .filter(|(_, fate)| fate.is_err())
+        .map(|(event, _)| event.id.as_str())
+        .collect();
+    let stored = events.len() - failed.len();
+    let all_refused = stored == 0 && events.iter().any(Event::is_good);
     answer(
         if all_refused { 503 } else { 200 },
         json!({
@@ -164,6 +161,25 @@ async fn batch(State(platform): State<Platform>, body: Bytes) -> Response {
             "failed_event_ids": failed,
         }),
     )
+}
+
+impl Platform {
+    /// Sends the older system's events; says of each what is wrong with it or why it was not taken.
+    pub(super) async fn send_older(&self, events: &[Event]) -> Vec<Result<(), String>> {
+        let good = events.iter().filter(|event| event.is_good()).map(Event::record).collect();
+        let mut fates = self.injector.send(good, None).await.into_iter();
+        let fate = |event: &Event| {
+            if !event.is_good() {
+                return Err("Event ID and type are required".to_owned());
+            }
+            match fates.next() {
+                Some(Fate::Ok(_)) => Ok(()),
+                Some(Fate::Err(why)) => Err(why.text),
+                None => Err("an event without a fate".to_owned()),
+            }
+        };
+        events.iter().map(fate).collect()
+    }
 }
 
 /// Everything so far: what the older system's page shows.

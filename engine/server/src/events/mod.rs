@@ -9,6 +9,7 @@ mod calendar;
 mod guard;
 mod ingestion;
 mod legacy;
+mod legacy_grpc;
 pub mod producer;
 mod record;
 mod rest;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 use transports::inject::Injector;
 
 pub use guard::{Guard, check};
+pub use legacy_grpc::Older;
 pub use record::Worker;
 
 /// The aggregates of every core.

@@ -1,0 +1,176 @@
+//! The older analytics system's gRPC (contracts 3.3). A refused event is an OK with `success: false`, as it was there.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tidegate_proto::analytics::legacy::{
+    AnalyticsSummary, AnalyticsSummaryRequest, BatchEventsRequest, BatchEventsResponse, ConsumerStatsRequest,
+    ConsumerStatsResponse, Event, EventResponse, HealthRequest, HealthResponse, Metric, MetricsRequest,
+    MetricsResponse, analytics_service_server::AnalyticsService, consumer_service_server::ConsumerService,
+    producer_service_server::ProducerService,
+};
+use tonic::{Request, Response, Status};
+
+use super::{
+    Platform,
+    analytics::{Range, Total, counts},
+    legacy::{self, BATCH_MAX},
+};
+
+/// The older system's names for its events and answers.
+#[derive(Clone, Debug)]
+pub struct Older(pub Platform);
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64
+}
+
+fn healthy() -> Response<HealthResponse> {
+    Response::new(HealthResponse { healthy: true, status: "healthy".to_owned(), timestamp: now() })
+}
+
+fn event(event: Event) -> legacy::Event {
+    legacy::Event {
+        id: event.id,
+        user_id: event.user_id,
+        event_type: event.event_type,
+        properties: Some(event.properties),
+        timestamp: event.timestamp,
+        source: event.source,
+    }
+}
+
+/// The range in seconds; both 0 is the last hour.
+fn range(from: i64, to: i64) -> Result<Range, Status> {
+    match (from, to) {
+        (0, 0) => Ok(Range::last_hour()),
+        (from, to) if 0 <= from && from < to && to < i64::MAX / 1000 => {
+            Ok(Range { from_ms: from * 1000, to_ms: to * 1000 })
+        }
+        _ => Err(Status::invalid_argument("from, to: expected seconds of the Unix epoch, to behind from")),
+    }
+}
+
+const METRICS: [&str; 6] = ["events", "unique_users", "sessions", "revenue", "transactions", "errors"];
+
+fn metric(total: &Total, name: &str) -> Metric {
+    Metric { name: name.to_owned(), value: total.metric(name), timestamp: now(), ..Metric::default() }
+}
+
+#[tonic::async_trait]
+impl ProducerService for Older {
+    async fn send_event(&self, request: Request<Event>) -> Result<Response<EventResponse>, Status> {
+        let event = event(request.into_inner());
+        let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
+        Ok(Response::new(match self.0.send_older(std::slice::from_ref(&event)).await.pop() {
+            Some(Ok(())) => EventResponse {
+                success: true,
+                message: "Event sent successfully".to_owned(),
+                event_id: event.id.clone(),
+            },
+            Some(Err(message)) => refused(message),
+            None => refused("an event without a fate".to_owned()),
+        }))
+    }
+
+    async fn send_batch_events(
+        &self,
+        request: Request<BatchEventsRequest>,
+    ) -> Result<Response<BatchEventsResponse>, Status> {
+        let events: Vec<legacy::Event> = request.into_inner().events.into_iter().map(event).collect();
+        if events.is_empty() || events.len() > BATCH_MAX {
+            let message = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
+            return Ok(Response::new(BatchEventsResponse { message, ..BatchEventsResponse::default() }));
+        }
+        let fates = self.0.send_older(&events).await;
+        let failed = events.iter().zip(&fates).filter(|(_, fate)| fate.is_err());
+        let failed_event_ids: Vec<String> = failed.map(|(event, _)| event.id.clone()).collect();
+        let stored = events.len() - failed_event_ids.len();
+        Ok(Response::new(BatchEventsResponse {
+            success: failed_event_ids.is_empty(),
+            message: format!("Processed {stored}/{} events", events.len()),
+            processed_count: i32::try_from(stored).unwrap_or(i32::MAX),
+            failed_event_ids,
+        }))
+    }
+
+    async fn get_producer_health(
+        &self,
+        _: Request<HealthRequest>,
+    ) -> Result<Response<HealthResponse>, Status> {
+        Ok(healthy())
+    }
+}
+
+#[tonic::async_trait]
+impl ConsumerService for Older {
+    async fn get_consumer_health(
+        &self,
+        _: Request<HealthRequest>,
+    ) -> Result<Response<HealthResponse>, Status> {
+        Ok(healthy())
+    }
+
+    async fn get_consumer_stats(
+        &self,
+        _: Request<ConsumerStatsRequest>,
+    ) -> Result<Response<ConsumerStatsResponse>, Status> {
+        let total = self.0.ever();
+        let last_minute = self.0.total(Range::last_minute());
+        let events = i64::try_from(total.events).unwrap_or(i64::MAX);
+        let rate = last_minute.events as f64 / 60.0;
+        Ok(Response::new(ConsumerStatsResponse {
+            processed_events: events,
+            events_per_second: rate,
+            processing_rate: rate,
+            stream_events_processed: events,
+            ..ConsumerStatsResponse::default()
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl AnalyticsService for Older {
+    async fn get_analytics_summary(
+        &self,
+        request: Request<AnalyticsSummaryRequest>,
+    ) -> Result<Response<AnalyticsSummary>, Status> {
+        let AnalyticsSummaryRequest { from, to } = request.into_inner();
+        let total = self.0.total(range(from, to)?);
+        Ok(Response::new(AnalyticsSummary {
+            total_events: total.events as i64,
+            total_users: total.users as i64,
+            events_by_type: counts(&total.by_name),
+            top_metrics: METRICS
+                .iter()
+                .map(|name| metric(&total, name))
+                .filter(|metric| metric.value != 0.0)
+                .collect(),
+            last_updated: now(),
+        }))
+    }
+
+    async fn get_metrics(
+        &self,
+        request: Request<MetricsRequest>,
+    ) -> Result<Response<MetricsResponse>, Status> {
+        let MetricsRequest { metric_name, from, to, filters } = request.into_inner();
+        if !filters.is_empty() {
+            return Err(Status::invalid_argument(
+                "filters: this service has none; analytics.v1 GetTimeSeries does",
+            ));
+        }
+        let total = self.0.total(range(from, to)?);
+        let metrics = match metric_name.as_str() {
+            "" => METRICS.iter().map(|name| metric(&total, name)).collect(),
+            name => vec![metric(&total, name)],
+        };
+        Ok(Response::new(MetricsResponse { metrics, success: true, message: String::new() }))
+    }
+
+    async fn get_analytics_health(
+        &self,
+        _: Request<HealthRequest>,
+    ) -> Result<Response<HealthResponse>, Status> {
+        Ok(healthy())
+    }
+}
