@@ -25,6 +25,7 @@ use tidegate_proto::analytics::{
     v1::{
         analytics_service_server::AnalyticsServiceServer,
         event_ingestion_service_server::EventIngestionServiceServer,
+        metrics_service_server::MetricsServiceServer,
     },
 };
 use tonic::service::Routes;
@@ -210,12 +211,13 @@ fn start_cold_lane(
 }
 
 /// The services whose health is told.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "",
     "diplom.v1.IngestService",
     "IngestService",
     "analytics.v1.EventIngestionService",
     "analytics.v1.AnalyticsService",
+    "analytics.v1.MetricsService",
     "analytics.ProducerService",
     "analytics.ConsumerService",
     "analytics.AnalyticsService",
@@ -255,6 +257,7 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     let mut services = Routes::new(health)
         .add_service(ingestion)
         .add_service(analytics)
+        .add_service(MetricsServiceServer::new(platform.clone()))
         .add_service(ProducerServiceServer::new(older.clone()))
         .add_service(ConsumerServiceServer::new(older.clone()))
         .add_service(legacy::analytics_service_server::AnalyticsServiceServer::new(older));

@@ -11,13 +11,14 @@ use anyhow::{Context, Result, bail};
 use prost::Message;
 
 /// The files that are compiled, in one descriptor set; their paths are what reflection shows.
-const PROTO_FILES: [&str; 7] = [
+const PROTO_FILES: [&str; 8] = [
     "diplom/v1/ingest.proto",
     "diplom/v1/messages.proto",
     "compat/ingest.proto",
     "analytics/v1/events.proto",
     "analytics/v1/ingestion.proto",
     "analytics/v1/analytics.proto",
+    "analytics/v1/metrics.proto",
     "analytics/legacy/analytics.proto",
 ];
 

@@ -34,7 +34,7 @@ const EVENTS_MAX: usize = 100;
 const TOP_MAX: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn timestamp(ms: i64) -> Timestamp {
+pub(super) fn timestamp(ms: i64) -> Timestamp {
     Timestamp { seconds: ms.div_euclid(1000), nanos: (ms.rem_euclid(1000) * 1_000_000) as i32 }
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Range {
 
 impl Range {
     /// Reads a range; `None` when there is none.
-    fn read(range: Option<&TimeRange>) -> Result<Option<Self>, Status> {
+    pub(super) fn read(range: Option<&TimeRange>) -> Result<Option<Self>, Status> {
         let Some(TimeRange { start, end }) = range else { return Ok(None) };
         let (Some(start), Some(end)) = (start, end) else {
             return Err(Status::invalid_argument("time_range: expected both start and end, or neither"));
@@ -87,7 +87,7 @@ impl Range {
         Self { from_ms: to_ms - length.as_millis() as i64, to_ms }
     }
 
-    fn message(self) -> Option<TimeRange> {
+    pub(super) fn message(self) -> Option<TimeRange> {
         Some(TimeRange { start: Some(timestamp(self.from_ms)), end: Some(timestamp(self.to_ms)) })
     }
 }
@@ -132,7 +132,7 @@ pub(super) struct Total {
     errors: u64,
     pub(super) by_name: BTreeMap<String, u64>,
     by_source: BTreeMap<String, u64>,
-    metrics: BTreeMap<String, (u64, f64)>,
+    pub(super) metrics: BTreeMap<String, (u64, f64)>,
 }
 
 impl Total {

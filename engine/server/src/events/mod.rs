@@ -10,6 +10,7 @@ mod guard;
 mod ingestion;
 mod legacy;
 mod legacy_grpc;
+mod metrics;
 pub mod producer;
 mod record;
 mod rest;

@@ -18,9 +18,9 @@ use prost_reflect::{
 use serde_json::{Map, Value, json};
 use tidegate_proto::analytics::v1::{
     IngestEventRequest, IngestEventsRequest, analytics_service_server::AnalyticsService,
-    event_ingestion_service_server::EventIngestionService,
+    event_ingestion_service_server::EventIngestionService, metrics_service_server::MetricsService,
 };
-use tokio_stream::StreamExt;
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -45,7 +45,7 @@ fn read<M: Message + Default>(name: &str, value: &Value) -> Result<M, Status> {
 }
 
 /// Writes a message as proto JSON with every field.
-fn write(name: &str, message: &impl Message) -> Result<Value, Status> {
+pub(super) fn write(name: &str, message: &impl Message) -> Result<Value, Status> {
     let internal = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
     let dynamic = DynamicMessage::decode(descriptor(name)?, message.encode_to_vec().as_slice())
         .map_err(|error| internal(&error))?;
@@ -207,6 +207,10 @@ pub(super) fn routes(platform: Platform) -> Router {
         .route("/v1/analytics/users/{user_id}", get(user))
         .route("/v1/analytics/funnel", post(funnel))
         .route("/v1/analytics/health", get(analytics_health))
+        .route("/v1/metrics", get(metrics))
+        .route("/v1/metrics/stream", get(metrics_stream))
+        .route("/v1/metrics/export", get(metrics_export))
+        .route("/v1/metrics/health", get(metrics_health))
         .with_state(platform)
 }
 
@@ -281,18 +285,53 @@ async fn funnel(State(platform): State<Platform>, body: Bytes) -> Response {
     respond("GetFunnelAnalysisResponse", work).await
 }
 
-/// Newline-delimited `{"result": …}`, an error at the end as `{"error": …}`.
+async fn metrics(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+    let work = async {
+        let name = "GetMetricsRequest";
+        platform.get_metrics(Request::new(read(name, &query_value(name, query.as_deref())?)?)).await
+    };
+    respond("GetMetricsResponse", work).await
+}
+
+async fn metrics_export(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+    let work = async {
+        let name = "ExportMetricsRequest";
+        platform.export_metrics(Request::new(read(name, &query_value(name, query.as_deref())?)?)).await
+    };
+    respond("ExportMetricsResponse", work).await
+}
+
+async fn metrics_health(State(platform): State<Platform>) -> Response {
+    respond("HealthResponse", MetricsService::health(&platform, Request::new(()))).await
+}
+
+async fn metrics_stream(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+    let work = async {
+        let name = "GetMetricsRequest";
+        platform.stream_metrics(Request::new(read(name, &query_value(name, query.as_deref())?)?)).await
+    };
+    stream("Metric", work.await)
+}
+
 async fn real_time(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetRealTimeAnalyticsRequest";
         let request = read(name, &query_value(name, query.as_deref())?)?;
         platform.get_real_time_analytics(Request::new(request)).await
     };
-    match work.await {
-        Ok(stream) => {
-            let lines = stream.into_inner().map(|item| {
-                let written = item.and_then(|message| write("RealTimeAnalyticsResponse", &message));
-                let line = match written {
+    stream("RealTimeAnalyticsResponse", work.await)
+}
+
+/// Newline-delimited `{"result": …}`, an error at the end as `{"error": …}`.
+fn stream<M, S>(name: &'static str, opened: Result<tonic::Response<S>, Status>) -> Response
+where
+    M: Message,
+    S: Stream<Item = Result<M, Status>> + Send + 'static,
+{
+    match opened {
+        Ok(items) => {
+            let lines = items.into_inner().map(move |item| {
+                let line = match item.and_then(|message| write(name, &message)) {
                     Ok(value) => json!({ "result": value }),
                     Err(status) => json!({ "error": error_value(&status) }),
                 };

@@ -265,6 +265,40 @@ fn a_stream_is_answered_event_by_event_in_order() {
 }
 
 #[test]
+fn metrics_are_told_streamed_and_exported() {
+    let server = Start::new().run();
+    let event = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM",
+                       "custom_event": {"name": "load", "metrics": [{"name": "latency", "value": 3.5}]}});
+    for _ in 0..2 {
+        assert_eq!(post_json(server.gateway(), "/v1/events", &event.to_string()).status, 200);
+    }
+    server.settled();
+    let ask = |query: &str| get(server.gateway(), &format!("/v1/metrics{query}")).json();
+    let value = |answer: &Value, name: &str| {
+        let metrics = answer["metrics"].as_array().unwrap();
+        metrics.iter().find(|metric| metric["name"] == name).map(|metric| metric["value"].as_f64().unwrap())
+    };
+    let all = ask("");
+    assert_eq!((value(&all, "events"), value(&all, "latency")), (Some(2.0), Some(7.0)));
+    let mean = ask("?metric_names=latency&aggregation=AVG");
+    assert_eq!((value(&mean, "latency"), value(&mean, "events")), (Some(3.5), None));
+    assert_eq!(get(server.gateway(), "/v1/metrics?aggregation=P99").status, 400);
+    for (format, content_type, holds) in [
+        ("prometheus", "text/plain; version=0.0.4; charset=utf-8", "events 2"),
+        ("csv", "text/csv", "latency,METRIC_TYPE_GAUGE,7"),
+        ("json", "application/json", "\"latency\""),
+    ] {
+        let answer = ask(&format!("/export?format={format}"));
+        assert_eq!(answer["contentType"], content_type);
+        assert!(answer["data"].as_str().unwrap().contains(holds), "{answer}");
+    }
+    // The first lines of a stream that goes on.
+    let mut peer = Peer::connect(server.gateway());
+    peer.send("GET /v1/metrics/stream?metric_names=events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    peer.until(r#"{"result":{"#);
+}
+
+#[test]
 fn the_producer_service_refuses_in_its_own_words_and_lets_browsers_ask() {
     let server = Start::new().run();
     let path = "/api/v1/events/user";

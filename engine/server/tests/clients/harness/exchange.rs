@@ -112,6 +112,15 @@ impl Peer {
         Some(String::from_utf8(line).unwrap())
     }
 
+    /// Reads on until a line contains this.
+    pub(crate) fn until(&mut self, wanted: &str) {
+        let mut line = Vec::new();
+        while !String::from_utf8_lossy(&line).contains(wanted) {
+            line.clear();
+            assert!(self.reader.read_until(b'\n', &mut line).unwrap() > 0, "it ends before {wanted:?}");
+        }
+    }
+
     /// Reads on to the end of the connection; what is left.
     pub(crate) fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
