@@ -14,12 +14,12 @@ use axum::{
 };
 use engine_analytics::Kind;
 use engine_core::{AckLevel, KEY_OVERRIDE, MetadataWriter};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transports::inject::{Fate, Injected};
 
-use super::{Platform, record};
+use super::{Platform, batch_value, record};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -134,8 +134,8 @@ async fn event_async(State(platform): State<Platform>, body: Bytes) -> Response 
     one(&platform, &body, Some(level), 202, "Event queued for async processing").await
 }
 
-async fn batch(State(platform): State<Platform>, body: Bytes) -> Response {
-    let events = match serde_json::from_slice::<Batch>(&body) {
+async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
+    let events = match batch_value(&headers, &body).and_then(serde_json::from_value::<Batch>) {
         Ok(batch) => batch.events,
         Err(error) => return not_json(&error),
     };

@@ -18,8 +18,12 @@ mod validate;
 
 use std::sync::Arc;
 
+use axum::{body::Bytes, extract::DefaultBodyLimit};
 use engine_analytics::{Bounds, Part};
+use http::{HeaderMap, header::CONTENT_TYPE};
 use parking_lot::Mutex;
+use serde_json::Value;
+use tower_http::decompression::RequestDecompressionLayer;
 use transports::inject::Injector;
 
 pub use guard::{Guard, check};
@@ -36,9 +40,16 @@ pub fn parts(cores: usize, bounds: Bounds) -> Parts {
     (0..cores.max(1)).map(|_| Arc::new(Mutex::new(Part::new(bounds)))).collect()
 }
 
-/// Every route of the platform.
+/// Longest body, unpacked (contracts 3.1).
+const BODY_BYTES_MAX: usize = 10 << 20;
+
+/// Every route of the platform; bodies may be packed with gzip or zstd.
 pub fn routes(platform: Platform) -> axum::Router {
-    rest::routes(platform.clone()).merge(legacy::routes(platform.clone())).merge(producer::routes(platform))
+    rest::routes(platform.clone())
+        .merge(legacy::routes(platform.clone()))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(RequestDecompressionLayer::new())
+        .merge(producer::routes(platform))
 }
 
 /// What the services of the platform work with.
@@ -56,4 +67,21 @@ pub struct Platform {
     pub guard: Guard,
     /// What this process calls itself.
     pub node: Arc<str>,
+}
+
+/// A body with `events`: an object that has them, or one to a line (`application/x-ndjson`).
+///
+/// # Errors
+/// Where it is no JSON.
+fn batch_value(headers: &HeaderMap, body: &Bytes) -> Result<Value, serde_json::Error> {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    let is_lines = [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
+        .iter()
+        .any(|known| content_type.starts_with(known));
+    if !is_lines {
+        return serde_json::from_slice(body);
+    }
+    let events =
+        serde_json::Deserializer::from_slice(body).into_iter::<Value>().collect::<Result<Vec<_>, _>>()?;
+    Ok(serde_json::json!({ "events": events }))
 }

@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
@@ -24,7 +24,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::Platform;
+use super::{Platform, batch_value};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // The bytes are part of the program; the tests read them.
@@ -229,9 +229,11 @@ async fn event(State(platform): State<Platform>, body: Bytes) -> Response {
     respond("IngestEventResponse", work).await
 }
 
-async fn batch(State(platform): State<Platform>, body: Bytes) -> Response {
+async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
     let work = async {
-        let request: IngestEventsRequest = read("IngestEventsRequest", &body_value(&body)?)?;
+        let value = batch_value(&headers, &body)
+            .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
+        let request: IngestEventsRequest = read("IngestEventsRequest", &value)?;
         platform.ingest_events(Request::new(request)).await
     };
     respond("IngestEventsResponse", work).await

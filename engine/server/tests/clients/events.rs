@@ -176,6 +176,33 @@ fn a_repeated_event_is_counted_once() {
 }
 
 #[test]
+fn a_batch_may_be_lines_and_packed() {
+    let server = Start::new().run();
+    let lines: String =
+        (0..500).map(|n| format!("{}\n", json!({"user_id": format!("u-{n}"), "event_type": 1}))).collect();
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut packer, lines.as_bytes()).unwrap();
+    let packed = packer.finish().unwrap();
+    let post = |fields: &str, body: &[u8]| {
+        let mut peer = Peer::connect(server.gateway());
+        peer.send(format!(
+            "POST /v1/events/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\
+             Content-Type: application/x-ndjson\r\n{fields}\r\n",
+            body.len()
+        ));
+        peer.send(body);
+        peer.answer(false).unwrap()
+    };
+    assert_eq!(post("Content-Encoding: gzip\r\n", &packed).json()["processedCount"], 500);
+    assert_eq!(post("", lines.as_bytes()).json()["processedCount"], 500);
+    assert_eq!(post("", b"{\"user_id\":\"u\"\n").status, 400);
+    // A body that unpacks to more than may be is refused, not unpacked.
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut packer, &vec![b' '; 64 << 20]).unwrap();
+    assert_eq!(post("Content-Encoding: gzip\r\n", &packer.finish().unwrap()).status, 413);
+}
+
+#[test]
 fn queries_say_what_they_do_not_understand() {
     let server = Start::new().run();
     for (path, status, said) in [
