@@ -29,7 +29,6 @@ use brokers::{
     window::Window,
     work::{Work, WorkCounters, Worked},
 };
-use engine_analytics::Bounds;
 use engine_core::{AckLevel, Doorbell, shard_of};
 use parking_lot::Mutex;
 use transports::{AckPolicy, BoxedSink, Gate, SinkMaker};
@@ -86,6 +85,8 @@ pub struct Behind {
     stop: AtomicBool,
     /// What the workers compute from the events, by core.
     pub parts: Parts,
+    /// Whether they do.
+    analyses: bool,
 }
 
 /// The folder of the dead letters in a data directory.
@@ -108,7 +109,7 @@ fn remember_events(log: &Log, workers: &Cursor, parts: &Parts) {
             if let Ok(record) = entry::decode(bytes) {
                 // As it was routed when it came, or would be with the cores of today.
                 let core = shard_of(record.key_hash, parts.len());
-                count += u64::from(Worker::new(Arc::clone(&parts[core])).analyse(&record));
+                count += u64::from(Worker::new(Some(Arc::clone(&parts[core]))).analyse(&record));
             }
             true
         });
@@ -143,12 +144,14 @@ impl Behind {
         };
         let places = delivery.providers.iter().enumerate().filter(|(_, provider)| provider.is_broker());
         let data = delivery.data_directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
-        let parts = events::parts(cores, Bounds::default());
-        if let (Some(log), Some(workers)) = (&log, &workers) {
+        let parts = events::parts(cores, settings.analytics_bounds.unwrap_or_default());
+        let analyses = settings.analytics_bounds.is_some();
+        if let (Some(log), Some(workers), true) = (&log, &workers, analyses) {
             remember_events(log, workers, &parts);
         }
         Ok(Arc::new(Self {
             parts,
+            analyses,
             brokers: places.map(broker).collect(),
             dead_letters: DeadLetters::new(dead_letter_folder(&data)),
             log,
@@ -210,7 +213,7 @@ impl Behind {
         let sinks = ways.drain(..).zip(inbound).zip(doorbells).enumerate();
         let sinks = sinks.map(|(core, ((way, inbound), doorbell))| -> BoxedSink {
             let counters = Arc::clone(&self.work[core]);
-            let worker = Worker::new(Arc::clone(&self.parts[core]));
+            let worker = Worker::new(self.analyses.then(|| Arc::clone(&self.parts[core])));
             let work = Work::new(worker, self.sides_read(), share, age, counters);
             let mut window = Window::new(share, age);
             if let Some(log) = &self.log

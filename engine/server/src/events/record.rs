@@ -54,78 +54,78 @@ fn schema(record: &Record<'_>) -> Option<Schema> {
 /// The processing step: events go into the core's aggregates, everything else gets the older system's prefix.
 #[derive(Debug)]
 pub struct Worker {
-    part: Arc<Mutex<Part>>,
+    part: Option<Arc<Mutex<Part>>>,
 }
 
 impl Worker {
-    /// Works for this core's aggregates.
-    pub fn new(part: Arc<Mutex<Part>>) -> Self {
+    /// Works for this core's aggregates, if there are to be any.
+    pub fn new(part: Option<Arc<Mutex<Part>>>) -> Self {
         Self { part }
     }
 
     /// Adds a record's event to the aggregates, if it is one. False: it says it is one, and is none.
     pub fn analyse(&self, record: &Record<'_>) -> bool {
+        let Some(part) = &self.part else { return true };
         match schema(record) {
             None => true,
             Some(Schema::Typed) => Event::decode(record.payload).is_ok_and(|event| {
-                self.add(record, &event);
+                add(&mut part.lock(), record, &event);
                 true
             }),
             Some(Schema::Legacy) => serde_json::from_slice(record.payload).is_ok_and(|event| {
-                self.add_legacy(record, &event);
+                add_legacy(&mut part.lock(), record, &event);
                 true
             }),
         }
     }
+}
 
-    fn add_legacy(&self, record: &Record<'_>, event: &legacy::Event) {
-        let pairs = event.properties.iter().flatten();
-        let properties: Vec<(&str, &str)> =
-            pairs.map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        self.part.lock().add(&Analysed {
-            id: &event.id,
-            user: &event.user_id,
-            kind: event.kind(),
-            name: &event.event_type,
-            source: &event.source,
-            timestamp_ms: record.timestamp_seconds.saturating_mul(1000),
-            is_error: event.event_type == "error_event",
-            properties: &properties,
-            ..Analysed::default()
-        });
+fn add_legacy(part: &mut Part, record: &Record<'_>, event: &legacy::Event) {
+    let pairs = event.properties.iter().flatten();
+    let properties: Vec<(&str, &str)> = pairs.map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    part.add(&Analysed {
+        id: &event.id,
+        user: &event.user_id,
+        kind: event.kind(),
+        name: &event.event_type,
+        source: &event.source,
+        timestamp_ms: record.timestamp_seconds.saturating_mul(1000),
+        is_error: event.event_type == "error_event",
+        properties: &properties,
+        ..Analysed::default()
+    });
+}
+
+fn add(part: &mut Part, record: &Record<'_>, event: &Event) {
+    let id = String::from_utf8_lossy(record.id);
+    let properties: Vec<(&str, &str)> =
+        event.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let mut metrics = Vec::new();
+    if let Some(EventData::CustomEvent(custom)) = &event.event_data {
+        metrics.extend(custom.metrics.iter().map(|metric| (metric.name.as_str(), metric.value)));
     }
-
-    fn add(&self, record: &Record<'_>, event: &Event) {
-        let id = String::from_utf8_lossy(record.id);
-        let properties: Vec<(&str, &str)> =
-            event.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let mut metrics = Vec::new();
-        if let Some(EventData::CustomEvent(custom)) = &event.event_data {
-            metrics.extend(custom.metrics.iter().map(|metric| (metric.name.as_str(), metric.value)));
-        }
-        let at = event.timestamp.as_ref().and_then(milliseconds);
-        let event_type = EventType::try_from(event.event_type).unwrap_or_default();
-        self.part.lock().add(&Analysed {
-            id: &id,
-            user: &event.user_id,
-            session: &event.session_id,
-            kind: match event_type {
-                EventType::Unspecified => Kind::Unspecified,
-                EventType::User => Kind::User,
-                EventType::Transaction => Kind::Transaction,
-                EventType::System => Kind::System,
-                EventType::Custom => Kind::Custom,
-            },
-            name: event_type.as_str_name(),
-            source: &event.source,
-            timestamp_ms: at.unwrap_or(record.timestamp_seconds.saturating_mul(1000)),
-            amount_micros: amount(event),
-            is_error: matches!(&event.event_data, Some(EventData::SystemEvent(system))
+    let at = event.timestamp.as_ref().and_then(milliseconds);
+    let event_type = EventType::try_from(event.event_type).unwrap_or_default();
+    part.add(&Analysed {
+        id: &id,
+        user: &event.user_id,
+        session: &event.session_id,
+        kind: match event_type {
+            EventType::Unspecified => Kind::Unspecified,
+            EventType::User => Kind::User,
+            EventType::Transaction => Kind::Transaction,
+            EventType::System => Kind::System,
+            EventType::Custom => Kind::Custom,
+        },
+        name: event_type.as_str_name(),
+        source: &event.source,
+        timestamp_ms: at.unwrap_or(record.timestamp_seconds.saturating_mul(1000)),
+        amount_micros: amount(event),
+        is_error: matches!(&event.event_data, Some(EventData::SystemEvent(system))
                 if system.r#type() == SystemEventType::Error),
-            metrics: &metrics,
-            properties: &properties,
-        });
-    }
+        metrics: &metrics,
+        properties: &properties,
+    });
 }
 
 /// What a transaction earned: completed purchases and subscriptions add, completed refunds take away; what is not

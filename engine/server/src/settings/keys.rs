@@ -548,6 +548,27 @@ pub const KEYS: &[Key] = &[
         "After SIGTERM, how long open requests may take to end before their connections are cut.",
     ),
     key(
+        "analytics.enabled",
+        Kind::Boolean,
+        "true",
+        &[],
+        "Whether events are added up as they come. Without it they are taken and delivered, and queries find nothing.",
+    ),
+    key(
+        "analytics.events_max",
+        Kind::Integer { min: 8192, max: 1_000_000_000 },
+        "2097152",
+        &[],
+        "The latest events that funnels, filters and users' lists look at, over all cores; about 100 bytes each. Counts see all.",
+    ),
+    key(
+        "analytics.users_max",
+        Kind::Integer { min: 1024, max: 1_000_000_000 },
+        "1048576",
+        &[],
+        "Users with a profile, over all cores; some 400 bytes each. Further ones are counted by estimate (1.6 % standard error) and are in no funnel.",
+    ),
+    key(
         "auth.api_keys",
         Kind::Text,
         r#""""#,

@@ -303,6 +303,11 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, P
         ingest: addresses("listen.ingest"),
         processor: addresses("listen.processor"),
         analytics: addresses("listen.analytics"),
+        analytics_bounds: truth("analytics.enabled").then(|| engine_analytics::Bounds {
+            events: number("analytics.events_max"),
+            users: number("analytics.users_max"),
+            ..engine_analytics::Bounds::default()
+        }),
         api_keys: text("auth.api_keys"),
         auth_tokens: text("auth.tokens"),
         grpc: addresses("listen.grpc"),

@@ -27,6 +27,8 @@ pub struct Settings {
     pub processor: Vec<SocketAddr>,
     /// Addresses of the older analytics service.
     pub analytics: Vec<SocketAddr>,
+    /// How much of the events is added up; `None`: nothing.
+    pub analytics_bounds: Option<engine_analytics::Bounds>,
     /// API keys that are good, separated by commas; with tokens, none: everybody may ask.
     pub api_keys: String,
     /// Bearer tokens that are good.

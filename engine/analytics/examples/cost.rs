@@ -1,0 +1,92 @@
+//! What the aggregates cost: time per event, bytes per event and user, time of queries. On one thread.
+//!
+//! `cargo run --release -p engine-analytics --example cost`
+#![allow(clippy::print_stdout, reason = "it is what it is for")]
+
+use std::time::Instant;
+
+use engine_analytics::{Bounds, Bucket, DAY_MS, Event, Filter, Kind, Part, funnel};
+use load::day::{Day, DayEvent};
+
+/// Resident bytes of this process (proc(5)).
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().next().and_then(|kib| kib.parse::<usize>().ok()).unwrap_or(0) * 1024
+}
+
+fn add(part: &mut Part, event: &DayEvent) {
+    part.add(&Event {
+        id: &event.id,
+        user: &event.user,
+        session: &event.session,
+        kind: Kind::Custom,
+        name: event.name,
+        source: event.source,
+        timestamp_ms: event.timestamp_ms,
+        amount_micros: event.amount_micros,
+        is_error: event.is_error,
+        metrics: &[],
+        properties: &event.properties,
+    });
+}
+
+fn main() {
+    let start_ms = 1_780_012_800_000;
+    let day: Vec<DayEvent> = Day::new(1, 1_000_000, 40_000, start_ms).collect();
+    let mut part = Part::new(Bounds::default());
+    let (before, started) = (resident(), Instant::now());
+    day.iter().for_each(|event| add(&mut part, event));
+    let took = started.elapsed();
+    println!("1,000,000 events of 40,000 users: {:.0} ns an event", took.as_secs_f64() * 1e3);
+    println!(
+        "  {:.0} bytes an event in columns, {} MiB in all",
+        part.event_bytes() as f64 / 1e6,
+        (resident() - before) >> 20
+    );
+
+    let mut times: Vec<f64> = (0..200)
+        .map(|_| {
+            let started = Instant::now();
+            let mut sum = Bucket::default();
+            // Not on whole hours: minutes at both ends.
+            part.cover(start_ms + 60_000 * 7, start_ms + DAY_MS - 60_000 * 7)
+                .iter()
+                .for_each(|bucket| sum.merge(bucket));
+            assert!(sum.events > 900_000 && sum.unique_users() > 1000);
+            started.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!("  summary over the day: p50 {:.2} ms, p99 {:.2} ms", times[100], times[198]);
+
+    let step = |name: &str| Filter { names: vec![name.to_owned()], ..Filter::default() };
+    let steps = ["page_view", "add_to_cart", "checkout", "purchase"].map(step);
+    let started = Instant::now();
+    let counted = funnel(&part.view(), &steps, &Filter::default(), start_ms, start_ms + DAY_MS, None);
+    println!(
+        "  four-step funnel: {:.0} ms, {} of {} users came through",
+        started.elapsed().as_secs_f64() * 1e3,
+        counted[3].users,
+        counted[0].users
+    );
+    let started = Instant::now();
+    for _ in 0..1000 {
+        assert!(part.view().users > 0);
+    }
+    println!("  a view: {:.1} µs", started.elapsed().as_secs_f64() * 1e3);
+
+    let mut part = Part::new(Bounds { events: 8192, ..Bounds::default() });
+    let before = resident();
+    for number in 0..1_000_000 {
+        let user = format!("user-{number}");
+        part.add(&Event {
+            id: "e",
+            user: &user,
+            name: "n",
+            timestamp_ms: start_ms + number,
+            ..Event::default()
+        });
+    }
+    println!("1,000,000 users with one event each: {} bytes a user", (resident() - before) / 1_000_000);
+}
