@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     buckets::{Bucket, Buckets, Numbers},
-    chunk::{Chunk, NO_ROW, NOBODY, Row},
+    chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
     event::Event,
     names::Names,
     users::{Profile, Users},
@@ -18,13 +18,15 @@ pub struct Bounds {
     pub events: usize,
     /// Users with a profile. Further ones are counted, by estimate, and are in no funnel.
     pub users: usize,
+    /// Bytes of those events; with long texts fewer of them are kept.
+    pub event_bytes: usize,
     /// Names of events, sources and metrics. Further ones are `other`.
     pub names: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { events: 2 << 20, users: 1 << 20, names: 1024 }
+        Self { events: 2 << 20, event_bytes: 1 << 30, users: 1 << 20, names: 1024 }
     }
 }
 
@@ -39,6 +41,7 @@ pub struct Part {
     buckets: Buckets,
     /// Full chunks, oldest first.
     full: VecDeque<Arc<Chunk>>,
+    full_bytes: usize,
     open: Arc<Chunk>,
     next_row: u64,
     /// Reused from event to event.
@@ -57,6 +60,7 @@ impl Part {
             users: Users::new(bounds.users),
             buckets: Buckets::default(),
             full: VecDeque::new(),
+            full_bytes: 0,
             open: Arc::new(Chunk::new(0)),
             next_row: 0,
             changes: Vec::new(),
@@ -93,9 +97,14 @@ impl Part {
         Arc::make_mut(&mut self.open).push(event, row);
         self.next_row += 1;
         if self.open.is_full() {
-            self.full.push_back(std::mem::replace(&mut self.open, Arc::new(Chunk::new(self.next_row))));
-            while self.full.len() * crate::chunk::CHUNK_EVENTS > self.bounds.events {
-                self.full.pop_front();
+            let chunk = std::mem::replace(&mut self.open, Arc::new(Chunk::new(self.next_row)));
+            self.full_bytes += chunk.bytes();
+            self.full.push_back(chunk);
+            while (self.full.len() * CHUNK_EVENTS > self.bounds.events
+                || self.full_bytes > self.bounds.event_bytes)
+                && let Some(oldest) = self.full.pop_front()
+            {
+                self.full_bytes -= oldest.bytes();
             }
         }
     }
@@ -222,5 +231,51 @@ impl View {
     /// The name of events with this number.
     pub fn name(&self, number: u16) -> &str {
         self.names.name(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(bounds: Bounds, events: usize, text: &str) -> Part {
+        let mut part = Part::new(bounds);
+        for number in 0..events {
+            let user = format!("u-{}", number % 10);
+            let event = Event { user: &user, name: "n", properties: &[("text", text)], ..Event::default() };
+            part.add(&event);
+        }
+        part
+    }
+
+    #[test]
+    fn the_oldest_events_go_by_number_and_by_bytes_and_are_still_counted() {
+        let kept = |part: &Part| part.view().chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
+        let by_number = fill(Bounds { events: 2 * CHUNK_EVENTS, ..Bounds::default() }, 5 * CHUNK_EVENTS, "");
+        assert_eq!(kept(&by_number), 2 * CHUNK_EVENTS);
+        let by_bytes = fill(Bounds { event_bytes: 4 << 20, ..Bounds::default() }, 10_000, &"x".repeat(2000));
+        assert!(kept(&by_bytes) < 4000 && by_bytes.event_bytes() < 8 << 20, "{}", by_bytes.event_bytes());
+        for (part, events) in [(by_number, 5 * CHUNK_EVENTS), (by_bytes, 10_000)] {
+            let counted: u64 = part.cover(0, 1).iter().map(|bucket| bucket.events).sum();
+            assert_eq!(counted as usize, events);
+            // A user's list ends where the events end.
+            let (profile, found) = part.user("u-3", usize::MAX).unwrap();
+            assert!(
+                profile.events as usize == events / 10 + usize::from(events % 10 > 3)
+                    && found.len() < events / 10
+            );
+        }
+    }
+
+    #[test]
+    fn users_beyond_the_bound_are_counted_by_estimate() {
+        let mut part = Part::new(Bounds { users: 100, ..Bounds::default() });
+        for number in 0..5000 {
+            part.add(&Event { user: &format!("u-{number}"), name: "n", ..Event::default() });
+        }
+        let mut sum = Bucket::default();
+        part.cover(0, 1).iter().for_each(|bucket| sum.merge(bucket));
+        assert!(sum.unique_users().abs_diff(5000) < 5000 * 8 / 100, "{}", sum.unique_users());
+        assert!(part.user("u-99", 1).is_some() && part.user("u-100", 1).is_none());
     }
 }

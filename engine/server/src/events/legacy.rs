@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use transports::inject::{Fate, Injected};
 
-use super::{Platform, batch_value, record};
+use super::{Platform, batch_value, record, validate::NAME_BYTES_MAX};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -52,8 +52,14 @@ impl Event {
         }
     }
 
-    fn is_good(&self) -> bool {
-        !self.id.is_empty() && !self.event_type.is_empty()
+    /// What is wrong with it.
+    fn wrong(&self) -> Option<String> {
+        if self.id.is_empty() || self.event_type.is_empty() {
+            return Some("Event ID and type are required".to_owned());
+        }
+        let kept = [&self.id, &self.user_id, &self.event_type, &self.source];
+        let long = kept.iter().any(|text| text.len() > NAME_BYTES_MAX);
+        long.then(|| format!("id, user_id, event_type and source have at most {NAME_BYTES_MAX} bytes"))
     }
 
     fn record(&self) -> Injected {
@@ -110,8 +116,7 @@ async fn one(
         Ok(event) => event,
         Err(error) => return not_json(&error),
     };
-    if !event.is_good() {
-        let message = "Event ID and type are required";
+    if let Some(message) = event.wrong() {
         return answer(400, json!({"success": false, "message": message, "event_id": ""}));
     }
     match platform.injector.send(vec![event.record()], level).await.pop() {
@@ -151,7 +156,7 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         .map(|(event, _)| event.id.as_str())
         .collect();
     let stored = events.len() - failed.len();
-    let all_refused = stored == 0 && events.iter().any(Event::is_good);
+    let all_refused = stored == 0 && events.iter().any(|event| event.wrong().is_none());
     answer(
         if all_refused { 503 } else { 200 },
         json!({
@@ -166,11 +171,11 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
 impl Platform {
     /// Sends the older system's events; says of each what is wrong with it or why it was not taken.
     pub(super) async fn send_older(&self, events: &[Event]) -> Vec<Result<(), String>> {
-        let good = events.iter().filter(|event| event.is_good()).map(Event::record).collect();
+        let good = events.iter().filter(|event| event.wrong().is_none()).map(Event::record).collect();
         let mut fates = self.injector.send(good, None).await.into_iter();
         let fate = |event: &Event| {
-            if !event.is_good() {
-                return Err("Event ID and type are required".to_owned());
+            if let Some(wrong) = event.wrong() {
+                return Err(wrong);
             }
             match fates.next() {
                 Some(Fate::Ok(_)) => Ok(()),

@@ -36,7 +36,12 @@ pub type Parts = Arc<[Arc<Mutex<Part>>]>;
 /// Empty aggregates for so many cores, which share the bounds.
 pub fn parts(cores: usize, bounds: Bounds) -> Parts {
     let share = |all: usize| all.div_ceil(cores.max(1));
-    let bounds = Bounds { events: share(bounds.events), users: share(bounds.users), ..bounds };
+    let bounds = Bounds {
+        events: share(bounds.events),
+        event_bytes: share(bounds.event_bytes),
+        users: share(bounds.users),
+        ..bounds
+    };
     (0..cores.max(1)).map(|_| Arc::new(Mutex::new(Part::new(bounds)))).collect()
 }
 

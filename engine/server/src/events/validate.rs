@@ -5,6 +5,8 @@ use tidegate_proto::analytics::v1::{Event, EventType, ValidationError, event::Ev
 
 /// Longest id, in characters.
 const ID_CHARS_MAX: usize = 128;
+/// Longest name of a user, a session, a source or a metric, in bytes: they are kept as long as they are counted.
+pub(super) const NAME_BYTES_MAX: usize = 1024;
 /// How far ahead of our clock an event may be.
 const AHEAD_MS_MAX: i64 = 24 * 60 * 60 * 1000;
 
@@ -23,6 +25,19 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
     }
     if event.user_id.is_empty() {
         say("user_id", "REQUIRED", "expected at least 1 character".to_owned());
+    }
+    for (field, text) in
+        [("user_id", &event.user_id), ("session_id", &event.session_id), ("source", &event.source)]
+    {
+        if text.len() > NAME_BYTES_MAX {
+            say(field, "INVALID", format!("expected at most {NAME_BYTES_MAX} bytes"));
+        }
+    }
+    if let Some(EventData::CustomEvent(custom)) = &event.event_data
+        && custom.metrics.iter().any(|metric| metric.name.len() > NAME_BYTES_MAX || !metric.value.is_finite())
+    {
+        let text = format!("expected names of at most {NAME_BYTES_MAX} bytes, and finite values");
+        say("custom_event.metrics", "INVALID", text);
     }
     match EventType::try_from(event.event_type) {
         Ok(EventType::Unspecified) => {
@@ -111,5 +126,7 @@ mod tests {
         let names = ["transaction_id", "amount", "currency"]
             .map(|name| format!("events[3].transaction_event.{name}"));
         assert_eq!(fields(&money), names);
+        let wordy = Event { session_id: "s".repeat(1025), ..good() };
+        assert_eq!(fields(&wordy), ["events[3].session_id"]);
     }
 }

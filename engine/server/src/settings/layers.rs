@@ -305,6 +305,8 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, P
         analytics: addresses("listen.analytics"),
         analytics_bounds: truth("analytics.enabled").then(|| engine_analytics::Bounds {
             events: number("analytics.events_max"),
+            // Short texts take about 100 bytes an event.
+            event_bytes: number("analytics.events_max").saturating_mul(512),
             users: number("analytics.users_max"),
             ..engine_analytics::Bounds::default()
         }),
