@@ -11,6 +11,7 @@ mod ingestion;
 mod legacy;
 mod legacy_grpc;
 mod metrics;
+mod openapi;
 pub mod producer;
 mod record;
 mod rest;
@@ -55,6 +56,7 @@ pub fn routes(platform: Platform) -> axum::Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(RequestDecompressionLayer::new())
         .merge(producer::routes(platform))
+        .merge(openapi::routes())
 }
 
 /// What the services of the platform work with.

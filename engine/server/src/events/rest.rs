@@ -24,14 +24,14 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Platform, batch_value};
+use super::{Platform, batch_value, openapi};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // The bytes are part of the program; the tests read them.
     DescriptorPool::decode(tidegate_proto::FILE_DESCRIPTOR_SET).unwrap_or_default()
 });
 
-fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
+pub(super) fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
     POOL.get_message_by_name(&format!("analytics.v1.{name}"))
         .ok_or_else(|| Status::internal(format!("analytics.v1.{name} is not described")))
 }
@@ -198,19 +198,19 @@ pub(super) fn refuse(status: &Status) -> Response {
 /// Routes of `analytics.v1`.
 pub(super) fn routes(platform: Platform) -> Router {
     Router::new()
-        .route("/v1/events", post(event))
-        .route("/v1/events/batch", post(batch))
-        .route("/v1/events/health", get(ingestion_health))
-        .route("/v1/analytics/summary", get(summary))
-        .route("/v1/analytics/timeseries", get(series))
-        .route("/v1/analytics/realtime", get(real_time))
-        .route("/v1/analytics/users/{user_id}", get(user))
-        .route("/v1/analytics/funnel", post(funnel))
-        .route("/v1/analytics/health", get(analytics_health))
-        .route("/v1/metrics", get(metrics))
-        .route("/v1/metrics/stream", get(metrics_stream))
-        .route("/v1/metrics/export", get(metrics_export))
-        .route("/v1/metrics/health", get(metrics_health))
+        .route(openapi::EVENT.path, post(event))
+        .route(openapi::BATCH.path, post(batch))
+        .route(openapi::EVENTS_HEALTH.path, get(ingestion_health))
+        .route(openapi::SUMMARY.path, get(summary))
+        .route(openapi::SERIES.path, get(series))
+        .route(openapi::REAL_TIME.path, get(real_time))
+        .route(openapi::USER.path, get(user))
+        .route(openapi::FUNNEL.path, post(funnel))
+        .route(openapi::ANALYTICS_HEALTH.path, get(analytics_health))
+        .route(openapi::METRICS.path, get(metrics))
+        .route(openapi::METRICS_STREAM.path, get(metrics_stream))
+        .route(openapi::METRICS_EXPORT.path, get(metrics_export))
+        .route(openapi::METRICS_HEALTH.path, get(metrics_health))
         .with_state(platform)
 }
 

@@ -292,6 +292,26 @@ fn a_stream_is_answered_event_by_event_in_order() {
 }
 
 #[test]
+fn the_description_of_the_routes_is_served_and_shown() {
+    let server = Start::new().run();
+    let described = get(server.gateway(), "/openapi.json").json();
+    assert_eq!(described["openapi"], "3.1.0");
+    for (path, methods) in described["paths"].as_object().unwrap() {
+        let path = path.replace("{user_id}", "nobody");
+        // Whatever is described is there: nothing answers 404 for want of a route, or 405.
+        let answer = if methods.get("post").is_some() {
+            post_json(server.gateway(), &path, "{}")
+        } else if path.ends_with("stream") || path.ends_with("realtime") {
+            continue;
+        } else {
+            get(server.gateway(), &path)
+        };
+        assert!(answer.json().is_object() && answer.status != 405, "{path}: {}", answer.text());
+    }
+    assert!(get(server.gateway(), "/docs").text().contains("/v1/analytics/funnel"));
+}
+
+#[test]
 fn metrics_are_told_streamed_and_exported() {
     let server = Start::new().run();
     let event = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM",
