@@ -165,7 +165,7 @@ impl ShardWriter {
             on_progress,
         };
         // The first segment is there before the first message comes, and its lack is said at the start.
-        committer.prepare().or_else(|error| committer.out_of_room(error))?;
+        committer.prepare().or_else(|error| committer.out_of_room(error, false))?;
         let thread =
             thread::Builder::new().name(format!("log-{}", state.shard)).spawn(move || committer.run())?;
         Ok(Self {
@@ -360,7 +360,7 @@ impl Commits {
             // What cannot pass by itself ends the log's writing; a lack of room is waited out.
             match self.prepare() {
                 Ok(()) => self.set_health(Health::Writing),
-                Err(error) => self.out_of_room(error)?,
+                Err(error) => self.out_of_room(error, true)?,
             }
             if self.prepared.is_none() {
                 if closing || self.state.slot.lock().closing {
@@ -404,13 +404,13 @@ impl Commits {
             Ok(()) => self.set_health(Health::Writing),
             Err(error) => {
                 // A disk that fails for good says so again when the segment is needed.
-                let _noted = self.out_of_room(error);
+                let _noted = self.out_of_room(error, false);
             }
         }
     }
 
-    /// Notes why there is no next segment; only what can pass is no error.
-    fn out_of_room(&mut self, error: io::Error) -> io::Result<()> {
+    /// Notes why there is no next segment; only what can pass is no error. `waits`: a batch cannot be written without.
+    fn out_of_room(&mut self, error: io::Error, waits: bool) -> io::Result<()> {
         let directory = self.log.config().directory.display();
         let text = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
@@ -430,7 +430,7 @@ impl Commits {
         };
         // What is left of the current one is used up first.
         let half_left = self.current.as_ref().is_some_and(|current| current.position < current.bytes / 2);
-        if !half_left {
+        if waits || !half_left {
             self.set_health(Health::Full(text));
         }
         Ok(())

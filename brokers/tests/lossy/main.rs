@@ -214,3 +214,18 @@ fn a_full_disk_pushes_back_and_goes_on_by_itself() {
     });
     assert_eq!(read(&log).unwrap().len() as u64, acknowledged);
 }
+
+#[test]
+fn a_batch_that_needs_a_segment_that_cannot_be_had_says_so_and_is_let_go_of_at_the_end() {
+    let Some(disk) = disk() else { return };
+    let (_log, mut writer) = open(&disk, Io::Auto, Sync::Fdatasync).unwrap();
+    disk.set_faults(Faults { full: true, ..Faults::default() });
+    // Less than half of the segment.
+    assert!(append(&mut writer, &"x".repeat(10_000)).1);
+    writer.append(7, |out| out.resize(out.len() + 25_000, b'y')).unwrap();
+    writer.commit();
+    eventually("it says that there is no room", || matches!(writer.health(), Health::Full(_)));
+    writer.append(7, |out| out.extend_from_slice(b"waits behind it")).unwrap();
+    // The end does not wait for room that may never come.
+    drop(writer);
+}
