@@ -35,7 +35,7 @@ use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
     delivery::Behind,
-    events::{self, Guard, Older, Platform, producer::Counters},
+    events::{Guard, Older, Platform, producer::Counters},
     logging,
     role::Part,
     settings::Settings,
@@ -201,8 +201,7 @@ fn start_cold_lane(
         .spawn(move || {
             runtime.block_on(async move {
                 let grpc = grpc_services(&house, &platform).await;
-                let guard = platform.guard.clone();
-                let router = cold::router(Arc::clone(&house), grpc, events::routes(platform), guard);
+                let router = cold::router(Arc::clone(&house), grpc, platform);
                 cold::serve(calls, router, house).await;
             });
         })

@@ -18,13 +18,12 @@ use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
 use super::{health::ready, house::House, metrics, probe};
-use crate::events::{self, Guard};
+use crate::events::{self, Platform};
 
 type HouseState = State<Arc<House>>;
 
-/// The router of the cold lane; `grpc` are the services that tonic serves, `platform` the routes of the events platform,
-/// which `guard` guards.
-pub fn router(house: Arc<House>, grpc: Routes, platform: Router, guard: Guard) -> Router {
+/// The router of the cold lane; `grpc` are the services that tonic serves, `platform` is the events platform.
+pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
     let mut router = Router::new()
         .route("/api/v1/status", get(status))
         .route("/status", get(status))
@@ -39,10 +38,10 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Router, guard: Guard) -
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn(keep_pattern))
         .with_state(house)
-        .merge(platform.route_layer(middleware::from_fn(keep_pattern)))
+        .merge(events::routes(platform.clone()).route_layer(middleware::from_fn(keep_pattern)))
         .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
         .fallback(not_found)
-        .layer(middleware::from_fn_with_state(guard, events::check))
+        .layer(middleware::from_fn_with_state(platform, events::check))
 }
 
 /// Puts the matched pattern where the counting finds it.

@@ -8,13 +8,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
 use subtle::ConstantTimeEq;
 use tonic::Status;
 
-use super::rest::refuse;
+use super::{
+    Platform,
+    rest::{refuse, unbound},
+};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -71,8 +74,9 @@ fn is_guarded(path: &str) -> bool {
     ours && !(path.ends_with("/health") || path.ends_with("/Health"))
 }
 
-/// Turns away who may not ask; gives every answer of the platform its request's id.
-pub async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+/// Turns away who may not ask; gives every answer of the platform its request's id. What is asked of a gRPC method in JSON
+/// is answered in JSON, as grpc-gateway does for methods without a route of their own.
+pub async fn check(State(platform): State<Platform>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if !path.starts_with("/v1/") && !path.starts_with("/analytics.") {
         return next.run(request).await;
@@ -83,9 +87,19 @@ pub async fn check(State(guard): State<Guard>, request: Request, next: Next) -> 
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
-    let admitted = if is_guarded(path) { guard.admits(request.headers()) } else { Ok(()) };
+    let is_json = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/json"));
+    let admitted = if is_guarded(path) { platform.guard.admits(request.headers()) } else { Ok(()) };
+    let method = path.strip_prefix("/analytics.v1.").map(str::to_owned);
     let mut response = match admitted {
-        Ok(()) => next.run(request).await,
+        Ok(()) => match method {
+            Some(method) if is_json && request.method() == Method::POST => {
+                unbound(&platform, &method, request).await
+            }
+            _ => next.run(request).await,
+        },
         Err(status) if is_grpc => status.into_http::<axum::body::Body>().into_response(),
         Err(status) => refuse(&status),
     };

@@ -6,6 +6,7 @@ use std::{
 };
 
 use engine_core::AckLevel;
+use futures_util::FutureExt;
 use tidegate_proto::analytics::v1::{
     Event, HealthResponse, IngestEventRequest, IngestEventResponse, IngestEventsRequest,
     IngestEventsResponse, IngestMetadata, IngestOptions, StreamEventsRequest, StreamEventsResponse,
@@ -13,7 +14,7 @@ use tidegate_proto::analytics::v1::{
     stream_events_request, stream_events_response,
 };
 use tokio::sync::mpsc;
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::inject::{Fate, NotTaken};
@@ -139,6 +140,71 @@ impl Platform {
     }
 }
 
+impl Platform {
+    /// Answers a stream's events in order, as they come.
+    pub(super) fn answer_stream(
+        &self,
+        requests: impl Stream<Item = Result<StreamEventsRequest, Status>> + Send + 'static,
+    ) -> ReceiverStream<Result<StreamEventsResponse, Status>> {
+        // A client that does not read its answers is not read from either.
+        let (sender, answers) = mpsc::channel(2 * STREAM_BATCH);
+        let platform = self.clone();
+        tokio::spawn(async move {
+            // Who asked may be gone: that is the end, too.
+            let _ = platform.work_on_stream(Box::pin(requests), &sender).await;
+        });
+        ReceiverStream::new(answers)
+    }
+
+    async fn work_on_stream(
+        &self,
+        mut requests: Pin<Box<dyn Stream<Item = Result<StreamEventsRequest, Status>> + Send>>,
+        sender: &mpsc::Sender<Result<StreamEventsResponse, Status>>,
+    ) -> Result<(), mpsc::error::SendError<Result<StreamEventsResponse, Status>>> {
+        let answer = |response| Ok(StreamEventsResponse { response: Some(response) });
+        let status = |message: String| {
+            answer(stream_events_response::Response::Status(StreamStatus {
+                connected: true,
+                pending_events: 0,
+                message,
+            }))
+        };
+        let mut number = 0_usize;
+        let mut next = requests.next().await;
+        while let Some(first) = next.take() {
+            // What has come already goes along.
+            let (mut events, mut configured, mut trouble) = (Vec::new(), false, None);
+            let mut come = Some(first);
+            while let Some(message) = come.take() {
+                match message.map(|message| message.request) {
+                    Ok(Some(stream_events_request::Request::Event(event))) => events.push(event),
+                    Ok(Some(stream_events_request::Request::Config(_))) => configured = true,
+                    Ok(None) => {}
+                    Err(status) => trouble = Some(status),
+                }
+                if events.len() < STREAM_BATCH && !configured && trouble.is_none() {
+                    come = requests.next().now_or_never().flatten();
+                }
+            }
+            let since = Instant::now();
+            let base = number;
+            number += events.len();
+            for ended in self.take(&events, |place| format!("events[{}]", base + place), None).await {
+                let response = self.response(ended, None, since);
+                sender.send(answer(stream_events_response::Response::EventResponse(response))).await?;
+            }
+            if let Some(trouble) = trouble {
+                return sender.send(Err(trouble)).await;
+            }
+            if configured {
+                sender.send(status("configured".to_owned())).await?;
+            }
+            next = requests.next().await;
+        }
+        sender.send(status(format!("end of stream: {number} events"))).await
+    }
+}
+
 /// The wait that the caller allows; 0 is 30 s, at most 300 s.
 fn timeout(options: Option<&IngestOptions>) -> Duration {
     let seconds = options.map_or(0, |options| options.timeout_seconds).clamp(0, 300);
@@ -229,65 +295,7 @@ impl EventIngestionService for Platform {
         &self,
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
-        let mut requests = request.into_inner();
-        // A client that does not read its answers is not read from either.
-        let (sender, answers) = mpsc::channel(2 * STREAM_BATCH);
-        let platform = self.clone();
-        tokio::spawn(async move {
-            let answer = |response| Ok(StreamEventsResponse { response: Some(response) });
-            let status = |message: &str| {
-                answer(stream_events_response::Response::Status(StreamStatus {
-                    connected: true,
-                    pending_events: 0,
-                    message: message.to_owned(),
-                }))
-            };
-            let mut number = 0_usize;
-            loop {
-                let first = match requests.message().await {
-                    Ok(Some(message)) => message,
-                    Ok(None) => {
-                        // Who asked may be gone; so below.
-                        let _ = sender.send(status(&format!("end of stream: {number} events"))).await;
-                        return;
-                    }
-                    Err(error) => {
-                        let _ = sender.send(Err(error)).await;
-                        return;
-                    }
-                };
-                // What has come already goes along.
-                let (mut events, mut configured) = (Vec::new(), false);
-                let mut next = Some(first);
-                while let Some(message) = next.take() {
-                    match message.request {
-                        Some(stream_events_request::Request::Event(event)) => events.push(event),
-                        Some(stream_events_request::Request::Config(_)) => configured = true,
-                        None => {}
-                    }
-                    if events.len() < STREAM_BATCH && !configured {
-                        next = futures_util::FutureExt::now_or_never(requests.message())
-                            .and_then(Result::ok)
-                            .flatten();
-                    }
-                }
-                let since = Instant::now();
-                let base = number;
-                number += events.len();
-                let ended = platform.take(&events, |place| format!("events[{}]", base + place), None).await;
-                for ended in ended {
-                    let response = platform.response(ended, None, since);
-                    let response = stream_events_response::Response::EventResponse(response);
-                    if sender.send(answer(response)).await.is_err() {
-                        return;
-                    }
-                }
-                if configured && sender.send(status("configured")).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+        Ok(Response::new(Box::pin(self.answer_stream(request.into_inner()))))
     }
 
     async fn health(&self, _: Request<()>) -> Result<Response<HealthResponse>, Status> {

@@ -17,7 +17,7 @@ use prost_reflect::{
 };
 use serde_json::{Map, Value, json};
 use tidegate_proto::analytics::v1::{
-    IngestEventRequest, IngestEventsRequest, analytics_service_server::AnalyticsService,
+    IngestEventRequest, IngestEventsRequest, StreamEventsRequest, analytics_service_server::AnalyticsService,
     event_ingestion_service_server::EventIngestionService, metrics_service_server::MetricsService,
 };
 use tokio_stream::{Stream, StreamExt};
@@ -212,6 +212,86 @@ pub(super) fn routes(platform: Platform) -> Router {
         .route(openapi::METRICS_EXPORT.path, get(metrics_export))
         .route(openapi::METRICS_HEALTH.path, get(metrics_health))
         .with_state(platform)
+}
+
+/// A method of `analytics.v1` asked in JSON: `EventIngestionService/IngestEvent`.
+pub(super) async fn unbound(platform: &Platform, method: &str, request: axum::extract::Request) -> Response {
+    let body = match axum::body::to_bytes(request.into_body(), super::BODY_BYTES_MAX).await {
+        Ok(body) => body,
+        Err(error) => return refuse(&Status::invalid_argument(format!("request body: {error}"))),
+    };
+    match answer_unbound(platform, method, &body).await {
+        Ok(response) => response,
+        Err(status) => refuse(&status),
+    }
+}
+
+async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Result<Response, Status> {
+    if method == "EventIngestionService/StreamEvents" {
+        let requests = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+        let requests = requests.map(|value| {
+            let value = value.map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
+            read("StreamEventsRequest", &value)
+        });
+        let requests = requests.collect::<Result<Vec<StreamEventsRequest>, _>>()?;
+        let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)));
+        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers))));
+    }
+    // An empty body is an empty message.
+    let value = if body.is_empty() { json!({}) } else { body_value(body)? };
+    Ok(match method {
+        "EventIngestionService/IngestEvent" => {
+            let work = platform.ingest_event(Request::new(read("IngestEventRequest", &value)?));
+            respond("IngestEventResponse", work).await
+        }
+        "EventIngestionService/IngestEvents" => {
+            let work = platform.ingest_events(Request::new(read("IngestEventsRequest", &value)?));
+            respond("IngestEventsResponse", work).await
+        }
+        "AnalyticsService/GetAnalyticsSummary" => {
+            let work =
+                platform.get_analytics_summary(Request::new(read("GetAnalyticsSummaryRequest", &value)?));
+            respond("AnalyticsSummary", work).await
+        }
+        "AnalyticsService/GetTimeSeries" => {
+            let work = platform.get_time_series(Request::new(read("GetTimeSeriesRequest", &value)?));
+            respond("GetTimeSeriesResponse", work).await
+        }
+        "AnalyticsService/GetUserAnalytics" => {
+            let work = platform.get_user_analytics(Request::new(read("GetUserAnalyticsRequest", &value)?));
+            respond("GetUserAnalyticsResponse", work).await
+        }
+        "AnalyticsService/GetFunnelAnalysis" => {
+            let work = platform.get_funnel_analysis(Request::new(read("GetFunnelAnalysisRequest", &value)?));
+            respond("GetFunnelAnalysisResponse", work).await
+        }
+        "AnalyticsService/GetRealTimeAnalytics" => {
+            let request = Request::new(read("GetRealTimeAnalyticsRequest", &value)?);
+            stream("RealTimeAnalyticsResponse", platform.get_real_time_analytics(request).await)
+        }
+        "MetricsService/GetMetrics" => {
+            let work = platform.get_metrics(Request::new(read("GetMetricsRequest", &value)?));
+            respond("GetMetricsResponse", work).await
+        }
+        "MetricsService/ExportMetrics" => {
+            let work = platform.export_metrics(Request::new(read("ExportMetricsRequest", &value)?));
+            respond("ExportMetricsResponse", work).await
+        }
+        "MetricsService/StreamMetrics" => {
+            let request = Request::new(read("GetMetricsRequest", &value)?);
+            stream("Metric", platform.stream_metrics(request).await)
+        }
+        "EventIngestionService/Health" => {
+            respond("HealthResponse", EventIngestionService::health(platform, Request::new(()))).await
+        }
+        "AnalyticsService/Health" => {
+            respond("HealthResponse", AnalyticsService::health(platform, Request::new(()))).await
+        }
+        "MetricsService/Health" => {
+            respond("HealthResponse", MetricsService::health(platform, Request::new(()))).await
+        }
+        _ => return Err(Status::unimplemented(format!("there is no method analytics.v1.{method}"))),
+    })
 }
 
 /// The event is the body, or lies in `event` beside `options`.

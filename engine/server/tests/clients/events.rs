@@ -312,6 +312,26 @@ fn the_description_of_the_routes_is_served_and_shown() {
 }
 
 #[test]
+fn a_grpc_method_asked_in_json_answers_in_json() {
+    let server = Start::new().run();
+    let ask = |method: &str, body: &str| {
+        let fields = "Content-Type: application/json\r\n";
+        with_fields(&server, &format!("POST /analytics.v1.{method}"), fields, body)
+    };
+    let lines =
+        r#"{"event":{"userId":"u","eventType":"EVENT_TYPE_USER"}} {"event":{"userId":""}} {"config":{}}"#;
+    let streamed = ask("EventIngestionService/StreamEvents", lines);
+    let results: Vec<Value> =
+        streamed.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let success = |place: usize| results[place]["result"]["eventResponse"]["success"].as_bool();
+    assert_eq!((success(0), success(1), results.len()), (Some(true), Some(false), 4), "{results:?}");
+    server.settled();
+    assert_eq!(ask("AnalyticsService/GetAnalyticsSummary", "").json()["totalEvents"], "1");
+    assert_eq!(ask("AnalyticsService/GetUserAnalytics", r#"{"user_id":"nobody"}"#).status, 404);
+    assert_eq!(ask("AnalyticsService/Nonsense", "{}").status, 501);
+}
+
+#[test]
 fn metrics_are_told_streamed_and_exported() {
     let server = Start::new().run();
     let event = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM",
