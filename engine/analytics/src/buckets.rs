@@ -39,8 +39,35 @@ pub struct Bucket {
     pub revenue_micros: i128,
     /// Events that report an error.
     pub errors: u64,
-    /// Named values by the number of their name: how many, and their sum.
-    pub metrics: Vec<(u16, u64, f64)>,
+    /// Named values by the number of their name.
+    pub metrics: Vec<(u16, Values)>,
+}
+
+/// Values of one name.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Values {
+    /// How many.
+    pub count: u64,
+    /// All of them added up.
+    pub sum: f64,
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+impl Values {
+    fn one(value: f64) -> Self {
+        Self { count: 1, sum: value, min: value, max: value }
+    }
+
+    /// Adds other values of the name.
+    pub fn merge(&mut self, other: &Values) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+    }
 }
 
 fn count(list: &mut Vec<(u16, u64)>, number: u16, by: u64) {
@@ -76,11 +103,11 @@ impl Bucket {
         }
         self.errors += u64::from(event.is_error);
         for (name, value) in numbers.metrics {
-            if let Some((_, events, sum)) = self.metrics.iter_mut().find(|(known, ..)| known == name) {
-                *events += 1;
-                *sum += value;
-            } else if self.metrics.len() < METRICS_MAX {
-                self.metrics.push((*name, 1, *value));
+            let known_names = self.metrics.len();
+            match self.metrics.iter_mut().find(|(known, _)| known == name) {
+                Some((_, values)) => values.merge(&Values::one(*value)),
+                None if known_names < METRICS_MAX => self.metrics.push((*name, Values::one(*value))),
+                None => {}
             }
         }
     }
@@ -98,13 +125,10 @@ impl Bucket {
         self.transactions += other.transactions;
         self.revenue_micros += other.revenue_micros;
         self.errors += other.errors;
-        for (name, events, sum) in &other.metrics {
-            match self.metrics.iter_mut().find(|(known, ..)| known == name) {
-                Some(mine) => {
-                    mine.1 += events;
-                    mine.2 += sum;
-                }
-                None => self.metrics.push((*name, *events, *sum)),
+        for (name, theirs) in &other.metrics {
+            match self.metrics.iter_mut().find(|(known, _)| known == name) {
+                Some((_, values)) => values.merge(theirs),
+                None => self.metrics.push((*name, *theirs)),
             }
         }
     }

@@ -23,7 +23,7 @@ mod sessions;
 mod sketch;
 mod users;
 
-pub use buckets::{Bucket, DAY_MS, HOUR_MS, MINUTE_MS};
+pub use buckets::{Bucket, DAY_MS, HOUR_MS, MINUTE_MS, Values};
 pub use event::{Event, Kind};
 pub use filter::Filter;
 pub use funnel::{STEPS_MAX, Step, funnel};

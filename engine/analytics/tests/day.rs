@@ -113,6 +113,15 @@ fn counts_users_sessions_and_revenue_equal_sql_over_any_range() {
         assert_eq!(total.transactions as i64, count("micros IS NOT NULL"), "{from}..{to}");
         let revenue = number(&format!("SELECT coalesce(sum(micros), 0) FROM e WHERE {range}"));
         assert_eq!(total.revenue_micros, i128::from(revenue), "{from}..{to}");
+        // Both parts know one metric only, so its number is the same in both.
+        let baskets: Vec<_> =
+            total.metrics.iter().map(|(_, values)| (values.count as i64, values.min, values.max)).collect();
+        let row = sql.query_row(
+            &format!("SELECT count(micros), min(micros) / 1e6, max(micros) / 1e6 FROM e WHERE {range}"),
+            [from_ms, to_ms],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, f64>(1)?, row.get::<_, f64>(2)?)),
+        );
+        assert_eq!(baskets, [row.unwrap()], "{from}..{to}");
         let users = number(&format!("SELECT count(DISTINCT user) FROM e WHERE {range} AND user <> ''"));
         assert_eq!(total.users.len() as i64, users, "{from}..{to}");
         let sessions = number("SELECT count(*) FROM starts WHERE start >= ?1 AND start < ?2");

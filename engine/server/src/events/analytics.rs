@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use engine_analytics::{Bucket, Counted, Filter, STEPS_MAX, Step, funnel, scan};
+use engine_analytics::{Bucket, Counted, Filter, STEPS_MAX, Step, Values, funnel, scan};
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{
     AnalyticsSummary, Event, EventType, FunnelMetadata, FunnelStepResult, GetAnalyticsSummaryRequest,
@@ -132,7 +132,7 @@ pub(super) struct Total {
     errors: u64,
     pub(super) by_name: BTreeMap<String, u64>,
     by_source: BTreeMap<String, u64>,
-    pub(super) metrics: BTreeMap<String, (u64, f64)>,
+    pub(super) metrics: BTreeMap<String, Values>,
 }
 
 impl Total {
@@ -144,7 +144,7 @@ impl Total {
             "revenue" => self.revenue_micros as f64 / 1e6,
             "transactions" => self.transactions as f64,
             "errors" => self.errors as f64,
-            custom => self.metrics.get(custom).map_or(0.0, |(_, sum)| *sum),
+            custom => self.metrics.get(custom).map_or(0.0, |values| values.sum),
         }
     }
 }
@@ -176,10 +176,9 @@ impl Platform {
             for (number, count) in &sum.by_source {
                 *total.by_source.entry(part.sources().name(*number).to_owned()).or_default() += count;
             }
-            for (number, count, value) in &sum.metrics {
-                let metric = total.metrics.entry(part.metrics().name(*number).to_owned()).or_default();
-                metric.0 += count;
-                metric.1 += value;
+            for (number, values) in &sum.metrics {
+                let name = part.metrics().name(*number).to_owned();
+                total.metrics.entry(name).and_modify(|sum| sum.merge(values)).or_insert(*values);
             }
         }
         total
@@ -218,7 +217,7 @@ fn top_metrics(now: &Total, before: &Total) -> Vec<TopMetric> {
     let mut names: Vec<(&str, &str)> =
         vec![("revenue", "currency"), ("transactions", "count"), ("errors", "count"), ("sessions", "count")];
     let mut custom: Vec<(&String, u64)> =
-        now.metrics.iter().map(|(name, (count, _))| (name, *count)).collect();
+        now.metrics.iter().map(|(name, values)| (name, values.count)).collect();
     custom.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     names.extend(custom.into_iter().map(|(name, _)| (name.as_str(), "")));
     let metric = |(name, unit): (&str, &str)| {

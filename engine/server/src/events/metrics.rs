@@ -49,14 +49,16 @@ fn metrics(total: &Total, names: &[String], aggregation: MetricAggregation) -> R
         let own = OWN.iter().filter(|(name, ..)| wanted(name));
         all.extend(own.map(|(name, kind, unit, text)| metric(name, *kind, total.metric(name), unit, text)));
     }
-    for (name, (count, sum)) in &total.metrics {
+    for (name, values) in &total.metrics {
         let value = match aggregation {
-            MetricAggregation::Unspecified | MetricAggregation::Sum => *sum,
-            MetricAggregation::Count => *count as f64,
-            MetricAggregation::Avg => sum / *count as f64,
-            _ => {
+            MetricAggregation::Unspecified | MetricAggregation::Sum => values.sum,
+            MetricAggregation::Count => values.count as f64,
+            MetricAggregation::Avg => values.sum / values.count as f64,
+            MetricAggregation::Min => values.min,
+            MetricAggregation::Max => values.max,
+            MetricAggregation::P95 | MetricAggregation::P99 => {
                 return Err(Status::invalid_argument(format!(
-                    "aggregation: {} is not kept; SUM, AVG and COUNT are",
+                    "aggregation: {} is not kept; SUM, AVG, MIN, MAX and COUNT are",
                     aggregation.as_str_name()
                 )));
             }

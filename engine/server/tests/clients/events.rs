@@ -334,9 +334,10 @@ fn a_grpc_method_asked_in_json_answers_in_json() {
 #[test]
 fn metrics_are_told_streamed_and_exported() {
     let server = Start::new().run();
-    let event = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM",
-                       "custom_event": {"name": "load", "metrics": [{"name": "latency", "value": 3.5}]}});
-    for _ in 0..2 {
+    for value in [2.5, 4.5] {
+        let metrics = json!([{"name": "latency", "value": value}]);
+        let event = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM",
+                           "custom_event": {"name": "load", "metrics": metrics}});
         assert_eq!(post_json(server.gateway(), "/v1/events", &event.to_string()).status, 200);
     }
     server.settled();
@@ -347,8 +348,10 @@ fn metrics_are_told_streamed_and_exported() {
     };
     let all = ask("");
     assert_eq!((value(&all, "events"), value(&all, "latency")), (Some(2.0), Some(7.0)));
-    let mean = ask("?metric_names=latency&aggregation=AVG");
-    assert_eq!((value(&mean, "latency"), value(&mean, "events")), (Some(3.5), None));
+    for (aggregation, expected) in [("AVG", 3.5), ("MIN", 2.5), ("MAX", 4.5), ("COUNT", 2.0)] {
+        let answer = ask(&format!("?metric_names=latency&aggregation={aggregation}"));
+        assert_eq!((value(&answer, "latency"), value(&answer, "events")), (Some(expected), None));
+    }
     assert_eq!(get(server.gateway(), "/v1/metrics?aggregation=P99").status, 400);
     for (format, content_type, holds) in [
         ("prometheus", "text/plain; version=0.0.4; charset=utf-8", "events 2"),
