@@ -5,7 +5,7 @@
 //! ```
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use engine_core::{MetadataPairs, MetadataWriter, Record};
+use engine_core::{KEY_OVERRIDE, MetadataPairs, MetadataWriter, Record};
 use serde::{
     Deserialize, Serialize,
     ser::{SerializeMap, Serializer},
@@ -81,9 +81,13 @@ pub fn read<T>(value: &[u8], then: impl FnOnce(&Record<'_>) -> T) -> Result<T, S
         STANDARD.decode(&*message.payload).map_err(|error| format!("payload is not base64: {error}"))?;
     let mut metadata = Vec::new();
     let mut writer = MetadataWriter::new(&mut metadata);
-    for (key, value) in message.metadata.iter().flatten() {
-        writer.push(key.as_bytes(), value.as_bytes());
+    let pairs = || message.metadata.iter().flatten().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
+    // A map has no order; these two are looked for at the start.
+    let first = |key: &[u8]| key == KEY_OVERRIDE || key == b"schema";
+    for wanted in [KEY_OVERRIDE, b"schema"] {
+        pairs().filter(|(key, _)| *key == wanted).for_each(|(key, value)| writer.push(key, value));
     }
+    pairs().filter(|(key, _)| !first(key)).for_each(|(key, value)| writer.push(key, value));
     Ok(then(&Record {
         id: message.id.as_bytes(),
         source: message.source.as_bytes(),
@@ -115,6 +119,17 @@ mod tests {
         let go: serde_json::Value = serde_json::from_slice(&value).unwrap();
         assert_eq!((&go["timestamp"], &go["metadata"]["k\"ey"]), (&1_700_000_000.into(), &"väl\nue".into()));
         assert!(read(&value, |read| *read == record).unwrap());
+    }
+
+    #[test]
+    fn an_event_is_recognised_behind_a_broker_whatever_else_its_metadata_holds() {
+        let mut metadata = Vec::new();
+        let mut writer = MetadataWriter::new(&mut metadata);
+        let pairs: [(&[u8], &[u8]); 3] = [(KEY_OVERRIDE, b"u"), (b"schema", b"s"), (b"a", b"b")];
+        pairs.iter().for_each(|(key, value)| writer.push(key, value));
+        let mut value = Vec::new();
+        write(&Record { id: b"e", metadata: &metadata, ..Record::default() }, &mut value);
+        assert!(read(&value, |read| read.metadata == metadata).unwrap());
     }
 
     #[test]

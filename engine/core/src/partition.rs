@@ -2,7 +2,8 @@
 
 use crate::metadata::MetadataPairs;
 
-/// The metadata key whose value keeps a message together whatever the setting says: events belong to their user.
+/// The metadata key whose value keeps a message together whatever the setting says: events belong to their user. It
+/// stands first in the metadata or it is an ordinary pair: looking further would cost every message.
 pub const KEY_OVERRIDE: &[u8] = b"tidegate-key";
 
 /// What keeps messages together on one core and in one partition, in order.
@@ -30,18 +31,15 @@ impl PartitionKey {
     /// The key of a message with this source and this metadata (as [`MetadataWriter`](crate::MetadataWriter)
     /// encodes it); `None` when it has none.
     pub fn of<'a>(&self, source: &'a [u8], metadata: &'a [u8]) -> Option<&'a [u8]> {
-        let value = |wanted: &[u8]| {
-            MetadataPairs::new(metadata).find(|(name, _)| *name == wanted).map(|(_, value)| value)
-        };
-        if !metadata.is_empty()
-            && let Some(key) = value(KEY_OVERRIDE)
-        {
+        if let Some((KEY_OVERRIDE, key)) = MetadataPairs::new(metadata).next() {
             return Some(key);
         }
         match self {
             PartitionKey::Arrival => None,
             PartitionKey::Source => Some(source),
-            PartitionKey::Metadata(key) => value(key.as_bytes()),
+            PartitionKey::Metadata(key) => {
+                MetadataPairs::new(metadata).find(|(name, _)| *name == key.as_bytes()).map(|(_, value)| value)
+            }
         }
     }
 }
@@ -58,7 +56,10 @@ mod tests {
         let by_region = PartitionKey::from_setting("region");
         assert_eq!(by_region.of(b"s", &metadata), Some(&b"eu"[..]));
         assert_eq!(PartitionKey::Arrival.of(b"s", &metadata), None);
-        MetadataWriter::new(&mut metadata).push(KEY_OVERRIDE, b"user-1");
+        metadata.clear();
+        let mut writer = MetadataWriter::new(&mut metadata);
+        writer.push(KEY_OVERRIDE, b"user-1");
+        writer.push(b"region", b"eu");
         for setting in ["", "source", "region"] {
             assert_eq!(PartitionKey::from_setting(setting).of(b"s", &metadata), Some(&b"user-1"[..]));
         }

@@ -65,10 +65,10 @@ impl Event {
     fn record(&self) -> Injected {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
-        writer.push(record::SCHEMA_KEY, record::LEGACY_SCHEMA);
         if !self.user_id.is_empty() {
             writer.push(KEY_OVERRIDE, self.user_id.as_bytes());
         }
+        writer.push(record::SCHEMA_KEY, record::LEGACY_SCHEMA);
         Injected {
             id: self.id.clone().into_bytes(),
             source: self.source.clone().into_bytes(),

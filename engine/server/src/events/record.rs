@@ -1,7 +1,8 @@
 //! Events as records of the engine, and what a worker does with them.
 //!
-//! A record of an event has its protobuf bytes as payload, as they were sent. Its metadata says so (`schema`), and which
-//! user it belongs to (`tidegate-key`): so it finds its core and its partition, and its way back through any broker.
+//! A record of an event has its protobuf bytes as payload, as they were sent. The first pairs of its metadata say which
+//! user it belongs to (`tidegate-key`) and that it is an event (`schema`): so it finds its core and its partition, and
+//! its way back through any broker.
 
 use std::sync::Arc;
 
@@ -25,8 +26,8 @@ pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
 pub(super) fn record(event: &Event, id: String) -> Injected {
     let mut metadata = Vec::new();
     let mut writer = MetadataWriter::new(&mut metadata);
-    writer.push(SCHEMA_KEY, SCHEMA);
     writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
+    writer.push(SCHEMA_KEY, SCHEMA);
     Injected {
         once: !event.id.is_empty(),
         id: id.into_bytes(),
@@ -44,7 +45,15 @@ enum Schema {
 }
 
 fn schema(record: &Record<'_>) -> Option<Schema> {
-    match MetadataPairs::new(record.metadata).find(|(name, _)| *name == SCHEMA_KEY)?.1 {
+    let mut pairs = MetadataPairs::new(record.metadata);
+    let (name, value) = match pairs.next()? {
+        (KEY_OVERRIDE, _) => pairs.next()?,
+        first => first,
+    };
+    if name != SCHEMA_KEY {
+        return None;
+    }
+    match value {
         SCHEMA => Some(Schema::Typed),
         LEGACY_SCHEMA => Some(Schema::Legacy),
         _ => None,
