@@ -4,12 +4,16 @@
 //! stream of messages is taken message by message, and when the queue is full its window is not given back.
 
 mod bridge;
+mod streaming;
 
 use std::{num::NonZeroU64, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
-use self::bridge::{Cold, ColdHead, cold_head};
+use self::{
+    bridge::{Cold, ColdHead, cold_head},
+    streaming::Streaming,
+};
 use crate::{
     answer::{Reached, Refusal, ingested, write_stored},
     cold::{ColdEventSender, ColdEvents, Piece},
@@ -20,7 +24,7 @@ use crate::{
     grpc_answer::{Failure, fail, is_grpc, push_reached, push_status, unary_answer, whole_message},
     h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
     hook::Hook,
-    ingest::{self, Streamed},
+    ingest,
     lane::{Accepted, KIND_PROBE},
     message::{DataKind, encode_ingest_response},
     routes::{Endpoint, Hot, Route, route},
@@ -89,28 +93,6 @@ pub(crate) struct Collected {
     message: Option<(bool, Vec<u8>)>,
     /// Bytes counted against the core's budget.
     counted: usize,
-}
-
-/// A client stream under way.
-pub(crate) struct Streaming {
-    call: Call,
-    deframer: Deframer,
-    accepted: u64,
-    /// Of these, those of which it is not known yet what became of them.
-    waiting: u64,
-    /// Input that waits for room in the queue; its window is withheld.
-    rest: Vec<u8>,
-    /// Bytes of window that are withheld.
-    withheld: usize,
-    stalled: bool,
-    ended: bool,
-}
-
-impl Streaming {
-    /// Whether all of it has arrived and it is known what became of it.
-    fn is_complete(&self) -> bool {
-        self.ended && self.waiting == 0
-    }
 }
 
 /// Serves the streams of one connection.
@@ -429,127 +411,6 @@ impl Service {
             (Ok(()), _) => return None,
         };
         Some(self.fail(id, call.endpoint, status, replies))
-    }
-
-    /// Takes messages of a client stream from `data`; returns how many bytes were used.
-    fn take(&self, id: StreamId, streaming: &mut Streaming, data: &[u8]) -> Result<usize, Failure> {
-        let core = &*self.core;
-        streaming.call.terms.admit(&core.shared.acks)?;
-        let Streaming { deframer, accepted, waiting, call, stalled, .. } = streaming;
-        let mut inflater = core.inflater.borrow_mut();
-        let mut failure = None;
-        *stalled = false;
-        let used = deframer.feed(data, |message| {
-            let taken = match inflater.plain(message, call.encoding) {
-                Ok(plain) => {
-                    let caller = || self.caller(id);
-                    ingest::ingest_proto_streamed(core, plain, call.kind, &call.terms, caller)
-                        .map_err(Failure::from)
-                }
-                Err(status) => Err(Failure::from(status)),
-            };
-            match taken {
-                Ok(Streamed::Accepted) => {
-                    *accepted += 1;
-                    Take::Next
-                }
-                Ok(Streamed::Waits) => {
-                    *accepted += 1;
-                    *waiting += 1;
-                    Take::Next
-                }
-                Ok(Streamed::NoRoom) => {
-                    *stalled = true;
-                    Take::Hold
-                }
-                Err(refused) => {
-                    failure = Some(refused);
-                    Take::Stop
-                }
-            }
-        });
-        let mut failure = match (failure, used) {
-            (None, Ok(used)) => return Ok(used),
-            (Some(failure), _) => failure,
-            (None, Err(error)) => Failure::from(error),
-        };
-        failure.status.message =
-            format!("message {accepted}: {} ({accepted} before it were accepted)", failure.status.message)
-                .into();
-        Err(failure)
-    }
-
-    /// The end of a client stream that was taken whole.
-    fn finish(&self, id: StreamId, streaming: &Streaming, replies: &mut Replies<'_>) -> Stream {
-        if let Err(error) = streaming.deframer.finish() {
-            return self.fail(id, streaming.call.endpoint, error, replies);
-        }
-        self.note(streaming.call.endpoint, 0);
-        let mut answer = vec![0; PREFIX_BYTES];
-        encode_ingest_response(&mut answer, &format!("batch-{}", streaming.accepted), "completed");
-        answer[4] = u8::try_from(answer.len() - PREFIX_BYTES).unwrap_or_default();
-        replies.head(id, &self.core.grpc.heads[streaming.call.terms.level as usize], false);
-        let _all = replies.data(id, &answer, false);
-        replies.trailers(id, &self.core.grpc.ok);
-        Stream::Answered
-    }
-
-    /// A part of a client stream. `None`: the stream goes on.
-    fn stream_in(
-        &mut self,
-        id: StreamId,
-        streaming: &mut Streaming,
-        data: &[u8],
-        end_stream: bool,
-        replies: &mut Replies<'_>,
-    ) -> (Credit, Option<Stream>) {
-        streaming.ended |= end_stream;
-        if streaming.stalled {
-            streaming.rest.extend_from_slice(data);
-            streaming.withheld += data.len();
-            return (Credit::Later, None);
-        }
-        match self.take(id, streaming, data) {
-            Err(failure) => (Credit::Now, Some(self.fail(id, streaming.call.endpoint, failure, replies))),
-            Ok(_) if !streaming.stalled => {
-                let finished = streaming.is_complete().then(|| self.finish(id, streaming, replies));
-                (Credit::Now, finished)
-            }
-            Ok(used) => {
-                self.stalled += 1;
-                streaming.rest.extend_from_slice(&data[used..]);
-                streaming.withheld += data.len();
-                (Credit::Later, None)
-            }
-        }
-    }
-
-    /// There may be room in the queue again.
-    pub(crate) fn resume(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
-        let Stream::Streaming(streaming) = stream else { return };
-        if !streaming.stalled {
-            return;
-        }
-        let rest = std::mem::take(&mut streaming.rest);
-        let after = match self.take(id, streaming, &rest) {
-            Err(failure) => Some(self.fail(id, streaming.call.endpoint, failure, replies)),
-            Ok(used) => {
-                streaming.rest.extend_from_slice(&rest[used..]);
-                (!streaming.stalled && streaming.is_complete()).then(|| self.finish(id, streaming, replies))
-            }
-        };
-        if after.is_some() || !streaming.stalled {
-            self.stalled -= 1;
-            streaming.stalled = false;
-        }
-        // What waits keeps its window; all else is given back.
-        let keep = streaming.rest.len();
-        let back = streaming.withheld.saturating_sub(keep);
-        streaming.withheld = keep;
-        replies.credit(id, back);
-        if let Some(after) = after {
-            *stream = after;
-        }
     }
 
     /// It is known what became of a message of this stream.
