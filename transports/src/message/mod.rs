@@ -6,16 +6,30 @@
 
 mod answer;
 mod data_message;
+mod encode;
 mod error;
+mod event;
+mod event_answer;
+mod event_json;
 mod ingest_json;
 mod json;
 mod pairs;
 mod protobuf;
+mod shape;
 mod strict;
+mod wire;
 
 pub use answer::{write_error, write_json_text};
 pub use data_message::{DataMessage, decode_data_message};
 pub use error::{Class, MessageError};
+pub use event::{
+    About, EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX, EventProto, Metrics, decode_event,
+};
+pub use event_answer::{
+    NotTaken, Stamp, encode_event_response, encode_events_response, encode_stream_status,
+    encode_streamed_response, write_event_response, write_events_response,
+};
+pub use event_json::{transcode_event, transcode_events, transcode_lines};
 pub use ingest_json::{IngestJson, decode_ingest_json};
 pub use pairs::{Pairs, PairsIter};
 pub use protobuf::{
