@@ -40,12 +40,16 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
+    /// In the queue of this process, for the first time.
+    pub(crate) const QUEUED: Self =
+        Self { level: AckLevel::Queued, shard: 0, offset: None, duplicate: false };
+
     /// Reads the outcome; what is no success says why.
     pub(crate) fn of(settled: &Settled, policy: &AckPolicy) -> Result<Self, Refusal> {
         let shard = settled.shard;
         let refusal = match settled.outcome {
             Some(Outcome::Processed) => {
-                return Ok(Self { level: AckLevel::Queued, shard, offset: None, duplicate: false });
+                return Ok(Self { shard, ..Self::QUEUED });
             }
             Some(Outcome::Stored(receipt)) => {
                 let (level, offset) = (receipt.level, receipt.offset());
@@ -188,7 +192,7 @@ mod tests {
     fn an_answer_that_was_waited_for_says_where_the_message_is() {
         let mut body = Vec::new();
         let reached = Reached { level: AckLevel::Durable, shard: 1, offset: Some(17), duplicate: true };
-        write_stored(&mut body, &MessageId::Theirs(b"a\"b"[..].into()), &reached);
+        write_stored(&mut body, &b"a\"b"[..].into(), &reached);
         let value: serde_json::Value = serde_json::from_slice(&body).unwrap();
         let expected = serde_json::json!({
             "messageId": "a\"b", "status": "accepted", "ack": "durable", "shard": 1, "offset": 17, "duplicate": true

@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     cold::ColdSender,
     counters::{Answered, Cause, FrontCounters, Tally},
+    events::EventPlan,
     grpc::Inflater,
     grpc_answer::GrpcBlocks,
     h1,
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) acks: AckPolicy,
     /// Marks the messages of our own probe.
     pub(crate) probe_token: String,
+    /// What serves events.
+    pub(crate) events: EventPlan,
     /// Connections open over all cores.
     pub(crate) connections: AtomicUsize,
     pub(crate) connections_max: usize,
@@ -95,6 +98,8 @@ pub(crate) struct Core {
     pub(crate) block: RefCell<Block>,
     /// Room for the body of an answer.
     pub(crate) body: RefCell<Vec<u8>>,
+    /// Room for events that came as JSON.
+    pub(crate) transcoded: RefCell<Vec<u8>>,
     /// Undoes the compression of gRPC messages.
     pub(crate) inflater: RefCell<Inflater>,
     /// Pre-encoded gRPC blocks.
@@ -134,6 +139,7 @@ impl Core {
             inflated: RefCell::default(),
             block: RefCell::new(Block::new(200)),
             body: RefCell::default(),
+            transcoded: RefCell::default(),
             inflater: RefCell::new(Inflater::new(grpc_message_bytes_max)),
             grpc: GrpcBlocks::new(),
             h2_limits,
@@ -172,8 +178,8 @@ impl Core {
         terms: &Terms,
         caller: impl FnOnce() -> Caller,
     ) -> Result<Accepted, engine_core::Refused> {
-        let (unix_ms, now_ms) = (self.clock.unix_ms(), self.clock.now_ms());
-        let outcome = self.lane.borrow_mut().offer(message, kind, terms, caller, unix_ms, now_ms);
+        let (unix_ms, now_ns) = (self.clock.unix_ms(), self.clock.now_ns());
+        let outcome = self.lane.borrow_mut().offer(message, kind, terms, caller, unix_ms, now_ns);
         count_offer(&self.counters, kind, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
         outcome
     }
@@ -186,8 +192,8 @@ impl Core {
         caller: impl FnOnce() -> Caller,
     ) -> Result<Accepted, engine_core::Refused> {
         use engine_core::Refused::{OverBudget, QueueFull};
-        let (unix_ms, now_ms) = (self.clock.unix_ms(), self.clock.now_ms());
-        let outcome = self.lane.borrow_mut().offer(message, 0, terms, caller, unix_ms, now_ms);
+        let (unix_ms, now_ns) = (self.clock.unix_ms(), self.clock.now_ns());
+        let outcome = self.lane.borrow_mut().offer(message, 0, terms, caller, unix_ms, now_ns);
         if !matches!(outcome, Err(QueueFull | OverBudget)) {
             count_offer(&self.counters, 0, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
         }
@@ -215,9 +221,9 @@ impl Core {
 
     /// Tells those who have waited too long for their ack level.
     pub(crate) fn expire_waiting(&self) {
-        let timeout_ms = u64::try_from(self.shared.acks.timeout.as_millis()).unwrap_or(u64::MAX);
-        let Some(before_ms) = self.clock.now_ms().checked_sub(timeout_ms) else { return };
-        for _ in 0..self.lane.borrow_mut().waiting().expire(before_ms) {
+        let timeout_ns = u64::try_from(self.shared.acks.timeout.as_nanos()).unwrap_or(u64::MAX);
+        let Some(before_ns) = self.clock.now_ns().checked_sub(timeout_ns) else { return };
+        for _ in 0..self.lane.borrow_mut().waiting().expire(before_ns) {
             self.counters.hit(Cause::AckTimeout);
         }
     }

@@ -31,6 +31,7 @@ use crate::{
     core::{Core, Health, Shared},
     counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
+    events::EventPlan,
     hook::Phase,
     inject::{self, Inbox},
     lane::{AnySink, BoxedSink, Lane},
@@ -73,6 +74,8 @@ pub struct Plan {
     pub health: Arc<dyn Health>,
     /// Marks the messages of our own probe.
     pub probe_token: String,
+    /// What serves events.
+    pub events: EventPlan,
     /// What the cold lane sends into the engine; as many as there are cores, or none.
     pub inboxes: Vec<Inbox>,
 }
@@ -165,6 +168,7 @@ impl Fleet {
             cold: plan.cold,
             acks: plan.acks,
             probe_token: plan.probe_token,
+            events: plan.events,
             connections: AtomicUsize::new(0),
             connections_max,
             by_address: parking_lot::Mutex::default(),

@@ -35,6 +35,8 @@ pub(crate) struct GrpcBlocks {
     pub(crate) ok: Block,
     shard: FieldName,
     offset: FieldName,
+    /// The name of the field that gives a request's id back.
+    pub(crate) request_id: FieldName,
 }
 
 impl GrpcBlocks {
@@ -46,6 +48,7 @@ impl GrpcBlocks {
             ok: Block::trailers().field("grpc-status", "0"),
             shard: FieldName::new("tidegate-shard"),
             offset: FieldName::new("tidegate-offset"),
+            request_id: FieldName::new("x-request-id"),
         }
     }
 

@@ -29,7 +29,7 @@ impl From<MessageError> for Refusal {
 }
 
 /// Writes pairs the way the engine keeps them and lends them out.
-fn with_metadata<P: AsRef<[u8]>, T>(
+pub(crate) fn with_metadata<P: AsRef<[u8]>, T>(
     core: &Core,
     pairs: impl Iterator<Item = (P, P)>,
     then: impl FnOnce(&[u8]) -> T,
@@ -62,6 +62,7 @@ pub(crate) fn ingest_json(
             payload: message.data.as_bytes(),
             metadata,
             timestamp_seconds: None,
+            once: false,
         };
         Ok(core.accept(&incoming, 0, terms, caller)?)
     })
@@ -85,6 +86,7 @@ pub(crate) fn enqueue_json(
             payload: &payload,
             metadata,
             timestamp_seconds: message.timestamp_s,
+            once: false,
         };
         core.accept(&incoming, kind, terms, caller)
     });
@@ -106,7 +108,14 @@ pub(crate) enum Streamed {
 }
 
 fn incoming<'a>(message: &IngestProto<'a>, metadata: &'a [u8]) -> Incoming<'a> {
-    Incoming { id: None, source: message.source, payload: message.data, metadata, timestamp_seconds: None }
+    Incoming {
+        id: None,
+        source: message.source,
+        payload: message.data,
+        metadata,
+        timestamp_seconds: None,
+        once: false,
+    }
 }
 
 /// One protobuf message of a unary call.

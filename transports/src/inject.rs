@@ -291,8 +291,7 @@ impl Desk {
         if let Some(why) = &policy.unreachable[level as usize] {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("ack level: {why}")));
         }
-        let once = message.once && !message.id.is_empty();
-        let terms = Terms { level, key: once.then(|| message.id.as_slice().into()) };
+        let terms = Terms { level, key: None };
         terms.admit(policy)?;
         let incoming = Incoming {
             id: (!message.id.is_empty()).then_some(&message.id),
@@ -300,10 +299,11 @@ impl Desk {
             payload: &message.payload,
             metadata: &message.metadata,
             timestamp_seconds: message.timestamp_seconds,
+            once: message.once,
         };
         let slot = self.free_slots.pop().unwrap_or(self.slots.len() as u32);
         let hook = Rc::clone(&self.hook);
-        let accepted = self.core.accept(&incoming, 0, &terms, || Caller { hook, stream: slot });
+        let accepted = self.core.accept(&incoming, 0, &terms, || Caller { hook, stream: slot, place: 0 });
         match accepted {
             Ok(Accepted::Waits(_)) => {
                 match self.slots.get_mut(slot as usize) {

@@ -8,7 +8,7 @@ use crate::{
     counters::{FrontCounters, Tally},
     message_id::{MESSAGE_ID_BYTES, MessageIds},
     terms::Terms,
-    waiting::{Caller, MessageId, WaitingRoom},
+    waiting::{Caller, WaitingRoom},
 };
 
 /// Where accepted messages of a core go; chosen at the start, called once per batch.
@@ -44,6 +44,8 @@ pub(crate) struct Incoming<'a> {
     pub(crate) metadata: &'a [u8],
     /// The caller's time; without one it gets ours.
     pub(crate) timestamp_seconds: Option<i64>,
+    /// Whether a repeat of the caller's id is recognised.
+    pub(crate) once: bool,
 }
 
 /// Marks a record that is our own probe.
@@ -86,13 +88,14 @@ impl Lane {
         terms: &Terms,
         caller: impl FnOnce() -> Caller,
         unix_ms: u64,
-        now_ms: u64,
+        now_ns: u64,
     ) -> Result<Accepted, Refused> {
         let ours = self.ids.next(unix_ms);
         let id = message.id.or(terms.key.as_deref()).unwrap_or(&ours);
         let key = self.partition.of(message.source, message.metadata).map(key_hash);
         // Repeats of an id must meet where the first one is remembered.
-        let by_id = self.route_by_id || terms.key.is_some();
+        let once = terms.key.is_some() || (message.once && message.id.is_some());
+        let by_id = self.route_by_id || once;
         let route = key.or_else(|| by_id.then(|| key_hash(id)));
         let core = route.map_or(self.shard.core(), |route| shard_of(route, self.shard.cores()));
         let mut record = Record {
@@ -106,19 +109,14 @@ impl Lane {
             key_hash: key.unwrap_or_default(),
             kind,
             level: terms.level,
-            once: terms.key.is_some(),
+            once,
             reply_token: 0,
         };
-        if !terms.waits() {
+        if !once && !terms.waits() {
             self.submit(core, &record)?;
             return Ok(Accepted::Now(ours));
         }
-        let known_as = match (message.id, &terms.key) {
-            (Some(id), _) => MessageId::Theirs(id.into()),
-            (None, Some(key)) => MessageId::Theirs(std::rc::Rc::clone(key)),
-            (None, None) => MessageId::Ours(ours),
-        };
-        let token = self.waiting.enter(caller(), known_as, core, now_ms);
+        let token = self.waiting.enter(caller(), id.into(), core, now_ns);
         record.reply_token = token.get();
         if let Err(refused) = self.submit(core, &record) {
             self.waiting.forget(token);
@@ -145,6 +143,20 @@ impl Lane {
         }
         let before = std::mem::replace(&mut self.finished, self.shard.completed());
         (moved, self.finished - before)
+    }
+
+    /// An id for something that is no message.
+    pub(crate) fn next_id(&mut self, unix_ms: u64) -> [u8; MESSAGE_ID_BYTES] {
+        self.ids.next(unix_ms)
+    }
+
+    /// Whether this core takes so many more messages; its queue is worked on once to make room.
+    pub(crate) fn has_room(&mut self, messages: usize) -> bool {
+        let free = |shard: &Shard<AnySink>| shard.capacity() - shard.in_flight();
+        if free(&self.shard) < messages {
+            self.shard.poll();
+        }
+        free(&self.shard) >= messages
     }
 
     /// Those who wait.

@@ -17,9 +17,11 @@ mod connection;
 mod core;
 mod counters;
 mod driver;
+pub mod events;
 mod fleet;
 pub mod grpc;
 mod grpc_answer;
+mod guard;
 pub mod h1;
 pub mod h2;
 mod hook;
@@ -42,7 +44,9 @@ pub use crate::{
     core::Health,
     counters::{Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally},
     driver::{Driver, DriverChoice, choose},
+    events::{EventPlan, EventRules, Examined},
     fleet::{Farewell, Fleet, Plan, SinkMaker},
+    guard::{Denied, Guard},
     lane::BoxedSink,
     limits::Limits,
     listener::{Role, bind},

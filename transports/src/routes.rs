@@ -19,6 +19,16 @@ pub(crate) enum Hot {
     },
     /// The health object.
     Health,
+    /// Unary `IngestEvent`.
+    GrpcEvent,
+    /// Unary `IngestEvents`.
+    GrpcEvents,
+    /// Bidirectional `StreamEvents`.
+    GrpcEventStream,
+    /// An event as proto JSON.
+    EventJson,
+    /// A batch of events as proto JSON, or as lines of it.
+    EventsJson,
 }
 
 /// A hot route as it is counted: its pattern is the `endpoint` label.
@@ -43,7 +53,7 @@ const fn row(path: &'static str, method: &'static str, hot: Hot) -> Row {
 }
 
 /// The route table of the hot lane.
-pub const ENDPOINTS: [Row; 10] = [
+pub const ENDPOINTS: [Row; 15] = [
     row("/api/v1/ingest", "POST", Hot::IngestJson),
     row("/ingest", "POST", Hot::IngestJson),
     row("/api/ingest", "POST", Hot::IngestJson),
@@ -54,6 +64,11 @@ pub const ENDPOINTS: [Row; 10] = [
     row("/diplom.v1.IngestService/IngestStream", "POST", Hot::GrpcIngestStream { text: false }),
     row("/IngestService/Ingest", "POST", Hot::GrpcIngest { text: true }),
     row("/IngestService/IngestStream", "POST", Hot::GrpcIngestStream { text: true }),
+    row("/analytics.v1.EventIngestionService/IngestEvent", "POST", Hot::GrpcEvent),
+    row("/analytics.v1.EventIngestionService/IngestEvents", "POST", Hot::GrpcEvents),
+    row("/analytics.v1.EventIngestionService/StreamEvents", "POST", Hot::GrpcEventStream),
+    row("/v1/events", "POST", Hot::EventJson),
+    row("/v1/events/batch", "POST", Hot::EventsJson),
 ];
 
 impl Endpoint {
@@ -64,12 +79,27 @@ impl Endpoint {
 
     /// Whether it speaks gRPC.
     pub fn is_grpc(self) -> bool {
-        matches!(self.row().hot, Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. })
+        match self.row().hot {
+            Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. } => true,
+            Hot::GrpcEvent | Hot::GrpcEvents | Hot::GrpcEventStream => true,
+            Hot::IngestJson | Hot::EnqueueJson | Hot::Health | Hot::EventJson | Hot::EventsJson => false,
+        }
     }
 
     /// Whether it takes messages in.
     pub fn is_ingest(self) -> bool {
-        !matches!(self.row().hot, Hot::Health)
+        !matches!(self.row().hot, Hot::Health) && !self.is_event()
+    }
+
+    /// Whether it takes events in. What of these is not plain, another method among it, is the cold lane's to answer.
+    pub(crate) fn is_event(self) -> bool {
+        use Hot::{EventJson, EventsJson, GrpcEvent, GrpcEventStream, GrpcEvents};
+        matches!(self.row().hot, GrpcEvent | GrpcEvents | GrpcEventStream | EventJson | EventsJson)
+    }
+
+    /// Whether a request of it carries one event.
+    pub(crate) fn is_single_event(self) -> bool {
+        matches!(self.row().hot, Hot::GrpcEvent | Hot::EventJson)
     }
 
     /// Every endpoint.
@@ -101,7 +131,8 @@ pub(crate) fn route(method: &[u8], path: &[u8]) -> Route {
             return Route::Hot(endpoint);
         }
         // OPTIONS asks about the resource; the cold lane answers it for every path alike.
-        return if method == b"OPTIONS" { Route::Cold } else { Route::MethodNotAllowed(endpoint) };
+        let is_cold = method == b"OPTIONS" || endpoint.is_event();
+        return if is_cold { Route::Cold } else { Route::MethodNotAllowed(endpoint) };
     }
     Route::Cold
 }

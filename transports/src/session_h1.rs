@@ -14,14 +14,17 @@ use crate::{
     connection::{Origin, Wants},
     core::Core,
     counters::{Cause, Tally, status_index},
+    events::{Batch, EventHead, is_worth_retrying, refusal_over_rest, take_event, write_answer},
     grpc::Code,
     h1::{Accept, Answer, Application, Connection, Limits, Reply, RequestHead, Waiting},
     hook::{Hook, Phase},
     ingest,
     lane::{Accepted, KIND_PROBE},
+    message::{transcode_event, transcode_events, transcode_lines},
     routes::{Endpoint, Hot, Route, route},
+    service_h2::pieces,
     terms::Terms,
-    waiting::{Caller, Settled},
+    waiting::{Caller, MessageId, Settled},
 };
 
 /// Bytes of an answer that are put into the output before it is sent.
@@ -31,11 +34,21 @@ const OUTPUT_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Http1 {
     connection: Connection,
     call: Option<Call>,
-    /// The hot route whose message's fate the answer waits for.
-    waits: Option<Endpoint>,
+    /// What the answer waits for.
+    waits: Option<Waits>,
     draining: bool,
     /// Something on this connection was HTTP.
     recognised: bool,
+}
+
+/// Messages whose fate an answer waits for.
+enum Waits {
+    /// The one of this route.
+    Message(Endpoint),
+    /// An event.
+    Event(Box<EventHead>),
+    /// A batch of events.
+    Batch(Box<EventHead>, Batch),
 }
 
 /// A request that the cold lane is working on.
@@ -109,12 +122,29 @@ impl Http1 {
             self.draining = true;
             self.connection.close_after_current();
         }
-        // One at a time: nothing is parsed while a request waits.
-        if let Some(settled) = hook.settled.borrow_mut().pop()
-            && let Some(endpoint) = self.waits.take()
-        {
-            self.connection.answer(&core.date.get(), out, |reply| {
-                answer_settled(core, origin, endpoint, &settled, reply)
+        // One request at a time: nothing is parsed while it waits.
+        for settled in hook.settled.take() {
+            let waits = match self.waits.take() {
+                Some(Waits::Batch(head, mut batch)) => {
+                    batch.settle(&settled, &core.shared.acks);
+                    if !batch.is_complete() {
+                        self.waits = Some(Waits::Batch(head, batch));
+                        continue;
+                    }
+                    Waits::Batch(head, batch)
+                }
+                Some(waits) => waits,
+                None => break,
+            };
+            self.connection.answer(&core.date.get(), out, |reply| match waits {
+                Waits::Message(endpoint) => answer_settled(core, origin, endpoint, &settled, reply),
+                Waits::Event(head) => match Reached::of(&settled, &core.shared.acks) {
+                    Ok(reached) => {
+                        answer_event(core, origin, &head, &settled.id, &reached, settled.since_ns, reply)
+                    }
+                    Err(refusal) => refuse_event(core, origin, &head, &refusal, reply),
+                },
+                Waits::Batch(head, batch) => answer_batch(core, origin, &head, &batch, reply),
             });
         }
         if let Some(call) = &mut self.call {
@@ -288,13 +318,89 @@ fn answer_settled(
     reply.ready(&core.h1_ingested[reached.level as usize], &body)
 }
 
+/// Writes the answer to an event.
+fn answer_event(
+    core: &Core,
+    origin: &Origin,
+    head: &EventHead,
+    id: &MessageId,
+    reached: &Reached,
+    since_ns: u64,
+    reply: Reply<'_>,
+) -> Answer {
+    let mut body = core.body.borrow_mut();
+    body.clear();
+    write_answer(core, id, reached.duplicate, since_ns, true, &mut body);
+    answer_stored(core, origin, head, reached, &body, reply)
+}
+
+/// Writes the answer to a batch of which everything is known.
+fn answer_batch(core: &Core, origin: &Origin, head: &EventHead, batch: &Batch, reply: Reply<'_>) -> Answer {
+    let mut body = core.body.borrow_mut();
+    body.clear();
+    match batch.write(core, true, &mut body) {
+        Ok(()) => {
+            let reached = Reached { level: batch.level, ..Reached::QUEUED };
+            answer_stored(core, origin, head, &reached, &body, reply)
+        }
+        Err(refusal) => refuse_event(core, origin, head, &refusal, reply),
+    }
+}
+
+fn answer_stored(
+    core: &Core,
+    origin: &Origin,
+    head: &EventHead,
+    reached: &Reached,
+    body: &[u8],
+    reply: Reply<'_>,
+) -> Answer {
+    core.answered.note(origin.role, head.endpoint, status_index(200));
+    let (mut shard, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
+    head.with_request_id(core, |request_id| {
+        let stored: [(&[u8], &[u8]); 5] = [
+            (b"Content-Type", b"application/json"),
+            (b"Tidegate-Ack", reached.level.name().as_bytes()),
+            (b"X-Request-Id", request_id),
+            (b"Tidegate-Shard", shard.format(reached.shard).as_bytes()),
+            (b"Tidegate-Offset", offset.format(reached.offset.unwrap_or_default()).as_bytes()),
+        ];
+        let fields = if reached.offset.is_some() { 5 } else { 3 };
+        reply.full(200, stored.into_iter().take(fields), body)
+    })
+}
+
+/// Writes why an event, or all of a batch, was not taken.
+fn refuse_event(
+    core: &Core,
+    origin: &Origin,
+    head: &EventHead,
+    refusal: &Refusal,
+    reply: Reply<'_>,
+) -> Answer {
+    let (status, body) = refusal_over_rest(refusal);
+    core.answered.note(origin.role, head.endpoint, status_index(status));
+    head.with_request_id(core, |request_id| {
+        let told: [(&[u8], &[u8]); 3] =
+            [(b"Content-Type", b"application/json"), (b"X-Request-Id", request_id), (b"Retry-After", b"1")];
+        let fields = if is_worth_retrying(refusal) { 3 } else { 2 };
+        reply.full(status, told.into_iter().take(fields), &body)
+    })
+}
+
+/// Whether a content type is one of lines of JSON.
+pub(crate) fn is_lines(content_type: Option<&[u8]>) -> bool {
+    let known = [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"];
+    content_type.is_some_and(|content_type| known.iter().any(|lines| content_type.starts_with(lines)))
+}
+
 /// What the parser calls.
 struct Service<'a> {
     core: &'a Core,
     origin: &'a Origin,
     hook: &'a Rc<Hook>,
     call: Option<Call>,
-    waits: Option<Endpoint>,
+    waits: Option<Waits>,
 }
 
 impl Service<'_> {
@@ -305,6 +411,49 @@ impl Service<'_> {
     fn turn_down(&self, endpoint: Endpoint, refusal: &Refusal, reply: Reply<'_>) -> Answer {
         self.note(endpoint, refusal.status);
         refuse(reply, refusal)
+    }
+
+    /// A request for an event route: taken here when it is plain, else passed on.
+    fn event(&mut self, endpoint: Endpoint, head: &RequestHead<'_>, body: &[u8], reply: Reply<'_>) -> Answer {
+        let core = self.core;
+        let plain = !endpoint.is_grpc() && head.field("content-encoding").is_none();
+        let event_head = plain
+            .then(|| EventHead::read(endpoint, &core.shared.acks, |name| head.field(name)))
+            .flatten()
+            .filter(|event_head| event_head.is_admitted(core));
+        let Some(event_head) = event_head else { return self.pass_on(head, body, reply) };
+        let hook = self.hook;
+        let caller = |place| Caller { hook: Rc::clone(hook), stream: 0, place };
+        let mut transcoded = core.transcoded.borrow_mut();
+        transcoded.clear();
+        if endpoint.is_single_event() {
+            let taken = transcode_event(body, &mut transcoded)
+                .and_then(|()| take_event(core, &transcoded, &event_head, || caller(0)));
+            return match taken {
+                None => self.pass_on(head, body, reply),
+                Some(Ok(Accepted::Waits(_))) => {
+                    self.waits = Some(Waits::Event(Box::new(event_head)));
+                    reply.later()
+                }
+                Some(Ok(Accepted::Now(ours))) => {
+                    let (ours, now_ns) = (ours.as_slice().into(), core.clock.now_ns());
+                    answer_event(core, self.origin, &event_head, &ours, &Reached::QUEUED, now_ns, reply)
+                }
+                Some(Err(refused)) => refuse_event(core, self.origin, &event_head, &refused.into(), reply),
+            };
+        }
+        let mut ends = Vec::new();
+        let transcode = if is_lines(head.field("content-type")) { transcode_lines } else { transcode_events };
+        let batch = transcode(body, &mut transcoded, &mut ends)
+            .and_then(|()| Batch::take(core, pieces(&transcoded, &ends), &event_head, caller));
+        match batch {
+            None => self.pass_on(head, body, reply),
+            Some(batch) if batch.is_complete() => answer_batch(core, self.origin, &event_head, &batch, reply),
+            Some(batch) => {
+                self.waits = Some(Waits::Batch(Box::new(event_head), batch));
+                reply.later()
+            }
+        }
     }
 
     /// Passes a request to the cold lane.
@@ -344,6 +493,8 @@ impl Application for Service<'_> {
                 })
             }
             Route::Cold => Accept::Body,
+            // The cold lane answers what is unusual.
+            Route::Hot(endpoint) if endpoint.is_event() => Accept::Body,
             Route::MethodNotAllowed(endpoint) => {
                 let refusal = Refusal::method_not_allowed(allow(endpoint));
                 Accept::Refused(self.turn_down(endpoint, &refusal, reply))
@@ -374,6 +525,9 @@ impl Application for Service<'_> {
             self.note(endpoint, status);
             return reply.full(status, [(&b"Content-Type"[..], &b"application/json"[..])], &body);
         }
+        if endpoint.is_event() {
+            return self.event(endpoint, head, body, reply);
+        }
         let acks = &core.shared.acks;
         let terms = Terms::read(acks, |name| head.field(name));
         let terms = match terms.and_then(|terms| terms.admit(acks).map(|()| terms)) {
@@ -381,11 +535,11 @@ impl Application for Service<'_> {
             Err(refusal) => return self.turn_down(endpoint, &refusal, reply),
         };
         let hook = self.hook;
-        let caller = || Caller { hook: Rc::clone(hook), stream: 0 };
+        let caller = || Caller { hook: Rc::clone(hook), stream: 0, place: 0 };
         match hot {
             Hot::IngestJson => match ingest::ingest_json(core, body, &terms, caller) {
                 Ok(Accepted::Waits(_)) => {
-                    self.waits = Some(endpoint);
+                    self.waits = Some(Waits::Message(endpoint));
                     reply.later()
                 }
                 Ok(Accepted::Now(id)) => {
@@ -401,7 +555,7 @@ impl Application for Service<'_> {
                 let kind = if probe { KIND_PROBE } else { 0 };
                 match ingest::enqueue_json(core, body, kind, &terms, caller) {
                     Ok(Accepted::Waits(_)) => {
-                        self.waits = Some(endpoint);
+                        self.waits = Some(Waits::Message(endpoint));
                         reply.later()
                     }
                     Ok(Accepted::Now(_)) => {
@@ -413,10 +567,8 @@ impl Application for Service<'_> {
                     Err(refusal) => self.turn_down(endpoint, &refusal, reply),
                 }
             }
-            // Refused with the head.
-            Hot::Health | Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. } => {
-                self.pass_on(head, body, reply)
-            }
+            // Refused with the head, or answered above.
+            _ => self.pass_on(head, body, reply),
         }
     }
 }

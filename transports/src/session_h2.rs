@@ -133,6 +133,11 @@ impl Http2 {
                 None => {}
             }
         }
+        for id in service.take_dirty() {
+            if let Some((stream, mut replies)) = connection.stream(id, out) {
+                service.advance(id, stream, &mut replies);
+            }
+        }
         while out.len() < OUTPUT_BYTES_MAX {
             let event = self
                 .next
@@ -149,6 +154,11 @@ impl Http2 {
         for id in service.take_expired(now_ms) {
             if let Some((stream, mut replies)) = connection.stream(id, out) {
                 service.expire(id, stream, &mut replies);
+            }
+        }
+        for id in service.take_flushes(now_ms) {
+            if let Some((stream, mut replies)) = connection.stream(id, out) {
+                service.flush(id, stream, &mut replies);
             }
         }
         if hook.drain.get() {

@@ -29,13 +29,13 @@ use tidegate_proto::analytics::{
     },
 };
 use tonic::service::Routes;
-use transports::{Driver, Fleet, Plan, Role, bind, choose, inject::injector};
+use transports::{Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inject::injector};
 
 use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House},
     delivery::Behind,
-    events::{Guard, Older, Platform, producer::Counters},
+    events::{Older, Platform, Rules, producer::Counters},
     logging,
     role::Part,
     settings::Settings,
@@ -72,6 +72,8 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let draining = Arc::new(AtomicBool::new(false));
     let probe_token = random_token();
     let queue_size = settings.queue_size;
+    let guard = Guard::new(&settings.api_keys, &settings.auth_tokens);
+    let node: Arc<str> = rustix::system::uname().nodename().to_string_lossy().into();
     let fleet = Fleet::start(Plan {
         cores,
         driver,
@@ -87,6 +89,11 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
         probe_token: probe_token.clone(),
+        events: EventPlan {
+            guard: guard.clone(),
+            node: Arc::clone(&node),
+            rules: Arc::new(Rules::new(Arc::clone(&node))),
+        },
         inboxes,
     })
     .context("the core threads cannot be started")?;
@@ -113,8 +120,8 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         parts: Arc::clone(&behind.parts),
         has_log: behind.log.is_some(),
         producer,
-        guard: Guard::new(&settings.api_keys, &settings.auth_tokens),
-        node: rustix::system::uname().nodename().to_string_lossy().into(),
+        guard,
+        node,
     };
     start_cold_lane(calls, house, platform)?;
 

@@ -109,6 +109,17 @@ impl Block {
         self.seal();
     }
 
+    /// Adds a text under a name that was encoded before, without asking whether Huffman coding would make it shorter.
+    /// Control characters become blanks.
+    #[inline]
+    pub fn push_text(&mut self, name: &FieldName, text: &[u8]) {
+        self.frame.extend_from_slice(&name.0);
+        // RFC 7541 §5.2: plain.
+        integer::write(7, 0x00, text.len(), &mut self.frame);
+        self.frame.extend(text.iter().map(|byte| if byte.is_ascii_control() { b' ' } else { *byte }));
+        self.seal();
+    }
+
     /// The status, if this is not trailers.
     pub fn status(&self) -> Option<u16> {
         (self.status != 0).then_some(self.status)

@@ -6,7 +6,7 @@
 
 use super::{
     protobuf::Keys,
-    shape::{CUSTOM_EVENT, CUSTOM_METRIC, PAIR, Kind, SYSTEM_EVENT, Shape, TRANSACTION_EVENT, USER_EVENT},
+    shape::{CUSTOM_EVENT, Kind, PAIR, SYSTEM_EVENT, Shape, TRANSACTION_EVENT, USER_EVENT},
     wire::{Value, Wire},
 };
 
@@ -194,9 +194,8 @@ fn is_good_id(id: &[u8]) -> bool {
     if id.len() <= EVENT_ID_CHARS_MAX && id.iter().all(|byte| (b' '..=b'~').contains(byte)) {
         return true;
     }
-    std::str::from_utf8(id).is_ok_and(|id| {
-        id.chars().count() <= EVENT_ID_CHARS_MAX && !id.chars().any(char::is_control)
-    })
+    std::str::from_utf8(id)
+        .is_ok_and(|id| id.chars().count() <= EVENT_ID_CHARS_MAX && !id.chars().any(char::is_control))
 }
 
 /// Milliseconds of a `google.protobuf.Timestamp`.
@@ -283,8 +282,11 @@ fn check<'a>(shape: &Shape, bytes: &'a [u8], mut show: impl FnMut(u32, Value<'a>
         }
         match (field.kind, value) {
             (Kind::Text, Value::Delimited(text)) if text.is_utf8() => {}
-            (Kind::Double, Value::Double(_)) | (Kind::Int32 | Kind::Bool | Kind::Enum(_), Value::Varint(_)) => {}
-            (Kind::Message(inner), Value::Delimited(inner_bytes)) => check(inner, inner_bytes.bytes, nothing)?,
+            (Kind::Double, Value::Double(_))
+            | (Kind::Int32 | Kind::Bool | Kind::Enum(_), Value::Varint(_)) => {}
+            (Kind::Message(inner), Value::Delimited(inner_bytes)) => {
+                check(inner, inner_bytes.bytes, nothing)?
+            }
             (Kind::Pairs, Value::Delimited(entry)) => check(&PAIR, entry.bytes, nothing)?,
             _ => return None,
         }
@@ -317,7 +319,8 @@ mod tests {
             event_type: EventType::User.into(),
             timestamp: Some(Timestamp { seconds: 1_700_000_000, nanos: 5_000_000 }),
             source: "web".into(),
-            properties: [("page".to_owned(), "home".to_owned()), ("plan".to_owned(), "free".to_owned())].into(),
+            properties: [("page".to_owned(), "home".to_owned()), ("plan".to_owned(), "free".to_owned())]
+                .into(),
             ..Event::default()
         }
     }
@@ -422,7 +425,9 @@ mod tests {
         let and = |more: &[u8]| decode_event(&[&bytes, more].concat(), NOW_MS).is_some();
         assert!(and(b"") && and(b"\xa2\x06\x01x") && and(b"\xa0\x06\x01"));
         // A second id, an id that is a number, bytes that are no text, a cut, a nested message that is cut.
-        for more in [&b"\x0a\x01x"[..], b"\x08\x01", b"\x3a\x03\x0a\x01\xff", b"\x3a\x09", b"\x52\x03\x0a\x05x"] {
+        for more in
+            [&b"\x0a\x01x"[..], b"\x08\x01", b"\x3a\x03\x0a\x01\xff", b"\x3a\x09", b"\x52\x03\x0a\x05x"]
+        {
             assert!(!and(more), "{more:x?}");
         }
         // A property whose key came before.

@@ -65,8 +65,19 @@ pub fn encode_event_response(out: &mut Vec<u8>, success: bool, id: &[u8], messag
     stamp.encode(out, 5);
 }
 
-/// Appends the same as an answer of a stream.
-pub fn encode_streamed_response(out: &mut Vec<u8>, success: bool, id: &[u8], message: &str, stamp: &Stamp<'_>) {
+/// Appends an encoded `IngestEventResponse` as an answer of a stream.
+pub fn encode_streamed(out: &mut Vec<u8>, response: &[u8]) {
+    encode::text(out, 1, response);
+}
+
+/// Appends an `IngestEventResponse` without validation errors as an answer of a stream.
+pub fn encode_streamed_response(
+    out: &mut Vec<u8>,
+    success: bool,
+    id: &[u8],
+    message: &str,
+    stamp: &Stamp<'_>,
+) {
     encode::message(out, 1, |out| encode_event_response(out, success, id, message, stamp));
 }
 
@@ -127,7 +138,9 @@ pub fn write_events_response(out: &mut Vec<u8>, stored: usize, failed: &[NotTake
         if place > 0 {
             out.push(b',');
         }
-        for (name, text) in [(r#"{"field":"#, one.id), (r#","message":"#, one.message), (r#","code":"#, one.code)] {
+        for (name, text) in
+            [(r#"{"field":"#, one.id), (r#","message":"#, one.message), (r#","code":"#, one.code)]
+        {
             out.extend_from_slice(name.as_bytes());
             write_json_text(out, text);
         }
@@ -197,10 +210,14 @@ mod tests {
         let mut wire = Vec::new();
         encode_streamed_response(&mut wire, false, b"x", "no room", &STAMP);
         let decoded = StreamEventsResponse::decode(wire.as_slice()).unwrap().response.unwrap();
-        assert!(matches!(decoded, Response::EventResponse(response) if !response.success && response.event_id == "x"));
+        assert!(
+            matches!(decoded, Response::EventResponse(response) if !response.success && response.event_id == "x")
+        );
         wire.clear();
         encode_stream_status(&mut wire, 7, "flushed");
         let decoded = StreamEventsResponse::decode(wire.as_slice()).unwrap().response.unwrap();
-        assert!(matches!(decoded, Response::Status(status) if status.connected && status.pending_events == 7));
+        assert!(
+            matches!(decoded, Response::Status(status) if status.connected && status.pending_events == 7)
+        );
     }
 }

@@ -102,7 +102,12 @@ impl<'de> Visitor<'de> for BatchVisitor<'_> {
             match &*name.0 {
                 "events" if !seen => {
                     seen = true;
-                    map.next_value_seed(List { shape: &EVENT, field: None, out: self.out, ends: Some(self.ends) })?;
+                    map.next_value_seed(List {
+                        shape: &EVENT,
+                        field: None,
+                        out: self.out,
+                        ends: Some(self.ends),
+                    })?;
                 }
                 "events" | "options" => return Err(unusual()),
                 _ => {
@@ -231,7 +236,8 @@ impl<'de> Visitor<'de> for List<'_> {
             let more = match self.field {
                 Some(number) => {
                     let length = out.len();
-                    let more = encode::message(out, number, |out| items.next_element_seed(Message { shape, out }))?;
+                    let more =
+                        encode::message(out, number, |out| items.next_element_seed(Message { shape, out }))?;
                     if more.is_none() {
                         // The tag of an item that did not come.
                         out.truncate(length);
@@ -405,7 +411,11 @@ mod tests {
         ] {
             assert_eq!(event(json), Some(general(json)), "{json}");
         }
-        let long = format!(r#"{{"user_event":{{"action":"{}","metadata":{{"k":"{}"}}}}}}"#, "a".repeat(300), "b".repeat(20_000));
+        let long = format!(
+            r#"{{"user_event":{{"action":"{}","metadata":{{"k":"{}"}}}}}}"#,
+            "a".repeat(300),
+            "b".repeat(20_000)
+        );
         assert_eq!(event(&long), Some(general(&long)));
     }
 
@@ -432,10 +442,19 @@ mod tests {
     #[test]
     fn what_is_unusual_is_left_to_the_general_reader() {
         for json in [
-            "", "[]", "{", r#"{"user_id":"u"} x"#, r#"{"user_id":7}"#, r#"{"user_id":"u","userId":"u"}"#,
-            r#"{"event_type":"USER"}"#, r#"{"event_type":-1}"#, r#"{"timestamp":"yesterday"}"#,
-            r#"{"timestamp":"2026-11-26T10:11:12+01:00"}"#, r#"{"properties":{"a":1}}"#,
-            r#"{"user_event":{},"custom_event":{}}"#, r#"{"transaction_event":{"amount":"1.5"}}"#,
+            "",
+            "[]",
+            "{",
+            r#"{"user_id":"u"} x"#,
+            r#"{"user_id":7}"#,
+            r#"{"user_id":"u","userId":"u"}"#,
+            r#"{"event_type":"USER"}"#,
+            r#"{"event_type":-1}"#,
+            r#"{"timestamp":"yesterday"}"#,
+            r#"{"timestamp":"2026-11-26T10:11:12+01:00"}"#,
+            r#"{"properties":{"a":1}}"#,
+            r#"{"user_event":{},"custom_event":{}}"#,
+            r#"{"transaction_event":{"amount":"1.5"}}"#,
             r#"{"user_id":"\ud800"}"#,
         ] {
             assert_eq!(event(json), None, "{json}");
@@ -449,7 +468,8 @@ mod tests {
         transcode_events(json, &mut out, &mut ends).unwrap();
         assert_eq!(ends, [3, 3, 7]);
         let (mut lines, mut line_ends) = (Vec::new(), Vec::new());
-        transcode_lines(b"{\"user_id\":\"a\"}\n{}\n\n{\"user_id\":\"bc\"}\n", &mut lines, &mut line_ends).unwrap();
+        transcode_lines(b"{\"user_id\":\"a\"}\n{}\n\n{\"user_id\":\"bc\"}\n", &mut lines, &mut line_ends)
+            .unwrap();
         assert_eq!((lines, line_ends), (out, ends));
         assert!(transcode_lines(b"{\"user_id\":\"a\"}\n{", &mut Vec::new(), &mut Vec::new()).is_none());
         let options = br#"{"events":[],"options":{}}"#;

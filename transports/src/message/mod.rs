@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod event_answer;
 mod event_json;
+mod event_request;
 mod ingest_json;
 mod json;
 mod pairs;
@@ -26,10 +27,11 @@ pub use event::{
     About, EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX, EventProto, Metrics, decode_event,
 };
 pub use event_answer::{
-    NotTaken, Stamp, encode_event_response, encode_events_response, encode_stream_status,
+    NotTaken, Stamp, encode_event_response, encode_events_response, encode_stream_status, encode_streamed,
     encode_streamed_response, write_event_response, write_events_response,
 };
 pub use event_json::{transcode_event, transcode_events, transcode_lines};
+pub use event_request::{StreamedRequest, event_of_request, events_of_request, read_streamed};
 pub use ingest_json::{IngestJson, decode_ingest_json};
 pub use pairs::{Pairs, PairsIter};
 pub use protobuf::{

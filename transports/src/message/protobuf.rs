@@ -8,10 +8,7 @@
 //! The rules are those of <https://protobuf.dev/programming-guides/encoding/>: fields in any order, the last of
 //! a repeated one wins, unknown ones are skipped whatever their type.
 
-use super::{
-    METADATA_PAIRS_MAX, MessageError, encode,
-    wire::Wire,
-};
+use super::{METADATA_PAIRS_MAX, MessageError, encode, wire::Wire};
 
 /// What field 2 is declared as. On the wire they are the same; a string must be UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

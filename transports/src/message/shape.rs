@@ -83,7 +83,8 @@ const fn choice(number: u32, name: &'static str, shape: &'static Shape) -> Field
 }
 
 /// An entry of a map.
-pub(super) static PAIR: Shape = Shape { fields: &[field(1, "key", Kind::Text), field(2, "value", Kind::Text)] };
+pub(super) static PAIR: Shape =
+    Shape { fields: &[field(1, "key", Kind::Text), field(2, "value", Kind::Text)] };
 
 pub(super) static EVENT: Shape = Shape {
     fields: &[
@@ -186,12 +187,8 @@ pub(super) static CUSTOM_EVENT: Shape = Shape {
     ],
 };
 
-pub(super) static CUSTOM_METRIC: Shape = Shape {
-    fields: &[
-        field(1, "name", Kind::Text),
-        field(2, "value", Kind::Double),
-        field(3, "unit", Kind::Text),
-    ],
+static CUSTOM_METRIC: Shape = Shape {
+    fields: &[field(1, "name", Kind::Text), field(2, "value", Kind::Double), field(3, "unit", Kind::Text)],
 };
 
 static EVENT_TYPES: [&str; 5] = [
@@ -277,7 +274,9 @@ mod tests {
 
     #[test]
     fn both_spellings_are_known_and_no_other() {
-        for (name, known) in [("user_id", true), ("userId", true), ("UserId", false), ("userid", false), ("user_Id", false)] {
+        for (name, known) in
+            [("user_id", true), ("userId", true), ("UserId", false), ("userid", false), ("user_Id", false)]
+        {
             assert_eq!(EVENT.named(name).is_some(), known, "{name}");
         }
     }

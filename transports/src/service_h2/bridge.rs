@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// The head of a request for the cold lane.
+#[derive(Debug)]
 pub(crate) struct ColdHead {
     pub(super) method: Method,
     uri: Uri,

@@ -4,14 +4,19 @@
 //! stream of messages is taken message by message, and when the queue is full its window is not given back.
 
 mod bridge;
+mod event_stream;
+mod events;
 mod streaming;
 
 use std::{num::NonZeroU64, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
+pub(crate) use self::events::pieces;
 use self::{
     bridge::{Cold, ColdHead, cold_head},
+    event_stream::EventStream,
+    events::EventCall,
     streaming::Streaming,
 };
 use crate::{
@@ -20,6 +25,7 @@ use crate::{
     connection::Origin,
     core::Core,
     counters::{Cause, status_index},
+    events::Batch,
     grpc::{Code, Deframer, Encoding, Message, PREFIX_BYTES, Status, Take, parse_timeout},
     grpc_answer::{Failure, fail, is_grpc, push_reached, push_status, unary_answer, whole_message},
     h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
@@ -41,6 +47,8 @@ pub(crate) enum Head {
     Health { endpoint: Endpoint, head_only: bool },
     /// A gRPC call of a hot route.
     Grpc(Call),
+    /// A request of an event route.
+    Event(Rc<EventCall>),
     /// To be turned down as HTTP.
     Refused { endpoint: Option<Endpoint>, refusal: Refusal, at_once: bool },
     /// To be turned down as gRPC.
@@ -70,8 +78,14 @@ pub(crate) enum Stream {
     Streaming(Box<Streaming>),
     /// A request for the cold lane whose body is being collected.
     ForCold { head: Rc<ColdHead>, body: Vec<u8> },
-    /// Its message is in the queue; the answer waits for what becomes of it.
-    Waiting { endpoint: Endpoint, token: NonZeroU64 },
+    /// Its message is in the queue; the answer waits for what becomes of it. With its request when it is an event.
+    Waiting { endpoint: Endpoint, token: NonZeroU64, event: Option<Rc<EventCall>> },
+    /// A request of an event route that is being collected.
+    Event { call: Rc<EventCall>, body: Vec<u8> },
+    /// Its events are in the queue; the answer waits for what becomes of all of them.
+    Batch { call: Rc<EventCall>, batch: Box<Batch> },
+    /// A stream of events.
+    Events(Box<EventStream>),
     /// The cold lane works on it.
     Cold(Box<Cold>),
     /// Answered as soon as its body, which nobody wants, has arrived.
@@ -104,6 +118,10 @@ pub(crate) struct Service {
     abandoned: Vec<StreamId>,
     events: Option<(ColdEventSender, ColdEvents)>,
     deadlines: Vec<(u64, StreamId)>,
+    /// When streams of events hear how they are.
+    flushes: Vec<(u64, StreamId)>,
+    /// Streams of events of which something was settled.
+    dirty: Vec<StreamId>,
     collecting: usize,
     stalled: usize,
     cold_streams: usize,
@@ -134,6 +152,16 @@ fn refuse(id: StreamId, refusal: &Refusal, date: &[u8; 29], replies: &mut Replie
     let _all = replies.data(id, &body, true);
 }
 
+/// Takes out what is due.
+fn take_due(times: &mut Vec<(u64, StreamId)>, now_ms: u64) -> Vec<StreamId> {
+    if times.iter().all(|(at, _)| *at > now_ms) {
+        return Vec::new();
+    }
+    let due = times.iter().filter(|(at, _)| *at <= now_ms).map(|(_, id)| *id).collect();
+    times.retain(|(at, _)| *at > now_ms);
+    due
+}
+
 impl Service {
     pub(crate) fn new(core: Rc<Core>, origin: Origin, hook: Rc<Hook>) -> Self {
         Self {
@@ -143,6 +171,8 @@ impl Service {
             abandoned: Vec::new(),
             events: None,
             deadlines: Vec::new(),
+            flushes: Vec::new(),
+            dirty: Vec::new(),
             collecting: 0,
             stalled: 0,
             cold_streams: 0,
@@ -150,7 +180,7 @@ impl Service {
     }
 
     fn caller(&self, id: StreamId) -> Caller {
-        Caller { hook: Rc::clone(&self.hook), stream: id.get() }
+        Caller { hook: Rc::clone(&self.hook), stream: id.get(), place: 0 }
     }
 
     /// Requests whose body is being collected.
@@ -178,17 +208,22 @@ impl Service {
     }
 
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
-        self.deadlines.iter().map(|(at, _)| *at).min()
+        self.deadlines.iter().chain(&self.flushes).map(|(at, _)| *at).min()
+    }
+
+    /// Streams of events of which something was settled since the last call.
+    pub(crate) fn take_dirty(&mut self) -> Vec<StreamId> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Streams of events that are to hear how they are.
+    pub(crate) fn take_flushes(&mut self, now_ms: u64) -> Vec<StreamId> {
+        take_due(&mut self.flushes, now_ms)
     }
 
     /// Streams whose time is over.
     pub(crate) fn take_expired(&mut self, now_ms: u64) -> Vec<StreamId> {
-        if self.deadlines.is_empty() {
-            return Vec::new();
-        }
-        let expired = self.deadlines.iter().filter(|(at, _)| *at <= now_ms).map(|(_, id)| *id).collect();
-        self.deadlines.retain(|(at, _)| *at > now_ms);
-        expired
+        take_due(&mut self.deadlines, now_ms)
     }
 
     fn set_deadline(&mut self, id: StreamId, timeout: Option<Duration>) {
@@ -300,7 +335,7 @@ impl Service {
         let caller = || self.caller(id);
         match endpoint.row().hot {
             Hot::EnqueueJson => match ingest::enqueue_json(core, body, kind, terms, caller) {
-                Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint, token },
+                Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint, token, event: None },
                 Ok(Accepted::Now(_)) => {
                     if !probe {
                         self.note(endpoint, status_index(202));
@@ -311,7 +346,7 @@ impl Service {
                 Err(refusal) => self.turn_down(id, endpoint, &refusal, replies),
             },
             _ => match ingest::ingest_json(core, body, terms, caller) {
-                Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint, token },
+                Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint, token, event: None },
                 Ok(Accepted::Now(message)) => {
                     self.note(endpoint, status_index(200));
                     replies.head(id, &core.prepared.borrow().h2_ingested, false);
@@ -336,7 +371,7 @@ impl Service {
             Err(status) => Err(Failure::from(status)),
         };
         match accepted {
-            Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint: call.endpoint, token },
+            Ok(Accepted::Waits(token)) => Stream::Waiting { endpoint: call.endpoint, token, event: None },
             Ok(Accepted::Now(message)) => {
                 self.note(call.endpoint, 0);
                 replies.head(id, &core.grpc.heads[0], false);
@@ -421,8 +456,31 @@ impl Service {
         settled: &Settled,
         replies: &mut Replies<'_>,
     ) {
-        let reached = Reached::of(settled, &self.core.shared.acks);
+        let acks = &self.core.shared.acks;
+        if let Stream::Events(events) = stream {
+            // Answered with all others that were settled in this turn.
+            events.settle(settled, &self.core);
+            if self.dirty.last() != Some(&id) {
+                self.dirty.push(id);
+            }
+            return;
+        }
+        if let Stream::Batch { call, batch } = stream {
+            batch.settle(settled, acks);
+            let after = batch.is_complete().then(|| self.answer_batch(id, call, batch, replies));
+            if let Some(after) = after {
+                *stream = after;
+            }
+            return;
+        }
+        let reached = Reached::of(settled, acks);
         let after = match (&mut *stream, reached) {
+            (Stream::Waiting { event: Some(call), .. }, Ok(reached)) => {
+                Some(self.answer_event(id, call, &settled.id, &reached, settled.since_ns, replies))
+            }
+            (Stream::Waiting { event: Some(call), .. }, Err(refusal)) => {
+                Some(self.refuse_event(id, call, &refusal, replies))
+            }
             (Stream::Waiting { endpoint, .. }, Ok(reached)) => {
                 Some(self.answer_reached(id, *endpoint, settled, &reached, replies))
             }
@@ -517,7 +575,11 @@ impl Service {
                 return;
             }
             Stream::Unary { call, .. } => self.fail(id, call.endpoint, status, replies),
-            Stream::Waiting { endpoint, token } => {
+            Stream::Event { call, .. } | Stream::Batch { call, .. } => {
+                self.fail(id, call.endpoint(), status, replies)
+            }
+            Stream::Events(events) => self.fail_begun(id, events, status, replies),
+            Stream::Waiting { endpoint, token, .. } => {
                 self.core.lane.borrow_mut().waiting().forget(*token);
                 self.fail(id, *endpoint, status, replies)
             }
@@ -541,7 +603,7 @@ impl Service {
     fn forget(&mut self, stream: &Stream) {
         match stream {
             Stream::Discarding { .. } => self.collecting -= 1,
-            Stream::Json { body, .. } | Stream::ForCold { body, .. } => {
+            Stream::Json { body, .. } | Stream::ForCold { body, .. } | Stream::Event { body, .. } => {
                 self.collecting -= 1;
                 self.core.release(body.len());
             }
@@ -550,8 +612,9 @@ impl Service {
                 self.core.release(collected.as_ref().map_or(0, |collected| collected.counted));
             }
             Stream::Streaming(streaming) => self.stalled -= usize::from(streaming.stalled),
+            Stream::Events(events) => self.stalled -= usize::from(events.stalled),
             Stream::Cold(_) => self.cold_streams -= 1,
-            Stream::Answered | Stream::Waiting { .. } => {}
+            Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => {}
         }
     }
 
@@ -580,6 +643,34 @@ impl Service {
         match call() {
             Ok(call) => Head::Grpc(call),
             Err(status) => Head::GrpcRefused { endpoint, status },
+        }
+    }
+}
+
+impl Service {
+    /// A request for the cold lane begins.
+    fn open_cold(
+        &mut self,
+        id: StreamId,
+        head: &Rc<ColdHead>,
+        timeout: Option<Duration>,
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        self.set_deadline(id, timeout);
+        if end_stream || head.grpc {
+            return self.pass_on(id, head, end_stream.then(Bytes::new), replies);
+        }
+        self.collecting += 1;
+        Stream::ForCold { head: Rc::clone(head), body: Vec::new() }
+    }
+
+    /// A stream of events may go on.
+    pub(crate) fn advance(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        let Stream::Events(events) = &mut *stream else { return };
+        if let Some(after) = self.go_on(id, events, replies) {
+            let before = std::mem::replace(stream, after);
+            self.forget(&before);
         }
     }
 }
@@ -613,6 +704,9 @@ impl Application for Service {
                 };
             }
         };
+        if endpoint.is_event() {
+            return self.event_head(endpoint, head);
+        }
         let limit = self.core.shared.limits.http_body_bytes_max;
         match endpoint.row().hot {
             Hot::Health => Head::Health { endpoint, head_only: head.method() == b"HEAD" },
@@ -631,9 +725,7 @@ impl Application for Service {
                     Err(refusal) => refused_head(Some(endpoint), refusal, head),
                 }
             }
-            hot @ (Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. }) => {
-                self.grpc_head(endpoint, hot, head)
-            }
+            hot => self.grpc_head(endpoint, hot, head),
         }
     }
 
@@ -678,19 +770,16 @@ impl Application for Service {
                 }
                 Stream::Streaming(Box::new(streaming))
             }
+            Head::Event(call) if !call.head.is_admitted(&self.core) => {
+                self.open_cold(id, &call.cold, call.timeout, end_stream, replies)
+            }
+            Head::Event(call) => self.open_event(id, call, end_stream, replies),
             Head::Refused { endpoint, refusal, at_once } => {
                 let then = Then::Refuse { endpoint: *endpoint, refusal: refusal.clone() };
                 self.answer_when_whole(id, then, end_stream || *at_once, replies)
             }
             Head::GrpcRefused { endpoint, status } => self.fail(id, *endpoint, status.clone(), replies),
-            Head::Cold { head, timeout } => {
-                self.set_deadline(id, *timeout);
-                if end_stream || head.grpc {
-                    return self.pass_on(id, head, end_stream.then(Bytes::new), replies);
-                }
-                self.collecting += 1;
-                Stream::ForCold { head: Rc::clone(head), body: Vec::new() }
-            }
+            Head::Cold { head, timeout } => self.open_cold(id, head, *timeout, end_stream, replies),
         }
     }
 
@@ -704,7 +793,7 @@ impl Application for Service {
     ) -> Credit {
         let mut credit = Credit::Now;
         let after = match stream {
-            Stream::Answered | Stream::Waiting { .. } => None,
+            Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => None,
             Stream::Json { endpoint, probe, terms, body } => {
                 if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max
                 {
@@ -730,6 +819,21 @@ impl Application for Service {
                 }
                 None => None,
             },
+            Stream::Event { call, body } => {
+                let is_whole = end_stream
+                    && body.is_empty()
+                    && data.len() <= self.core.shared.limits.http_body_bytes_max;
+                if is_whole {
+                    Some(self.event_request(id, call, data, replies))
+                } else {
+                    self.collect_event(id, call, body, data, end_stream, replies)
+                }
+            }
+            Stream::Events(events) => {
+                let (kept, after) = self.event_stream_in(id, events, data, end_stream, replies);
+                credit = kept;
+                after
+            }
             Stream::Discarding { then, discarded } => {
                 *discarded += data.len();
                 let enough = end_stream || *discarded > DISCARDED_BYTES_MAX;
@@ -783,7 +887,7 @@ impl Application for Service {
     }
 
     fn reset(&mut self, id: StreamId, stream: Stream, _why: Reset) -> Work {
-        let remains = matches!(stream, Stream::Waiting { .. });
+        let remains = matches!(stream, Stream::Waiting { .. } | Stream::Batch { .. });
         self.closed(id, stream);
         if remains {
             self.abandoned.push(id);
@@ -794,9 +898,15 @@ impl Application for Service {
 
     fn closed(&mut self, id: StreamId, stream: Stream) {
         self.forget(&stream);
-        if !self.deadlines.is_empty() {
-            self.deadlines.retain(|(_, other)| *other != id);
+        for times in [&mut self.deadlines, &mut self.flushes] {
+            if !times.is_empty() {
+                times.retain(|(_, other)| *other != id);
+            }
         }
+    }
+
+    fn writable(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        self.advance(id, stream, replies);
     }
 
     fn refused(&mut self, _id: StreamId, code: ErrorCode, _reason: &'static str) {

@@ -132,6 +132,9 @@ impl Service {
 
     /// There may be room in the queue again.
     pub(crate) fn resume(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        if matches!(stream, Stream::Events(events) if events.stalled) {
+            return self.advance(id, stream, replies);
+        }
         let Stream::Streaming(streaming) = stream else { return };
         if !streaming.stalled {
             return;

@@ -22,8 +22,8 @@ use http::{HeaderMap, Request, StatusCode};
 use parking_lot::Mutex;
 use serde_json::Value;
 use transports::{
-    AckPolicy, BoxedSink, DriverChoice, Farewell, Fleet, Health, Limits, Plan, Role, SinkMaker, Tally, bind,
-    choose,
+    AckPolicy, BoxedSink, DriverChoice, EventPlan, EventRules, Examined, Farewell, Fleet, Guard, Health,
+    Limits, Plan, Role, SinkMaker, Tally, bind, choose,
     cold::{ColdReceiver, bridge},
 };
 
@@ -175,6 +175,15 @@ impl Health for AlwaysHealthy {
     }
 }
 
+/// Rules without a general decoder: what is not plain is no event.
+struct NothingIsGood;
+
+impl EventRules for NothingIsGood {
+    fn examine(&self, _event: &[u8], at: &str) -> Examined {
+        Examined::Broken(at.to_owned())
+    }
+}
+
 /// A running fleet.
 pub(crate) struct TestFleet {
     fleet: Option<Fleet>,
@@ -242,6 +251,11 @@ impl TestFleet {
             cold,
             health: Arc::new(AlwaysHealthy),
             probe_token: "the test's own".to_owned(),
+            events: EventPlan {
+                guard: Guard::default(),
+                node: "test".into(),
+                rules: Arc::new(NothingIsGood),
+            },
             inboxes: Vec::new(),
         })
         .unwrap();

@@ -1,7 +1,5 @@
 //! Who may ask: API keys and bearer tokens for the events platform (contracts C23), and request ids.
 
-use std::sync::Arc;
-
 use axum::{
     extract::{Request, State},
     middleware::Next,
@@ -11,8 +9,8 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE},
 };
-use subtle::ConstantTimeEq;
 use tonic::Status;
+use transports::Guard;
 
 use super::{
     Platform,
@@ -24,48 +22,15 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest id of a request that is given back.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// The keys and tokens that are good. None: everybody may ask.
-#[derive(Clone, Default)]
-pub struct Guard {
-    secrets: Arc<[Box<[u8]>]>,
-}
-
-impl std::fmt::Debug for Guard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Guard({} secrets)", self.secrets.len())
-    }
-}
-
-impl Guard {
-    /// Keys and tokens, each list separated by commas.
-    pub fn new(api_keys: &str, tokens: &str) -> Self {
-        let secrets = [api_keys, tokens].into_iter().flat_map(|list| list.split(','));
-        let secrets = secrets.map(str::trim).filter(|secret| !secret.is_empty());
-        Self { secrets: secrets.map(|secret| secret.as_bytes().into()).collect() }
-    }
-
-    fn admits(&self, headers: &HeaderMap) -> Result<(), Status> {
-        if self.secrets.is_empty() {
-            return Ok(());
-        }
-        let bearer = headers.get(AUTHORIZATION).map(|value| {
-            let value = value.as_bytes();
-            // The scheme is not case-sensitive (RFC 9110 §11.1); the older system takes a bare token, too.
-            match value.split_at_checked(7) {
-                Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => token,
-                _ => value,
-            }
-        });
-        let given = headers.get(API_KEY).map(HeaderValue::as_bytes).or(bearer);
-        let Some(given) = given.map(<[u8]>::trim_ascii).filter(|given| !given.is_empty()) else {
-            return Err(Status::unauthenticated(
-                "missing authentication credentials: give x-api-key, or authorization: Bearer <token>",
-            ));
-        };
-        // All of them are compared, each in a time that does not depend on where they differ.
-        let good = self.secrets.iter().fold(false, |good, secret| good | bool::from(secret.ct_eq(given)));
-        if good { Ok(()) } else { Err(Status::unauthenticated("this key or token is not known")) }
-    }
+/// Whether the bearer of these headers may ask.
+///
+/// # Errors
+/// `UNAUTHENTICATED`, with what would be right.
+pub fn admits(guard: &Guard, headers: &HeaderMap) -> Result<(), Status> {
+    let field = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+    guard
+        .admits(field(API_KEY), field(AUTHORIZATION))
+        .map_err(|denied| Status::unauthenticated(denied.to_string()))
 }
 
 /// Whether a path belongs to the platform, and whether it takes credentials.
@@ -91,7 +56,7 @@ pub async fn check(State(platform): State<Platform>, request: Request, next: Nex
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/json"));
-    let admitted = if is_guarded(path) { platform.guard.admits(request.headers()) } else { Ok(()) };
+    let admitted = if is_guarded(path) { admits(&platform.guard, request.headers()) } else { Ok(()) };
     let method = path.strip_prefix("/analytics.v1.").map(str::to_owned);
     let mut response = match admitted {
         Ok(()) => match method {
@@ -112,29 +77,6 @@ pub async fn check(State(platform): State<Platform>, request: Request, next: Nex
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
-        [(HeaderName::from_static(name), HeaderValue::from_static(value))].into_iter().collect()
-    }
-
-    #[test]
-    fn without_keys_everybody_may_ask_and_with_keys_only_who_has_one() {
-        assert!(Guard::new("", " , ").admits(&HeaderMap::new()).is_ok());
-        let guard = Guard::new("one, two", "secret");
-        for (name, value) in [
-            ("x-api-key", "two"),
-            ("authorization", "Bearer secret"),
-            ("authorization", "bearer one"),
-            ("authorization", "secret"),
-        ] {
-            assert!(guard.admits(&headers(name, value)).is_ok(), "{name}: {value}");
-        }
-        for (name, value) in
-            [("x-api-key", "three"), ("x-api-key", "on"), ("authorization", "Bearer "), ("cookie", "one")]
-        {
-            assert!(guard.admits(&headers(name, value)).is_err(), "{name}: {value}");
-        }
-    }
 
     #[test]
     fn health_needs_no_key() {

@@ -2,11 +2,13 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use engine_core::AckLevel;
 use futures_util::FutureExt;
+use prost::Message;
 use tidegate_proto::analytics::v1::{
     Event, HealthResponse, IngestEventRequest, IngestEventResponse, IngestEventsRequest,
     IngestEventsResponse, IngestMetadata, IngestOptions, StreamEventsRequest, StreamEventsResponse,
@@ -17,7 +19,10 @@ use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
-use transports::inject::{Fate, NotTaken};
+use transports::{
+    EventRules, Examined,
+    inject::{Fate, NotTaken},
+};
 
 use super::{Platform, record::record, validate::check};
 
@@ -51,15 +56,82 @@ fn invalid(errors: &[ValidationError]) -> Status {
     Status::with_error_details(Code::InvalidArgument, first, ErrorDetails::with_bad_request(violations))
 }
 
-impl Platform {
-    fn ingested(&self, since: Instant) -> Option<IngestMetadata> {
-        Some(IngestMetadata {
-            processed_at: Some(SystemTime::now().into()),
-            processing_node: self.node.to_string(),
-            processing_time: prost_types::Duration::try_from(since.elapsed()).ok(),
-        })
-    }
+fn ingested(node: &str, since: Instant) -> Option<IngestMetadata> {
+    Some(IngestMetadata {
+        processed_at: Some(SystemTime::now().into()),
+        processing_node: node.to_owned(),
+        processing_time: prost_types::Duration::try_from(since.elapsed()).ok(),
+    })
+}
 
+fn response(
+    node: &str,
+    ended: Ended,
+    options: Option<&IngestOptions>,
+    since: Instant,
+) -> IngestEventResponse {
+    let metadata = ingested(node, since);
+    match ended {
+        Ended::Stored { id, duplicate } => IngestEventResponse {
+            success: true,
+            event_id: id,
+            message: match options {
+                _ if duplicate => "duplicate",
+                Some(options) if options.validate_only => "valid",
+                Some(options) if options.r#async => "queued",
+                _ => "accepted",
+            }
+            .to_owned(),
+            validation_errors: Vec::new(),
+            metadata,
+        },
+        Ended::Invalid { id, errors } => IngestEventResponse {
+            success: false,
+            event_id: id,
+            message: "invalid".to_owned(),
+            validation_errors: errors,
+            metadata,
+        },
+        Ended::Refused { id, why } => IngestEventResponse {
+            success: false,
+            event_id: id,
+            message: why.text,
+            validation_errors: Vec::new(),
+            metadata,
+        },
+    }
+}
+
+/// Judges the events of streams that the hot lane finds not plain.
+#[derive(Debug)]
+pub struct Rules {
+    node: Arc<str>,
+}
+
+impl Rules {
+    /// The rules of the contract; `node` is what this process calls itself.
+    pub fn new(node: Arc<str>) -> Self {
+        Self { node }
+    }
+}
+
+impl EventRules for Rules {
+    fn examine(&self, event: &[u8], at: &str) -> Examined {
+        let since = Instant::now();
+        let event = match Event::decode(event) {
+            Ok(event) => event,
+            Err(error) => return Examined::Broken(error.to_string()),
+        };
+        let errors = check(&event, at, now_ms());
+        if errors.is_empty() {
+            return Examined::Good(event.encode_to_vec());
+        }
+        let ended = Ended::Invalid { id: event.id, errors };
+        Examined::Bad(response(&self.node, ended, None, since).encode_to_vec())
+    }
+}
+
+impl Platform {
     fn level(&self, options: Option<&IngestOptions>) -> Option<AckLevel> {
         options.is_some_and(|options| options.r#async).then_some(if self.has_log {
             AckLevel::Durable
@@ -104,39 +176,6 @@ impl Platform {
             };
         }
         ended
-    }
-
-    fn response(&self, ended: Ended, options: Option<&IngestOptions>, since: Instant) -> IngestEventResponse {
-        let metadata = self.ingested(since);
-        match ended {
-            Ended::Stored { id, duplicate } => IngestEventResponse {
-                success: true,
-                event_id: id,
-                message: match options {
-                    _ if duplicate => "duplicate",
-                    Some(options) if options.validate_only => "valid",
-                    Some(options) if options.r#async => "queued",
-                    _ => "accepted",
-                }
-                .to_owned(),
-                validation_errors: Vec::new(),
-                metadata,
-            },
-            Ended::Invalid { id, errors } => IngestEventResponse {
-                success: false,
-                event_id: id,
-                message: "invalid".to_owned(),
-                validation_errors: errors,
-                metadata,
-            },
-            Ended::Refused { id, why } => IngestEventResponse {
-                success: false,
-                event_id: id,
-                message: why.text,
-                validation_errors: Vec::new(),
-                metadata,
-            },
-        }
     }
 }
 
@@ -190,7 +229,7 @@ impl Platform {
             let base = number;
             number += events.len();
             for ended in self.take(&events, |place| format!("events[{}]", base + place), None).await {
-                let response = self.response(ended, None, since);
+                let response = response(&self.node, ended, None, since);
                 sender.send(answer(stream_events_response::Response::EventResponse(response))).await?;
             }
             if let Some(trouble) = trouble {
@@ -239,7 +278,7 @@ impl EventIngestionService for Platform {
         match in_time(options, taken).await?.pop() {
             Some(Ended::Invalid { errors, .. }) if !validate_only => Err(invalid(&errors)),
             Some(Ended::Refused { why, .. }) => Err(status_of(&why)),
-            Some(ended) => Ok(Response::new(self.response(ended, options, since))),
+            Some(ended) => Ok(Response::new(response(&self.node, ended, options, since))),
             None => Err(Status::internal("an event without a fate")),
         }
     }
@@ -287,7 +326,7 @@ impl EventIngestionService for Platform {
         }
         answer.failed_count = i32::try_from(answer.failed_event_ids.len()).unwrap_or(i32::MAX);
         answer.success = answer.failed_count == 0;
-        answer.metadata = self.ingested(since);
+        answer.metadata = ingested(&self.node, since);
         Ok(Response::new(answer))
     }
 

@@ -17,9 +17,13 @@ use engine_core::{AckLevel, KEY_OVERRIDE, MetadataWriter};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use transports::inject::{Fate, Injected};
+use transports::{
+    events::SCHEMA_KEY,
+    inject::{Fate, Injected},
+    message::EVENT_NAME_BYTES_MAX,
+};
 
-use super::{Platform, batch_value, record, validate::NAME_BYTES_MAX};
+use super::{Platform, batch_value, record};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -58,8 +62,8 @@ impl Event {
             return Some("Event ID and type are required".to_owned());
         }
         let kept = [&self.id, &self.user_id, &self.event_type, &self.source];
-        let long = kept.iter().any(|text| text.len() > NAME_BYTES_MAX);
-        long.then(|| format!("id, user_id, event_type and source have at most {NAME_BYTES_MAX} bytes"))
+        let long = kept.iter().any(|text| text.len() > EVENT_NAME_BYTES_MAX);
+        long.then(|| format!("id, user_id, event_type and source have at most {EVENT_NAME_BYTES_MAX} bytes"))
     }
 
     fn record(&self) -> Injected {
@@ -68,7 +72,7 @@ impl Event {
         if !self.user_id.is_empty() {
             writer.push(KEY_OVERRIDE, self.user_id.as_bytes());
         }
-        writer.push(record::SCHEMA_KEY, record::LEGACY_SCHEMA);
+        writer.push(SCHEMA_KEY, record::LEGACY_SCHEMA);
         Injected {
             id: self.id.clone().into_bytes(),
             source: self.source.clone().into_bytes(),

@@ -25,9 +25,10 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tower_http::decompression::RequestDecompressionLayer;
-use transports::inject::Injector;
+use transports::{Guard, inject::Injector};
 
-pub use guard::{Guard, check};
+pub use guard::check;
+pub use ingestion::Rules;
 pub use legacy_grpc::Older;
 pub use record::Worker;
 

@@ -14,9 +14,12 @@ use engine_core::MetadataWriter;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use transports::inject::{Fate, Injected};
+use transports::{
+    events::SCHEMA_KEY,
+    inject::{Fate, Injected},
+};
 
-use super::{Platform, record};
+use super::Platform;
 
 /// Longest `data`, in bytes.
 const DATA_BYTES_MAX: usize = 10_000;
@@ -192,7 +195,7 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
     });
     let mut pairs = Vec::new();
     let mut writer = MetadataWriter::new(&mut pairs);
-    writer.push(record::SCHEMA_KEY, b"producer.Event");
+    writer.push(SCHEMA_KEY, b"producer.Event");
     writer.push(b"event-type", kind.name().as_bytes());
     if let Some(metadata) = metadata {
         writer.push(b"event-metadata", Value::Object(metadata).to_string().as_bytes());

@@ -10,15 +10,15 @@ use engine_analytics::{Event as Analysed, Kind, Part};
 use engine_core::{KEY_OVERRIDE, MetadataPairs, MetadataWriter, Outcome, Prefix, Process, Record};
 use parking_lot::Mutex;
 use prost::Message;
-use tidegate_proto::analytics::v1::{
-    Event, EventType, SystemEventType, TransactionStatus, TransactionType, event::EventData,
+use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, TransactionStatus, TransactionType};
+use transports::{
+    events::{EVENT_SCHEMA, SCHEMA_KEY},
+    inject::Injected,
+    message::{About, EventProto, decode_event},
 };
-use transports::inject::Injected;
 
-use super::{legacy, validate::milliseconds};
+use super::legacy;
 
-pub(super) const SCHEMA_KEY: &[u8] = b"schema";
-const SCHEMA: &[u8] = b"analytics.v1.Event";
 /// The older system's events, as their JSON.
 pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
 
@@ -27,7 +27,7 @@ pub(super) fn record(event: &Event, id: String) -> Injected {
     let mut metadata = Vec::new();
     let mut writer = MetadataWriter::new(&mut metadata);
     writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
-    writer.push(SCHEMA_KEY, SCHEMA);
+    writer.push(SCHEMA_KEY, EVENT_SCHEMA);
     Injected {
         once: !event.id.is_empty(),
         id: id.into_bytes(),
@@ -54,7 +54,7 @@ fn schema(record: &Record<'_>) -> Option<Schema> {
         return None;
     }
     match value {
-        SCHEMA => Some(Schema::Typed),
+        EVENT_SCHEMA => Some(Schema::Typed),
         LEGACY_SCHEMA => Some(Schema::Legacy),
         _ => None,
     }
@@ -77,10 +77,17 @@ impl Worker {
         let Some(part) = &self.part else { return true };
         match schema(record) {
             None => true,
-            Some(Schema::Typed) => Event::decode(record.payload).is_ok_and(|event| {
-                add(&mut part.lock(), record, &event);
-                true
-            }),
+            Some(Schema::Typed) => {
+                // Whether an event lies too far ahead was asked when it came.
+                if let Some(event) = decode_event(record.payload, i64::MAX) {
+                    return add(&mut part.lock(), record, &event).is_some();
+                }
+                // From a broker it may come said otherwise: the general decoder says it plainly.
+                let Ok(event) = Event::decode(record.payload) else { return false };
+                let plain = event.encode_to_vec();
+                decode_event(&plain, i64::MAX)
+                    .is_some_and(|event| add(&mut part.lock(), record, &event).is_some())
+            }
             Some(Schema::Legacy) => serde_json::from_slice(record.payload).is_ok_and(|event| {
                 add_legacy(&mut part.lock(), record, &event);
                 true
@@ -105,47 +112,68 @@ fn add_legacy(part: &mut Part, record: &Record<'_>, event: &legacy::Event) {
     });
 }
 
-fn add(part: &mut Part, record: &Record<'_>, event: &Event) {
-    let id = String::from_utf8_lossy(record.id);
-    let properties: Vec<(&str, &str)> =
-        event.properties.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    let mut metrics = Vec::new();
-    if let Some(EventData::CustomEvent(custom)) = &event.event_data {
-        metrics.extend(custom.metrics.iter().map(|metric| (metric.name.as_str(), metric.value)));
+/// Values of an event that are few in most: those are kept in place.
+const FEW: usize = 8;
+
+/// Adds an event. `None`: a text of it is none.
+fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<()> {
+    let text = |bytes| str::from_utf8(bytes).ok();
+    let (mut few, mut many, mut count) = ([("", ""); FEW], Vec::new(), 0);
+    for (key, value) in event.properties() {
+        let pair = (text(key)?, text(value)?);
+        match few.get_mut(count) {
+            Some(place) if many.is_empty() => *place = pair,
+            _ => {
+                if many.is_empty() {
+                    many.extend_from_slice(&few);
+                }
+                many.push(pair);
+            }
+        }
+        count += 1;
     }
-    let at = event.timestamp.as_ref().and_then(milliseconds);
-    let event_type = EventType::try_from(event.event_type).unwrap_or_default();
+    let properties = if many.is_empty() { &few[..count] } else { &many };
+    let mut metrics = Vec::new();
+    if let About::Custom(named) = event.about {
+        for (name, value) in named.iter() {
+            metrics.push((text(name)?, value));
+        }
+    }
+    let (kind, name) = match event.event_type {
+        1 => (Kind::User, EventType::User),
+        2 => (Kind::Transaction, EventType::Transaction),
+        3 => (Kind::System, EventType::System),
+        _ => (Kind::Custom, EventType::Custom),
+    };
     part.add(&Analysed {
-        id: &id,
-        user: &event.user_id,
-        session: &event.session_id,
-        kind: match event_type {
-            EventType::Unspecified => Kind::Unspecified,
-            EventType::User => Kind::User,
-            EventType::Transaction => Kind::Transaction,
-            EventType::System => Kind::System,
-            EventType::Custom => Kind::Custom,
-        },
-        name: event_type.as_str_name(),
-        source: &event.source,
-        timestamp_ms: at.unwrap_or(record.timestamp_seconds.saturating_mul(1000)),
-        amount_micros: amount(event),
-        is_error: matches!(&event.event_data, Some(EventData::SystemEvent(system))
-                if system.r#type() == SystemEventType::Error),
+        id: text(record.id)?,
+        user: text(event.user_id)?,
+        session: text(event.session_id)?,
+        kind,
+        name: name.as_str_name(),
+        source: text(event.source)?,
+        timestamp_ms: event.timestamp_ms.unwrap_or(record.timestamp_seconds.saturating_mul(1000)),
+        amount_micros: amount(event.about),
+        is_error: matches!(event.about, About::System { kind } if kind == SystemEventType::Error as u64),
         metrics: &metrics,
-        properties: &properties,
+        properties,
     });
+    Some(())
 }
 
 /// What a transaction earned: completed purchases and subscriptions add, completed refunds take away; what is not
 /// completed, and a transfer, is a transaction that earned nothing.
-fn amount(event: &Event) -> Option<i64> {
-    let Some(EventData::TransactionEvent(transaction)) = &event.event_data else { return None };
+fn amount(about: About<'_>) -> Option<i64> {
+    const COMPLETED: u64 = TransactionStatus::Completed as u64;
+    const PURCHASE: u64 = TransactionType::Purchase as u64;
+    const SUBSCRIPTION: u64 = TransactionType::Subscription as u64;
+    const REFUND: u64 = TransactionType::Refund as u64;
+    let About::Transaction { amount, kind, status } = about else { return None };
     // Below 10^12, as was checked.
-    let micros = (transaction.amount * 1e6).round() as i64;
-    Some(match (transaction.status(), transaction.r#type()) {
-        (TransactionStatus::Completed, TransactionType::Purchase | TransactionType::Subscription) => micros,
-        (TransactionStatus::Completed, TransactionType::Refund) => -micros,
+    let micros = (amount * 1e6).round() as i64;
+    Some(match (status, kind) {
+        (COMPLETED, PURCHASE | SUBSCRIPTION) => micros,
+        (COMPLETED, REFUND) => -micros,
         _ => 0,
     })
 }

@@ -2,13 +2,7 @@
 
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{Event, EventType, ValidationError, event::EventData};
-
-/// Longest id, in characters.
-const ID_CHARS_MAX: usize = 128;
-/// Longest name of a user, a session, a source or a metric, in bytes: they are kept as long as they are counted.
-pub(super) const NAME_BYTES_MAX: usize = 1024;
-/// How far ahead of our clock an event may be.
-const AHEAD_MS_MAX: i64 = 24 * 60 * 60 * 1000;
+use transports::message::{EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX};
 
 /// What is wrong with an event; nothing if it is good. `at` is where it stands in the request: `event`, `events[3]`.
 pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError> {
@@ -16,11 +10,11 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
     let mut say = |field: &str, code: &str, message: String| {
         wrong.push(ValidationError { field: format!("{at}.{field}"), message, code: code.to_owned() });
     };
-    if event.id.chars().count() > ID_CHARS_MAX || event.id.chars().any(char::is_control) {
+    if event.id.chars().count() > EVENT_ID_CHARS_MAX || event.id.chars().any(char::is_control) {
         say(
             "id",
             "INVALID",
-            format!("expected 1 to {ID_CHARS_MAX} printable characters, or none for an id of ours"),
+            format!("expected 1 to {EVENT_ID_CHARS_MAX} printable characters, or none for an id of ours"),
         );
     }
     if event.user_id.is_empty() {
@@ -29,14 +23,17 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
     for (field, text) in
         [("user_id", &event.user_id), ("session_id", &event.session_id), ("source", &event.source)]
     {
-        if text.len() > NAME_BYTES_MAX {
-            say(field, "INVALID", format!("expected at most {NAME_BYTES_MAX} bytes"));
+        if text.len() > EVENT_NAME_BYTES_MAX {
+            say(field, "INVALID", format!("expected at most {EVENT_NAME_BYTES_MAX} bytes"));
         }
     }
     if let Some(EventData::CustomEvent(custom)) = &event.event_data
-        && custom.metrics.iter().any(|metric| metric.name.len() > NAME_BYTES_MAX || !metric.value.is_finite())
+        && custom
+            .metrics
+            .iter()
+            .any(|metric| metric.name.len() > EVENT_NAME_BYTES_MAX || !metric.value.is_finite())
     {
-        let text = format!("expected names of at most {NAME_BYTES_MAX} bytes, and finite values");
+        let text = format!("expected names of at most {EVENT_NAME_BYTES_MAX} bytes, and finite values");
         say("custom_event.metrics", "INVALID", text);
     }
     match EventType::try_from(event.event_type) {
@@ -57,7 +54,7 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
                 "INVALID",
                 "expected a time from 1970 on, with nanos of 0 to 999999999".to_owned(),
             ),
-            Some(ms) if ms > now_ms + AHEAD_MS_MAX => {
+            Some(ms) if ms > now_ms + EVENT_AHEAD_MS_MAX => {
                 say(
                     "timestamp",
                     "OUT_OF_RANGE",

@@ -1,0 +1,337 @@
+//! Events over HTTP/2, one request at a time: plain ones are taken here, all others are the cold lane's.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    Head, Service, Stream, Then,
+    bridge::{ColdHead, cold_head},
+    event_stream::EventStream,
+    refused_head,
+};
+use crate::{
+    answer::{Reached, Refusal},
+    counters::status_index,
+    events::{self, Batch, EventHead},
+    grpc::{Code, Encoding, PREFIX_BYTES, Status, parse_timeout},
+    grpc_answer::{is_grpc, whole_message},
+    h2::{Block, Replies, RequestHead, StreamId},
+    lane::Accepted,
+    message::{event_of_request, events_of_request, transcode_event, transcode_events, transcode_lines},
+    routes::{Endpoint, Hot},
+    session_h1::is_lines,
+    waiting::{Caller, MessageId},
+};
+
+/// A request for an event route.
+#[derive(Debug)]
+pub(crate) struct EventCall {
+    pub(super) head: EventHead,
+    pub(super) encoding: Encoding,
+    pub(super) timeout: Option<Duration>,
+    /// Whether a batch comes as lines of JSON.
+    lines: bool,
+    /// The same head for the cold lane.
+    pub(super) cold: Rc<ColdHead>,
+}
+
+impl EventCall {
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.head.endpoint
+    }
+}
+
+impl Service {
+    /// What the head of an event route comes to.
+    pub(super) fn event_head(&self, endpoint: Endpoint, head: &RequestHead<'_>) -> Head {
+        let limit = self.core.shared.limits.http_body_bytes_max;
+        let cold = match cold_head(head) {
+            Ok(cold) => Rc::new(cold),
+            Err(error) => {
+                let text = format!("the request head: {error}");
+                return refused_head(None, Refusal::new(400, Code::InvalidArgument, text), head);
+            }
+        };
+        let field = |name: &str| head.field(name.as_bytes());
+        let timeout = field("grpc-timeout").map(parse_timeout).transpose();
+        let Ok(timeout) = timeout else { return Head::Cold { head: cold, timeout: None } };
+        if !endpoint.is_grpc() && head.content_length().is_some_and(|length| length > limit as u64) {
+            return refused_head(Some(endpoint), Refusal::too_large(limit), head);
+        }
+        // JSON on a gRPC path, or a packed body: unusual.
+        let is_plain =
+            endpoint.is_grpc() == is_grpc(field("content-type")) && field("content-encoding").is_none();
+        let encoding = Encoding::from_field(field("grpc-encoding"));
+        match EventHead::read(endpoint, &self.core.shared.acks, field) {
+            Some(event_head) if is_plain && let Ok(encoding) = encoding => {
+                let lines = is_lines(field("content-type"));
+                Head::Event(Rc::new(EventCall { head: event_head, encoding, timeout, lines, cold }))
+            }
+            _ => Head::Cold { timeout: timeout.filter(|_| cold.grpc), head: cold },
+        }
+    }
+
+    /// A request that may be taken here begins.
+    pub(super) fn open_event(
+        &mut self,
+        id: StreamId,
+        call: &Rc<EventCall>,
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        self.set_deadline(id, call.timeout);
+        if call.endpoint().row().hot == Hot::GrpcEventStream {
+            let core = Rc::clone(&self.core);
+            let mut block = core.block.borrow_mut();
+            block.copy_from(&core.grpc.heads[call.head.terms.level as usize]);
+            call.head.with_request_id(&core, |request_id| block.push_text(&core.grpc.request_id, request_id));
+            replies.head(id, &block, false);
+            drop(block);
+            let limit = core.shared.limits.grpc_message_bytes_max;
+            let mut stream = EventStream::new(Rc::clone(call), limit, end_stream);
+            return match self.go_on(id, &mut stream, replies) {
+                Some(ended) => ended,
+                None => Stream::Events(Box::new(stream)),
+            };
+        }
+        if end_stream {
+            return self.pass_on(id, &call.cold, Some(Bytes::new()), replies);
+        }
+        self.collecting += 1;
+        Stream::Event { call: Rc::clone(call), body: Vec::new() }
+    }
+
+    /// A part of a request that does not lie in one piece; `None`: there is more to come.
+    pub(super) fn collect_event(
+        &mut self,
+        id: StreamId,
+        call: &Rc<EventCall>,
+        body: &mut Vec<u8>,
+        data: &[u8],
+        end_stream: bool,
+        replies: &mut Replies<'_>,
+    ) -> Option<Stream> {
+        let refusal = self.collect(body, data);
+        let endpoint = call.endpoint();
+        if !endpoint.is_grpc() {
+            if let Some(refusal) = refusal {
+                let then = Then::Refuse { endpoint: Some(endpoint), refusal };
+                return Some(self.answer_when_whole(id, then, end_stream, replies));
+            }
+        } else {
+            let limit = self.core.shared.limits.grpc_message_bytes_max;
+            let claimed = body.first_chunk::<PREFIX_BYTES>();
+            let claimed = claimed.map_or(0, |[_, length @ ..]| u32::from_be_bytes(*length) as usize);
+            if claimed > limit || refusal.is_some() {
+                // Known from the prefix alone.
+                let text = format!("gRPC message of {claimed} bytes is larger than the limit of {limit}");
+                let status = Status::new(Code::ResourceExhausted, text);
+                return Some(self.fail(id, endpoint, status, replies));
+            }
+        }
+        end_stream.then(|| self.event_request(id, call, body, replies))
+    }
+
+    /// A request that is whole.
+    pub(super) fn event_request(
+        &mut self,
+        id: StreamId,
+        call: &Rc<EventCall>,
+        body: &[u8],
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        if let Some(stream) = self.take_plain(id, call, body, replies) {
+            return stream;
+        }
+        self.pass_on(id, &call.cold, Some(Bytes::copy_from_slice(body)), replies)
+    }
+
+    fn take_plain(
+        &self,
+        id: StreamId,
+        call: &Rc<EventCall>,
+        body: &[u8],
+        replies: &mut Replies<'_>,
+    ) -> Option<Stream> {
+        let core = &*self.core;
+        let hot = call.endpoint().row().hot;
+        let mut inflater = core.inflater.borrow_mut();
+        let mut transcoded = core.transcoded.borrow_mut();
+        transcoded.clear();
+        let message = match hot {
+            Hot::GrpcEvent | Hot::GrpcEvents => inflater.plain(whole_message(body)?, call.encoding).ok()?,
+            _ => body,
+        };
+        let caller = |place| Caller { place, ..self.caller(id) };
+        match hot {
+            Hot::GrpcEvent => {
+                let event = event_of_request(message)?;
+                self.take_one(id, call, event, replies)
+            }
+            Hot::EventJson => {
+                transcode_event(message, &mut transcoded)?;
+                self.take_one(id, call, &transcoded, replies)
+            }
+            Hot::GrpcEvents => {
+                let batch = Batch::take(core, events_of_request(message)?, &call.head, caller)?;
+                Some(self.keep_batch(id, call, batch, replies))
+            }
+            _ => {
+                let mut ends = Vec::new();
+                let transcode = if call.lines { transcode_lines } else { transcode_events };
+                transcode(message, &mut transcoded, &mut ends)?;
+                let batch = Batch::take(core, pieces(&transcoded, &ends), &call.head, caller)?;
+                Some(self.keep_batch(id, call, batch, replies))
+            }
+        }
+    }
+
+    fn take_one(
+        &self,
+        id: StreamId,
+        call: &Rc<EventCall>,
+        event: &[u8],
+        replies: &mut Replies<'_>,
+    ) -> Option<Stream> {
+        let core = &*self.core;
+        Some(match events::take_event(core, event, &call.head, || self.caller(id))? {
+            Ok(Accepted::Waits(token)) => {
+                Stream::Waiting { endpoint: call.endpoint(), token, event: Some(Rc::clone(call)) }
+            }
+            Ok(Accepted::Now(ours)) => {
+                let ours = ours.as_slice().into();
+                self.answer_event(id, call, &ours, &Reached::QUEUED, core.clock.now_ns(), replies)
+            }
+            Err(refused) => self.refuse_event(id, call, &refused.into(), replies),
+        })
+    }
+
+    fn keep_batch(
+        &self,
+        id: StreamId,
+        call: &Rc<EventCall>,
+        batch: Batch,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        if batch.is_complete() {
+            return self.answer_batch(id, call, &batch, replies);
+        }
+        Stream::Batch { call: Rc::clone(call), batch: Box::new(batch) }
+    }
+
+    /// Answers one event.
+    pub(super) fn answer_event(
+        &self,
+        id: StreamId,
+        call: &EventCall,
+        event_id: &MessageId,
+        reached: &Reached,
+        since_ns: u64,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        self.send_answer(id, call, reached, replies, |core, as_json, out| {
+            events::write_answer(core, event_id, reached.duplicate, since_ns, as_json, out);
+            Ok(())
+        })
+    }
+
+    /// Answers a batch of which everything is known.
+    pub(super) fn answer_batch(
+        &self,
+        id: StreamId,
+        call: &EventCall,
+        batch: &Batch,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let reached = Reached { level: batch.level, ..Reached::QUEUED };
+        self.send_answer(id, call, &reached, replies, |core, as_json, out| batch.write(core, as_json, out))
+    }
+
+    fn send_answer(
+        &self,
+        id: StreamId,
+        call: &EventCall,
+        reached: &Reached,
+        replies: &mut Replies<'_>,
+        write: impl FnOnce(&crate::core::Core, bool, &mut Vec<u8>) -> Result<(), Refusal>,
+    ) -> Stream {
+        let core = &*self.core;
+        let endpoint = call.endpoint();
+        let is_grpc = endpoint.is_grpc();
+        let mut body = core.body.borrow_mut();
+        body.clear();
+        if is_grpc {
+            body.extend_from_slice(&[0; PREFIX_BYTES]);
+        }
+        if let Err(refusal) = write(core, !is_grpc, &mut body) {
+            return self.refuse_event(id, call, &refusal, replies);
+        }
+        let mut block = core.block.borrow_mut();
+        if is_grpc {
+            self.note(endpoint, 0);
+            set_length(&mut body, 0);
+            core.grpc.write_head(&mut block, reached);
+        } else {
+            self.note(endpoint, status_index(200));
+            let prepared = core.prepared.borrow();
+            block.copy_from(&prepared.h2_stored[reached.level as usize]);
+            block.push_number(&prepared.content_length, body.len() as u64);
+        }
+        call.head.with_request_id(core, |request_id| block.push_text(&core.grpc.request_id, request_id));
+        replies.head(id, &block, false);
+        // The answer to a thousand events that all failed is larger than a stream's queue, and what does not fit the
+        // window either is cut: then the client reads an error instead of half an answer.
+        if replies.data(id, &body, !is_grpc) < body.len() {
+            replies.reset(id, crate::h2::ErrorCode::INTERNAL_ERROR);
+        } else if is_grpc {
+            replies.trailers(id, &core.grpc.ok);
+        }
+        Stream::Answered
+    }
+
+    /// Turns an event, or all of a batch, down.
+    pub(super) fn refuse_event(
+        &self,
+        id: StreamId,
+        call: &EventCall,
+        refusal: &Refusal,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let endpoint = call.endpoint();
+        if endpoint.is_grpc() {
+            return self.fail(id, endpoint, refusal.clone(), replies);
+        }
+        let (status, body) = events::refusal_over_rest(refusal);
+        self.note(endpoint, status_index(status));
+        let mut block = Block::new(status)
+            .field("content-type", "application/json")
+            .field("content-length", itoa::Buffer::new().format(body.len()))
+            .field("date", self.core.date.get());
+        if events::is_worth_retrying(refusal) {
+            block.push(b"retry-after", b"1");
+        }
+        call.head.with_request_id(&self.core, |request_id| block.push(b"x-request-id", request_id));
+        replies.head(id, &block, false);
+        let _all = replies.data(id, &body, true);
+        Stream::Answered
+    }
+}
+
+/// Fills in the length of a gRPC message whose prefix stands at `start`.
+pub(super) fn set_length(out: &mut [u8], start: usize) {
+    let length = (out.len() - start - PREFIX_BYTES) as u32;
+    if let Some(place) = out.get_mut(start + 1..start + PREFIX_BYTES) {
+        place.copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+/// Events one behind the other, and where each ends.
+pub(crate) fn pieces<'a>(bytes: &'a [u8], ends: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    let mut start = 0;
+    ends.iter().map(move |end| {
+        let piece = bytes.get(start..*end).unwrap_or_default();
+        start = *end;
+        piece
+    })
+}
