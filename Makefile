@@ -6,7 +6,7 @@ BINARY := $(TARGET)/release/tidegate
 NAMES  := tidegate api-gateway ingest processor analytics grpc-server grpc-gateway
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks services services-stop fault-test \
+.PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks bench-events services services-stop fault-test \
         composite-compare h2spec deny proto health ready metrics clean tools
 
 help: ## Say what there is
@@ -49,6 +49,10 @@ bench-peers: ## Server CPU per request beside axum and tonic, interleaved
 bench-sinks: ## Durable beside queued, our publishers beside the bare NATS and Kafka clients, interleaved
 	$(CARGO) build --release --package tidegate --package bench-sinks
 	$(TARGET)/release/bench-sinks --tidegate $(BINARY)
+
+bench-events: ## What analytics cost: CPU per event, queries while events come in, memory of a million users
+	$(CARGO) build --release --package tidegate --package bench-events
+	$(TARGET)/release/bench-events --tidegate $(BINARY)
 
 services: ## Start a real NATS and a real Kafka on free ports; prints what to export
 	@tools/services/services start

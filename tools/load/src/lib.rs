@@ -6,7 +6,8 @@
 //! Load (one thread, epoll) ── Conversation: bytes out, bytes in, no socket
 //!   ├ sockets, clock, pace        ├ h1::Pipeline   HTTP/1.1, keep-alive
 //!   └ Outcome: what came back     ├ h2::Unary      h2c JSON and gRPC unary
-//!                                 └ h2::Streaming  gRPC client streaming
+//!                                 ├ h2::Streaming  gRPC client streaming
+//!                                 └ h2::EventStreaming  StreamEvents, answered event by event
 //! ```
 //!
 //! A request is a few hundred bytes that were encoded before the run; sending one is a copy and two patched stream
@@ -16,6 +17,7 @@
 pub mod day;
 pub mod demo;
 pub mod drive;
+pub mod events;
 pub mod h1;
 pub mod h2;
 pub mod message;

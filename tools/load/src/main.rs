@@ -52,6 +52,8 @@ enum Command {
     GrpcUnary(LoadArguments),
     /// gRPC client streaming.
     GrpcStream(LoadArguments),
+    /// Typed events on a stream, each answered.
+    EventStream(LoadArguments),
     /// Start Tidegate, stop it while messages stream in (1,000,000 sent, and 200,000 over HTTP), compare the counts.
     Shutdown {
         /// The program to start.
@@ -139,6 +141,7 @@ fn main() -> Result<ExitCode> {
         Command::H1(arguments) => put_load(Protocol::H1, &arguments)?,
         Command::H2c(arguments) => put_load(Protocol::H2c, &arguments)?,
         Command::GrpcUnary(arguments) => put_load(Protocol::GrpcUnary, &arguments)?,
+        Command::EventStream(arguments) => put_load(Protocol::EventStream, &arguments)?,
         Command::GrpcStream(arguments) => put_load(Protocol::GrpcStream, &arguments)?,
         Command::Shutdown { tidegate, streamed, http } => {
             demo::check_program(&tidegate)?;

@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 
 use crate::{
     drive::{Load, Pace, Until},
+    events::Events,
     h1, h2,
     message::Message,
     outcome::Outcome,
@@ -22,6 +23,9 @@ pub const UNARY_PATH: &str = "/diplom.v1.IngestService/Ingest";
 /// Path of the client-streaming gRPC method.
 pub const STREAM_PATH: &str = "/diplom.v1.IngestService/IngestStream";
 
+/// Path of the event stream.
+pub const EVENT_STREAM_PATH: &str = "/analytics.v1.EventIngestionService/StreamEvents";
+
 /// How a message travels.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Protocol {
@@ -33,6 +37,8 @@ pub enum Protocol {
     GrpcUnary,
     /// gRPC client streaming.
     GrpcStream,
+    /// Events on a stream, each answered; `in_flight` is how many of a stream may wait for their answer.
+    EventStream,
 }
 
 /// A load.
@@ -64,6 +70,9 @@ impl fmt::Display for Scenario {
                 let streams = connections * in_flight;
                 write!(f, "gRPC stream, {streams} streams, {} per frame", self.frame_messages)
             }
+            Protocol::EventStream => {
+                write!(f, "StreamEvents, {connections} streams, {} per frame", self.frame_messages)
+            }
         }
     }
 }
@@ -76,6 +85,8 @@ pub enum Connected {
     Unary(Load<h2::Unary>),
     /// Many messages per stream.
     Streaming(Load<h2::Streaming>),
+    /// Events on one stream.
+    Events(Load<h2::EventStreaming>),
 }
 
 impl Scenario {
@@ -119,6 +130,20 @@ impl Scenario {
                 let conversations = many.map(|_| conversation()).collect::<Result<Vec<_>>>()?;
                 Connected::Streaming(Load::connect(address, conversations)?)
             }
+            Protocol::EventStream => {
+                let conversation = || {
+                    let (frame, in_flight) = (self.frame_messages, self.in_flight);
+                    h2::EventStreaming::new(
+                        &authority,
+                        EVENT_STREAM_PATH,
+                        Events::next_run(),
+                        frame,
+                        in_flight,
+                    )
+                };
+                let conversations = many.map(|_| conversation()).collect::<Result<Vec<_>>>()?;
+                Connected::Events(Load::connect(address, conversations)?)
+            }
         })
     }
 
@@ -135,6 +160,7 @@ impl Connected {
             Self::H1(load) => load.progress(),
             Self::Unary(load) => load.progress(),
             Self::Streaming(load) => load.progress(),
+            Self::Events(load) => load.progress(),
         }
     }
 
@@ -147,6 +173,7 @@ impl Connected {
             Self::H1(load) => load.run(pace, until),
             Self::Unary(load) => load.run(pace, until),
             Self::Streaming(load) => load.run(pace, until),
+            Self::Events(load) => load.run(pace, until),
         }
     }
 }
