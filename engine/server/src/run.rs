@@ -101,6 +101,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         processor: addresses.iter().find(|(role, _)| *role == Role::Processor).map(|(_, address)| *address),
         probe_token,
         metrics_path: settings.metrics_path.clone(),
+        live_viewers_max: settings.live_viewers_max,
         started,
         draining: Arc::clone(&draining),
         behind: Arc::clone(&behind),

@@ -44,7 +44,12 @@ impl Guard {
         Self { secrets: secrets.map(|secret| secret.as_bytes().into()).collect() }
     }
 
-    fn admits(&self, headers: &HeaderMap) -> Result<(), Status> {
+    /// Whether these headers carry a good key or token, or none is asked for.
+    ///
+    /// # Errors
+    /// What to give.
+    #[expect(clippy::result_large_err, reason = "tonic's error, made for turning people away")]
+    pub fn admits(&self, headers: &HeaderMap) -> Result<(), Status> {
         if self.secrets.is_empty() {
             return Ok(());
         }
