@@ -125,6 +125,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         cores,
         queue_size,
         delivery: &settings.delivery,
+        has_page: settings.live_viewers_max > 0,
         took: started.elapsed(),
     };
     if settings.log_json {

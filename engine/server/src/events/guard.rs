@@ -48,7 +48,6 @@ impl Guard {
     ///
     /// # Errors
     /// What to give.
-    #[expect(clippy::result_large_err, reason = "tonic's error, made for turning people away")]
     pub fn admits(&self, headers: &HeaderMap) -> Result<(), Status> {
         if self.secrets.is_empty() {
             return Ok(());

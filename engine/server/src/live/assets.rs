@@ -165,7 +165,7 @@ mod tests {
         let gzip = (ACCEPT_ENCODING, HeaderValue::from_static("br, gzip"));
         let first = answer("style.css", &[gzip.clone()].into_iter().collect());
         let tag = first.headers()[ETAG].clone();
-        assert_eq!((first.status(), &first.headers()[CONTENT_ENCODING]), (StatusCode::OK, "gzip"));
+        assert!(first.status() == StatusCode::OK && first.headers()[CONTENT_ENCODING] == "gzip");
         let again = answer("style.css", &[gzip, (IF_NONE_MATCH, tag.clone())].into_iter().collect());
         assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
         // The plain form is another.

@@ -13,7 +13,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{Live, reading};
+use super::{ENDING, Live, reading};
 
 /// Samples that are kept: five minutes.
 pub const SAMPLES_MAX: usize = 300;
@@ -76,7 +76,7 @@ fn seen_in(run: u64, id: &str) -> Option<u64> {
 
 impl Feed {
     /// A reading is kept and told. One lock for both: a viewer that begins now has it from the ring or from the watch.
-    fn push(&self, run: u64, sample: &reading::Sample<'_>, present: &reading::Present) {
+    fn push(&self, run: u64, sample: &impl Serialize, present: &impl Serialize) {
         let mut kept = self.kept.lock();
         kept.next += 1;
         let number = kept.next;
@@ -87,6 +87,21 @@ impl Feed {
         kept.samples.push_back((number, sample.clone()));
         let present = frame("present", None, present);
         self.latest.send_replace(Moment::Reading { number, sample, present });
+    }
+
+    /// A viewer who has seen the samples up to this number, and whether it is the first, so that a sampler is needed.
+    fn join(&self, hello: Bytes, seen: u64, place: OwnedSemaphorePermit) -> (Viewer, bool) {
+        let mut kept = self.kept.lock();
+        let unseen =
+            kept.samples.iter().filter(|(number, _)| *number > seen).map(|(_, sample)| sample.clone());
+        let viewer = Viewer {
+            latest: self.latest.subscribe(),
+            backlog: std::iter::once(hello).chain(unseen).collect(),
+            last: kept.next,
+            ended: false,
+            _place: place,
+        };
+        (viewer, !std::mem::replace(&mut kept.running, true))
     }
 
     /// Whether nobody watches; then the sampler counts as ended.
@@ -124,7 +139,6 @@ async fn sample(live: Arc<Live>) {
 /// One viewer's stream.
 #[derive(Debug)]
 struct Viewer {
-    live: Arc<Live>,
     latest: watch::Receiver<Moment>,
     /// What is sent before the latest: who we are, and the history.
     backlog: VecDeque<Bytes>,
@@ -142,18 +156,10 @@ pub fn watch(
     seen: Option<&str>,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + use<> {
     let seen = seen.and_then(|id| seen_in(live.run, id)).unwrap_or(0);
-    let mut backlog: VecDeque<Bytes> = [frame("hello", None, &reading::hello(&live))].into();
-    let mut kept = live.feed.kept.lock();
-    let latest = live.feed.latest.subscribe();
-    backlog
-        .extend(kept.samples.iter().filter(|(number, _)| *number > seen).map(|(_, sample)| sample.clone()));
-    let last = kept.next;
-    if !kept.running {
-        kept.running = true;
-        tokio::spawn(sample(Arc::clone(&live)));
+    let (viewer, is_first) = live.feed.join(frame("hello", None, &reading::hello(&live)), seen, place);
+    if is_first {
+        tokio::spawn(sample(live));
     }
-    drop(kept);
-    let viewer = Viewer { live, latest, backlog, last, ended: false, _place: place };
     stream::unfold(viewer, async |mut viewer| viewer.next().await.map(|bytes| (Ok(bytes), viewer)))
 }
 
@@ -167,11 +173,10 @@ impl Viewer {
                 return None;
             }
             match timeout(HEARTBEAT, self.latest.changed()).await {
-                // The sender is ours; it cannot be gone.
-                Ok(Err(_)) => return None,
                 Ok(Ok(())) => {}
-                // Without a reading, the sampler is late: the client shall not take that for the end.
-                Err(_) if self.live.house.is_draining() => self.ended = true,
+                // The feed is gone, and the process with it.
+                Ok(Err(_)) => return None,
+                // The sampler is late: the client shall not take that for the end.
                 Err(_) => return Some(Bytes::from_static(b": still here\n\n")),
             }
             let moment = self.latest.borrow_and_update().clone();
@@ -182,7 +187,7 @@ impl Viewer {
                 }
                 Moment::Ending => {
                     self.ended = true;
-                    return Some(frame("ending", None, &"the server is shutting down"));
+                    return Some(frame("ending", None, &ENDING));
                 }
                 Moment::Before | Moment::Reading { .. } => {}
             }
@@ -206,5 +211,49 @@ mod tests {
         for id in ["ac-7", "ab-", "-7", "7", "", "ab-7-1"] {
             assert_eq!(seen_in(0xab, id), None, "{id}");
         }
+    }
+
+    fn place() -> OwnedSemaphorePermit {
+        Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap()
+    }
+
+    fn numbers(bytes: &Bytes) -> &str {
+        str::from_utf8(bytes).unwrap().lines().next().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_slow_viewer_gets_the_history_then_the_latest_then_the_end() {
+        let feed = Feed::default();
+        for _ in 0..SAMPLES_MAX + 5 {
+            feed.push(1, &(), &());
+        }
+        let (mut viewer, is_first) = feed.join(Bytes::from_static(b"hello"), 0, place());
+        assert!(is_first && !feed.join(Bytes::new(), 0, place()).1);
+        assert_eq!(viewer.next().await.unwrap(), "hello");
+        for number in 6..=305 {
+            assert_eq!(numbers(&viewer.next().await.unwrap()), format!("id: 1-{number}"));
+        }
+        for _ in 0..3 {
+            feed.push(1, &(), &());
+        }
+        assert_eq!(numbers(&viewer.next().await.unwrap()), "id: 1-308");
+        assert_eq!(numbers(&viewer.next().await.unwrap()), "event: present");
+        feed.latest.send_replace(Moment::Ending);
+        assert_eq!(numbers(&viewer.next().await.unwrap()), "event: ending");
+        assert!(viewer.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_gets_what_it_missed_and_the_sampler_ends_with_the_last_viewer() {
+        let feed = Feed::default();
+        for _ in 0..4 {
+            feed.push(1, &(), &());
+        }
+        let (mut viewer, _) = feed.join(Bytes::from_static(b"hello"), 3, place());
+        viewer.next().await;
+        assert_eq!(numbers(&viewer.next().await.unwrap()), "id: 1-4");
+        assert!(!feed.is_deserted());
+        drop(viewer);
+        assert!(feed.is_deserted() && feed.join(Bytes::new(), 0, place()).1);
     }
 }

@@ -33,6 +33,9 @@ use tonic::Code;
 use crate::{cold::House, events::Platform};
 use feed::Feed;
 
+/// A stream's last word, and the answer to who comes when the end has begun. The page knows it by this text.
+const ENDING: &str = "the server is shutting down";
+
 /// What the page's routes work with.
 #[derive(Debug)]
 struct Live {
@@ -105,7 +108,7 @@ async fn events(State(live): State<Arc<Live>>, headers: HeaderMap) -> Response {
         return refusal(StatusCode::UNAUTHORIZED, status.code(), status.message());
     }
     if live.house.is_draining() {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, "the server is shutting down");
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, ENDING);
     }
     let Ok(place) = Arc::clone(&live.places).try_acquire_owned() else {
         let text = format!(

@@ -18,6 +18,12 @@ export function palette() {
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const font = '12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
+/** A time of day as clocks show it here. */
+export const clock = (time) => new Date(time * 1000).toLocaleTimeString("en-GB");
+
+/** Whole numbers: there is no half message. */
+const steps = [1, 2, 5].flatMap((first) => Array.from({ length: 12 }, (_, power) => first * 10 ** power)).sort((a, b) => a - b);
+
 /** An axis in the page's colours. */
 export const axis = (colours, more) => ({
   stroke: colours.text,
@@ -30,8 +36,10 @@ export const axis = (colours, more) => ({
 /** The time axis: hours, minutes and seconds as clocks show them here. */
 export const timeAxis = (colours) =>
   axis(colours, {
-    space: 70,
-    values: (_, times) => times.map((time) => new Date(time * 1000).toLocaleTimeString("en-GB")),
+    space: 50,
+    size: 30,
+    incrs: [30, 60, 120, 300],
+    values: (_, times) => times.map((time) => (time % 60 ? "" : clock(time).slice(0, 5))),
   });
 
 /** The last five minutes, whether there is something to see in all of them or not. */
@@ -116,18 +124,19 @@ export class Lines {
     const names = this.#names.split("\n");
     return {
       scales: { x: timeScale, y: { range: (_, __, highest) => [0, Math.max(highest || 0, 1) * 1.1] } },
-      axes: [timeAxis(colours), axis(colours, { size: 62, values: (_, values) => values.map(write) })],
+      axes: [timeAxis(colours), axis(colours, { size: 62, incrs: steps, values: (_, values) => values.map(write) })],
       cursor: { y: false, points: { size: 6 } },
       legend: { live: true },
       series: [
-        { label: "Time", value: (_, time) => (time == null ? "–" : new Date(time * 1000).toLocaleTimeString("en-GB")) },
+        { label: "At", value: (plot, time) => clock(time ?? plot.data[0].at(-1)) },
         ...names.map((name, at) => ({
           label: name,
           stroke: colours.series[at % colours.series.length],
           fill: names.length === 1 ? `${colours.series[0]}22` : undefined,
           width: 1.5,
           points: { show: false },
-          value: (_, value) => write(value),
+          // Without a pointer, the latest.
+          value: (plot, value, series, at) => write(at == null ? plot.data[series].at(-1) : value),
         })),
       ],
     };

@@ -1,6 +1,6 @@
 // Events of the last hour by type and by source, as rows with a bar.
 
-import { byId, count, element, percent, say } from "./format.js";
+import { bar, byId, count, element, percent, say, setBar } from "./format.js";
 
 export function showEvents(events, minutes) {
   const note = byId("events-note");
@@ -27,16 +27,15 @@ function bars(body, { top, more_names, more_events }, total) {
   rows.forEach(([name, events], at) => {
     let row = body.rows[at];
     if (!row) {
-      row = element("tr", {}, element("th", { scope: "row" }), element("td", { class: "bar" }, element("meter", { min: 0, max: 1 }), element("span", { class: "spoken" })), element("td"));
+      row = element("tr", {}, element("th", { scope: "row" }), element("td", {}, bar(), element("span", { class: "spoken" })), element("td"));
       body.append(row);
     }
     const share = total ? events / total : 0;
-    const [label, bar, number] = row.cells;
+    const [label, picture, number] = row.cells;
     say(label, name);
     label.title = name;
-    bar.firstChild.value = share;
-    bar.firstChild.setAttribute("aria-label", `share of ${name}`);
-    say(bar.lastChild, percent(share));
+    setBar(picture.firstChild, share);
+    say(picture.lastChild, percent(share));
     say(number, count(events));
   });
 }

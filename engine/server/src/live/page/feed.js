@@ -3,6 +3,8 @@
 const KEY = "tidegate-key";
 /** The server says something every second, or that it is still there: this long without a byte, and the line is dead. */
 const SILENCE_MS = 15_000;
+/** What the server says when it goes: a stream's last word, or the answer to who comes then. */
+const ENDING = "the server is shutting down";
 
 export const key = {
   get: () => sessionStorage.getItem(KEY) ?? "",
@@ -45,12 +47,13 @@ export class Feed {
 
   async run() {
     let attempt = 0;
+    let ended = false;
     for (;;) {
-      let ended = false;
       try {
         const watched = await this.#watch();
         attempt = watched ? 0 : attempt + 1;
-        ended = watched === "ending";
+        // Stays so until it is back: who looks meanwhile shall read why there is nothing.
+        ended = watched === "ending" || (ended && !watched);
       } catch {
         attempt += 1;
       }
@@ -73,7 +76,8 @@ export class Feed {
         return "locked";
       }
       if (!response.ok) {
-        this.#on.state("refused", await trouble(response));
+        const text = await trouble(response);
+        this.#on.state(text === ENDING ? "ending" : "refused", text);
         await pause(5000);
         return false;
       }

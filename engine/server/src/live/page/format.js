@@ -59,6 +59,12 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
+/** A bar for the eye alone; the number stands beside it. */
+export const bar = () => element("div", { class: "bar", "aria-hidden": "true" }, element("div"));
+
+/** Fills a bar. */
+export const setBar = (bar, share) => (bar.firstChild.style.width = `${Math.min(1, share) * 100}%`);
+
 /** Makes a table's body say these rows; the first cell of each names it. */
 export function fill(body, rows) {
   while (body.rows.length > rows.length) body.deleteRow(-1);

@@ -1,7 +1,7 @@
 // A funnel that is put together here and counted by POST /v1/analytics/funnel.
 
 import { credentials, trouble } from "./feed.js";
-import { byId, count, element, percent, say, span } from "./format.js";
+import { bar, byId, count, element, percent, say, setBar, span } from "./format.js";
 
 const [STEPS_MIN, STEPS_MAX] = [2, 4];
 
@@ -97,9 +97,11 @@ export class Funnel {
       const users = Number(step.users);
       const seconds = parseFloat(step.avgTimeToConvert);
       const detail = at ? `${percent(step.conversionRate)} of the step before${users ? `, ${span(seconds)} after it on average` : ""}` : "";
+      const picture = bar();
+      setBar(picture, users / first);
       return element("li", {},
         element("div", { class: "step" }, element("b", {}, step.name), element("span", {}, `${count(users)} users`)),
-        element("meter", { min: 0, max: 1, value: users / first, "aria-label": `share of the first step's users` }),
+        picture,
         element("small", {}, detail));
     });
     byId("funnel-result").replaceChildren(

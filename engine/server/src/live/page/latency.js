@@ -1,7 +1,7 @@
 // The heat map of durations: time from left to right, duration from bottom to top, and the more of them in a second, the
 // stronger the colour.
 
-import { Chart, axis, palette, timeAxis, timeScale } from "./charts.js";
+import { Chart, axis, clock, palette, timeAxis, timeScale } from "./charts.js";
 import { byId, count, duration, fill, say, short } from "./format.js";
 
 const MEANINGS = {
@@ -149,7 +149,6 @@ export class Latency {
     if (!cell || row < 0 || row >= cell.length) return;
     const bounds = this.#bounds[this.#of];
     const [from, to] = [row ? duration(bounds[row - 1]) : "0", row < bounds.length ? duration(bounds[row]) : "more"];
-    const clock = new Date(span.at * 1000).toLocaleTimeString("en-GB");
-    say(byId("latency-summary"), `${clock}: ${short(cell[row] / span.seconds)}/s took ${from} to ${to}.`);
+    say(byId("latency-summary"), `${clock(span.at)}: ${short(cell[row] / span.seconds)}/s took ${from} to ${to}.`);
   }
 }
