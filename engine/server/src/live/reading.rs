@@ -20,7 +20,10 @@ use super::{
     events_seen::{self, EventsSeen},
     feed::SAMPLES_MAX,
 };
-use crate::{cold::House, delivery::Behind};
+use crate::{
+    cold::{House, ingest_requests},
+    delivery::Behind,
+};
 
 /// Longest reason that is shown.
 const REASON_CHARS_MAX: usize = 300;
@@ -53,9 +56,13 @@ pub struct Sample<'a> {
     at_ms: u64,
     /// Microseconds since the start of the process, for rates: no clock is set meanwhile.
     up_us: u64,
+    /// Messages of well-formed requests, and what became of them.
     received: u64,
     accepted: u64,
     refused: u64,
+    /// Requests that bring messages in, by outcome as in `ingest_requests_total`. Who is turned away before its message
+    /// was looked at, because its level cannot be had, is here alone.
+    requests: BTreeMap<&'static str, u64>,
     processed: u64,
     errors: u64,
     /// Of the accepted, in the cores' queues now.
@@ -180,6 +187,7 @@ fn sample<'a>(house: &'a House, stats: &[ShardStat]) -> Sample<'a> {
         received: totals.received,
         accepted: totals.accepted,
         refused: totals.refused,
+        requests: ingest_requests(house).iter().map(|(status, taken)| (*status, taken.count())).collect(),
         processed: totals.processed,
         errors: totals.errors,
         queued: cores.queued.iter().sum(),

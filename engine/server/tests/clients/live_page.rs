@@ -159,6 +159,7 @@ fn the_stream_counts_what_was_sent_over_both_versions_of_http() {
         let (id, after) = watching.until("sample", |sample| sample["processed"] == wanted);
         assert_eq!((&after["accepted"], &after["received"]), (&wanted.into(), &wanted.into()));
         assert_eq!((&after["refused"], &after["queued"]), (&0.into(), &0.into()));
+        assert_eq!(after["requests"]["bad_request"], 0);
         let gained = |of: &str| sum(&after["latencies"][of]) - sum(&before["latencies"][of]);
         assert!(gained("answer") >= 5, "{before} {after}");
         let (_, present) = watching
@@ -373,4 +374,17 @@ fn a_browser_asks_for_the_key_and_goes_on_with_it() {
     let Some(mut browser) = Browser::start(&server, json!({"key": "secret"})) else { return };
     browser.looks();
     browser.end();
+}
+
+#[test]
+fn who_is_turned_away_because_a_broker_is_away_is_counted_and_the_sink_says_why() {
+    // Nobody listens on port 1.
+    let server = Start::new().set("queue.type=nats").set("nats.url=nats://127.0.0.1:1").run();
+    let Some(watching) = Watching::start(&server, &[]) else { return };
+    watching.until("present", |present| present["levels"][2]["state"] == "refused now");
+    assert_eq!(post_json(server.gateway(), "/ingest", r#"{"data":"x"}"#).status, 503);
+    watching.until("sample", |sample| sample["requests"]["service_unavailable"] == 1);
+    let (_, present) =
+        watching.until("present", |present| present["states"]["nats"]["state"] == "out of reach");
+    assert!(present["states"]["nats"]["reason"].as_str().is_some(), "{present}");
 }

@@ -10,6 +10,7 @@ export function showEvents(events, minutes) {
   }
   const what = `In the last ${minutes} minutes, by the events' own times`;
   say(note, events.total ? `${what}: ${count(events.total)} events.` : `No events yet. ${what}.`);
+  byId("sources-title").hidden = events.total === 0;
   bars(byId("event-types"), events.by_type, events.total);
   bars(byId("event-sources"), events.by_source, events.total);
   const known = byId("known-types");

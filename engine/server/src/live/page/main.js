@@ -48,15 +48,21 @@ function show() {
     delivery.showLevels(present, hello.ack_default);
     showEvents(present.events, hello.events_minutes);
   }
-  byId("start").hidden = latest.received > 0;
+  byId("start").hidden = latest.received + unavailable(latest) + invalid(latest) > 0;
 }
 
+const unavailable = ({ requests }) => requests.service_unavailable;
+const invalid = ({ requests }) => requests.bad_request + requests.method_not_allowed;
+
 function tiles(latest) {
-  for (const name of ["accepted", "processed", "refused"]) {
+  for (const name of ["accepted", "processed"]) {
     say(byId(`${name}-rate`), short(history.rateNow((sample) => sample[name])));
     say(byId(`${name}-total`), count(latest[name]));
   }
   say(byId("errors-total"), count(latest.errors));
+  say(byId("refused-rate"), short(history.rateNow((sample) => unavailable(sample) + invalid(sample))));
+  say(byId("unavailable-total"), count(unavailable(latest)));
+  say(byId("invalid-total"), count(invalid(latest)));
   say(byId("queued"), short(latest.queued));
   say(byId("queue-capacity"), count(hello.queue_capacity));
   say(byId("connections"), count(latest.connections));
