@@ -93,6 +93,7 @@ async function count(page) {
   await page.waitForSelector("#funnel-result li");
   return {
     users: await page.$$eval("#funnel-result .step span", (all) => all.map((one) => one.textContent)),
-    overall: await page.textContent("#funnel-overall"),
+    // Between a number and its unit no line ends.
+    overall: (await page.textContent("#funnel-overall")).replaceAll("\u00a0", " "),
   };
 }

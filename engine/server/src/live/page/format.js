@@ -1,6 +1,11 @@
 // Numbers and times as text, and the few things all parts do with elements.
 
+/** Between a number and its unit no line ends. */
+export const TIGHT = "\u00a0";
+
 const grouped = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+
+const threeDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 /** A count, digit by digit: 12,345. */
 export const count = (number) => grouped.format(number);
@@ -8,11 +13,11 @@ export const count = (number) => grouped.format(number);
 /** A number in three digits or so: 0.5, 42, 1.23 k, 45.6 M. */
 export function short(number) {
   if (number == null) return "–";
-  for (const [unit, letter] of [[1e9, " G"], [1e6, " M"], [1e4, " k"]]) {
+  for (const [unit, letter] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
     if (number >= unit) {
       // 12,345 is 12.3 k: below ten thousand the digits themselves are short enough.
       const scaled = number / (unit === 1e4 ? 1e3 : unit);
-      return scaled.toPrecision(scaled >= 1000 ? 4 : 3).replace(/\.?0+$/, (zeros) => (zeros.startsWith(".") ? "" : zeros)) + letter;
+      return threeDigits.format(scaled) + TIGHT + letter;
     }
   }
   if (number > 0 && number < 9.95) return number.toFixed(1).replace(/\.0$/, "");
@@ -20,29 +25,29 @@ export function short(number) {
 }
 
 /** Bytes a second. */
-export const bytes = (number) => (number == null ? "–" : `${short(number)}B/s`.replace(/(\d)B/, "$1 B"));
+export const bytes = (number) => (number == null ? "–" : `${short(number)}${number < 1e4 ? TIGHT : ""}B/s`);
 
 /** Microseconds. */
 export function duration(us) {
-  if (us < 1000) return `${us} µs`;
-  if (us < 1e6) return `${digits(us / 1000)} ms`;
-  return `${digits(us / 1e6)} s`;
+  if (us < 1000) return `${us}${TIGHT}µs`;
+  if (us < 1e6) return `${digits(us / 1000)}${TIGHT}ms`;
+  return `${digits(us / 1e6)}${TIGHT}s`;
 }
 
 const digits = (number) => (number < 10 ? number.toFixed(1) : number.toFixed(0));
 
 /** Seconds as people say them: 3.2 s, 5 min, 2 h 10 min, 4 d 3 h. */
 export function span(seconds) {
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 10) return `${seconds.toFixed(1)}${TIGHT}s`;
+  if (seconds < 60) return `${Math.floor(seconds)}${TIGHT}s`;
   const minutes = Math.floor(seconds / 60);
-  if (minutes < 60) return `${minutes} min`;
-  if (minutes < 24 * 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-  return `${Math.floor(minutes / 1440)} d ${Math.floor((minutes % 1440) / 60)} h`;
+  if (minutes < 60) return `${minutes}${TIGHT}min`;
+  if (minutes < 24 * 60) return `${Math.floor(minutes / 60)}${TIGHT}h ${minutes % 60}${TIGHT}min`;
+  return `${Math.floor(minutes / 1440)}${TIGHT}d ${Math.floor((minutes % 1440) / 60)}${TIGHT}h`;
 }
 
 /** A share of one as per cent. */
-export const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+export const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)}${TIGHT}%`;
 
 export const byId = (id) => document.getElementById(id);
 

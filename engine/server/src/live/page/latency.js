@@ -2,7 +2,7 @@
 // stronger the colour.
 
 import { Chart, axis, clock, palette, timeAxis, timeScale } from "./charts.js";
-import { byId, count, duration, fill, say, short } from "./format.js";
+import { TIGHT, byId, count, duration, fill, say, short } from "./format.js";
 
 const MEANINGS = {
   answer: ["Answering a request", "From the read that completed a request, or the acknowledgement that it waited for, to its answer being given to the socket. Time spent waiting for the disk or a broker is not in it."],
@@ -87,7 +87,7 @@ export class Latency {
       const at = buckets.findIndex((number) => (sum += number) >= total * share);
       return at < bounds.length ? `within ${duration(bounds[at])}` : `over ${duration(bounds.at(-1))}`;
     };
-    return `Last minute, ${count(total)} measured: half ${within(0.5)}, 99 % ${within(0.99)}.`;
+    return `Last minute, ${count(total)} measured: half ${within(0.5)}, 99${TIGHT}% ${within(0.99)}.`;
   }
 
   #options(colours) {

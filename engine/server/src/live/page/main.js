@@ -97,6 +97,7 @@ function state(name, text) {
   if (name === "locked") say(byId("key-trouble"), text);
   say(status, { locked: "asks for a key", ending: `${text}: reconnecting when it is back` }[name] ?? text);
   status.dataset.state = name;
+  document.body.classList.toggle("stale", name !== "live");
   byId("locked").hidden = name !== "locked";
 }
 
