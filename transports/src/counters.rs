@@ -16,6 +16,18 @@ use crate::{
 /// Upper bounds of the duration buckets in seconds: Prometheus' default, as the older dashboards expect.
 pub const DURATION_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Bounds of the finer buckets of all answers, in microseconds: powers of two, so that finding the bucket is counting
+/// zeros. Most answers take less than the first of [`DURATION_BOUNDS`].
+pub const ANSWER_BOUNDS_US: [u64; 18] = {
+    let mut bounds = [0; 18];
+    let mut at = 0;
+    while at < bounds.len() {
+        bounds[at] = 8 << at;
+        at += 1;
+    }
+    bounds
+};
+
 /// HTTP statuses that hot routes answer with; anything else is counted under the last.
 pub const STATUSES: [u16; 18] =
     [200, 202, 400, 404, 405, 408, 409, 411, 413, 415, 417, 422, 429, 431, 501, 503, 504, 500];
@@ -23,6 +35,7 @@ pub const STATUSES: [u16; 18] =
 /// gRPC codes, 0 to 16.
 pub const GRPC_CODES: usize = 17;
 
+const ANSWER_BUCKETS: usize = ANSWER_BOUNDS_US.len() + 1;
 const OUTCOMES: usize = STATUSES.len();
 const _: () = assert!(OUTCOMES >= GRPC_CODES);
 const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
@@ -118,6 +131,7 @@ tallies! {
 pub struct FrontCounters {
     durations: Box<[AtomicU64]>,
     processing: Box<[AtomicU64]>,
+    answering: Box<[AtomicU64]>,
     tallies: Box<[AtomicU64]>,
     causes: Box<[AtomicU64]>,
 }
@@ -136,6 +150,7 @@ impl Default for FrontCounters {
         Self {
             durations: cells(Role::ALL.len() * ENDPOINTS.len() * OUTCOMES * CELLS),
             processing: cells(CELLS),
+            answering: cells(ANSWER_BUCKETS),
             tallies: cells(Tally::ALL.len()),
             causes: cells(Cause::ALL.len()),
         }
@@ -197,6 +212,13 @@ impl FrontCounters {
         read(&self.processing)
     }
 
+    /// Requests of hot routes by how long the turn took that answered them: from the read that completed them, or from
+    /// the acknowledgement that they waited for, to their answers being given to the socket. Bounds in
+    /// [`ANSWER_BOUNDS_US`], the last bucket is for anything longer.
+    pub fn answering(&self) -> [u64; ANSWER_BOUNDS_US.len() + 1] {
+        std::array::from_fn(|at| self.answering[at].load(Relaxed))
+    }
+
     /// Counts `count` messages that a turn of `nanoseconds` finished.
     pub(crate) fn processed(&self, count: u64, nanoseconds: u64) {
         observe(&self.processing, count, nanoseconds / count.max(1));
@@ -219,6 +241,12 @@ fn observe(cells: &[AtomicU64], count: u64, nanoseconds: u64) {
     let bucket = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS - 1);
     add(&cells[bucket], count);
     add(&cells[BUCKETS], nanoseconds.saturating_mul(count));
+}
+
+/// The place in [`ANSWER_BOUNDS_US`] of a time.
+fn answer_bucket(nanoseconds: u64) -> usize {
+    let eighths = nanoseconds.div_ceil(8000).max(1);
+    (eighths.next_power_of_two().trailing_zeros() as usize).min(ANSWER_BUCKETS - 1)
 }
 
 fn cell_of(role: Role, endpoint: Endpoint, outcome: usize) -> usize {
@@ -248,8 +276,13 @@ impl Answered {
     /// Counts what was noted, as having taken this long: from the read that brought the requests to the moment
     /// their answers were given to the socket.
     pub(crate) fn settle(&self, counters: &FrontCounters, nanoseconds: u64) {
+        let mut answers = 0;
         for (cell, count) in self.0.borrow_mut().drain(..) {
             observe(&counters.durations[cell..], u64::from(count), nanoseconds);
+            answers += u64::from(count);
+        }
+        if answers > 0 {
+            add(&counters.answering[answer_bucket(nanoseconds)], answers);
         }
     }
 }
@@ -273,5 +306,17 @@ mod tests {
         assert!((ok.sum_seconds - 0.04).abs() < 1e-9);
         assert_eq!(counters.durations(Role::Ingest, endpoint, status_index(503)).count(), 1);
         assert_eq!(counters.durations(Role::Ingest, endpoint, status_index(200)).count(), 0);
+        // 20 ms is above 16.384 and at most 32.768 ms.
+        let place = ANSWER_BOUNDS_US.iter().position(|bound| *bound == 32_768).unwrap();
+        assert_eq!((counters.answering()[place], counters.answering().iter().sum::<u64>()), (3, 3));
+    }
+
+    #[test]
+    fn a_bound_belongs_to_the_bucket_below_it() {
+        for (place, bound) in ANSWER_BOUNDS_US.iter().enumerate() {
+            assert_eq!(answer_bucket(bound * 1000), place);
+            assert_eq!(answer_bucket(bound * 1000 + 1), place + 1);
+        }
+        assert_eq!((answer_bucket(0), answer_bucket(u64::MAX)), (0, ANSWER_BOUNDS_US.len()));
     }
 }

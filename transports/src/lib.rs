@@ -42,7 +42,9 @@ mod waiting;
 
 pub use crate::{
     core::Health,
-    counters::{Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally},
+    counters::{
+        ANSWER_BOUNDS_US, Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally,
+    },
     driver::{Driver, DriverChoice, choose},
     events::{EventPlan, EventRules, Examined},
     fleet::{Farewell, Fleet, Plan, SinkMaker},

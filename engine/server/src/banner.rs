@@ -20,6 +20,8 @@ pub struct Banner<'a> {
     pub queue_size: usize,
     /// Where messages go.
     pub delivery: &'a Delivery,
+    /// Whether there is a live page.
+    pub has_page: bool,
     /// Since the process began.
     pub took: Duration,
 }
@@ -105,6 +107,9 @@ impl Banner<'_> {
                  -d '{{\"source\":\"test\",\"data\":\"Hello World\",\"metadata\":{{\"type\":\"demo\"}}}}'"
             );
             println!("  curl http://localhost:{port}/status");
+            if self.has_page {
+                println!("  http://localhost:{port}/ in a browser: the live page");
+            }
         }
         if let Some(port) = self.port(Role::Grpc).or_else(|| self.port(Role::Gateway)) {
             println!(

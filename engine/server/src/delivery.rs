@@ -427,6 +427,11 @@ impl Behind {
         let _ = watcher.join();
     }
 
+    /// Whether the workers add events up.
+    pub fn analyses(&self) -> bool {
+        self.analyses
+    }
+
     /// What the workers did, over all cores.
     pub fn worked(&self) -> Worked {
         self.work.iter().map(|counters| counters.read()).fold(Worked::default(), |sum, one| Worked {

@@ -7,6 +7,7 @@ pub mod cold;
 mod commands;
 pub mod delivery;
 pub mod events;
+pub mod live;
 mod log_tools;
 mod logging;
 mod resend;

@@ -108,6 +108,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         processor: addresses.iter().find(|(role, _)| *role == Role::Processor).map(|(_, address)| *address),
         probe_token,
         metrics_path: settings.metrics_path.clone(),
+        live_viewers_max: settings.live_viewers_max,
         started,
         draining: Arc::clone(&draining),
         behind: Arc::clone(&behind),
@@ -131,6 +132,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         cores,
         queue_size,
         delivery: &settings.delivery,
+        has_page: settings.live_viewers_max > 0,
         took: started.elapsed(),
     };
     if settings.log_json {

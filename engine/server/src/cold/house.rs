@@ -42,6 +42,8 @@ pub struct House {
     pub producer: Arc<Counters>,
     /// The metrics' further path.
     pub metrics_path: String,
+    /// Viewers that the live page may have at a time; 0: there is no page.
+    pub live_viewers_max: usize,
     /// When the process began.
     pub started: Instant,
     /// A shutdown has begun.

@@ -88,7 +88,8 @@ fn hot(house: &House) -> impl Iterator<Item = (Role, Endpoint, usize, Durations)
     all.filter(|(.., durations)| durations.count() > 0)
 }
 
-fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
+/// The hot routes' requests that bring messages in, by the `status` label of their outcome.
+pub fn ingest_requests(house: &House) -> BTreeMap<&'static str, Durations> {
     let mut by_status: BTreeMap<&str, Durations> = BTreeMap::new();
     for status in ["success", "bad_request", "method_not_allowed", "service_unavailable"] {
         by_status.insert(status, Durations::default());
@@ -98,13 +99,17 @@ fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
             by_status.entry(ingest_status(endpoint, outcome)).or_default().merge(&durations);
         }
     }
+    by_status
+}
+
+fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
     let mut requests =
         Family::counter("ingest_requests_total", "Requests that bring messages in, by outcome.");
     let mut durations = Family::histogram(
         "ingest_request_duration_seconds",
         "From the read that completed a request to its answer being given to the socket.",
     );
-    for (status, taken) in &by_status {
+    for (status, taken) in &ingest_requests(house) {
         requests.add_count(&[("status", status)], taken.count());
         durations.add_distribution(
             &[("status", status)],

@@ -20,6 +20,7 @@ use transports::{
 
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
+pub use metrics::ingest_requests;
 pub use routes::router;
 
 /// Answers calls until the bridge's other end is gone.

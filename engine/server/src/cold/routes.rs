@@ -18,7 +18,10 @@ use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
 use super::{health::ready, house::House, metrics, probe};
-use crate::events::{self, Platform};
+use crate::{
+    events::{self, Platform},
+    live,
+};
 
 type HouseState = State<Arc<House>>;
 
@@ -34,11 +37,12 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
     if house.metrics_path.starts_with('/') && house.metrics_path != "/metrics" {
         router = router.route(&house.metrics_path, get(metrics_page));
     }
+    let page = live::routes(Arc::clone(&house), platform.clone(), not_found);
     router
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn(keep_pattern))
         .with_state(house)
-        .merge(events::routes(platform.clone()).route_layer(middleware::from_fn(keep_pattern)))
+        .merge(events::routes(platform.clone()).merge(page).route_layer(middleware::from_fn(keep_pattern)))
         .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(platform, events::check))

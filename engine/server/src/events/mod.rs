@@ -27,7 +27,7 @@ use serde_json::Value;
 use tower_http::decompression::RequestDecompressionLayer;
 use transports::{Guard, inject::Injector};
 
-pub use guard::check;
+pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use legacy_grpc::Older;
 pub use record::Worker;

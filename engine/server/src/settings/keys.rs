@@ -569,6 +569,13 @@ pub const KEYS: &[Key] = &[
         "Users with a profile, over all cores; some 400 bytes each. Further ones are counted by estimate (1.6 % standard error) and are in no funnel.",
     ),
     key(
+        "live.viewers_max",
+        Kind::Integer { min: 0, max: 10_000 },
+        "64",
+        &[],
+        "Viewers that the live page at / may have at a time, each a stream of some kilobytes a second; more are answered 503. 0: there is no page.",
+    ),
+    key(
         "auth.api_keys",
         Kind::Text,
         r#""""#,

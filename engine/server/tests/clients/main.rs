@@ -12,6 +12,7 @@ mod grpc_clients;
 mod http1_clients;
 mod http1_malformed;
 mod http2_clients;
+mod live_page;
 mod metrics;
 mod settings_cli;
 mod shutdown;

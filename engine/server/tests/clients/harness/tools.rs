@@ -13,17 +13,20 @@ fn root() -> PathBuf {
 
 /// A tool's path. `None` when it is missing, which is said; in CI that is a failure instead.
 pub(crate) fn tool(name: &str) -> Option<PathBuf> {
-    let ours = if name == "python" { ".tools/python/bin" } else { ".tools/bin" };
-    let ours = root().join(ours);
     let path = env::var_os("PATH").unwrap_or_default();
-    let found = if name == "python" {
-        // Only ours has grpcio in the version that was pinned.
-        Some(ours.join(name)).filter(|path| path.is_file())
-    } else {
-        std::iter::once(ours)
+    // Of some, only ours is there in the version that was pinned.
+    let pinned = match name {
+        "python" => Some(".tools/python/bin/python"),
+        // Written when all of the module is there.
+        "playwright-core" => Some(".tools/browser/installed"),
+        _ => None,
+    };
+    let found = match pinned {
+        Some(place) => Some(root().join(place)).filter(|path| path.is_file()),
+        None => std::iter::once(root().join(".tools/bin"))
             .chain(env::split_paths(&path))
             .map(|place| place.join(name))
-            .find(|path| path.is_file())
+            .find(|path| path.is_file()),
     };
     if found.is_none() {
         assert!(env::var("CI").as_deref() != Ok("true"), "{name} is missing: tools/clients/install");

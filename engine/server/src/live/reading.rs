@@ -1,0 +1,281 @@
+//! What is read of the process: running counts with the time they were read at, so that a viewer makes rates of any two
+//! of them; and how things are at present.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use brokers::{
+    log::{Health, Log, SYNC_BOUNDS_US, ShardStat},
+    status::PUBLISH_BOUNDS_MS,
+};
+use engine_core::AckLevel;
+use serde::Serialize;
+use transports::{ANSWER_BOUNDS_US, Tally};
+
+use super::{
+    Live,
+    events_seen::{self, EventsSeen},
+    feed::SAMPLES_MAX,
+};
+use crate::{
+    cold::{House, ingest_requests},
+    delivery::Behind,
+};
+
+/// Longest reason that is shown.
+const REASON_CHARS_MAX: usize = 300;
+
+/// What does not change during a run.
+#[derive(Debug, Serialize)]
+pub struct Hello<'a> {
+    version: &'static str,
+    node: &'a str,
+    /// When the run began; also the first half of the samples' ids.
+    run: u64,
+    cores: usize,
+    queue_type: &'a str,
+    /// Messages in flight, over all cores.
+    queue_capacity: usize,
+    /// The level that a message without a wish gets.
+    ack_default: &'static str,
+    /// Distributions of durations that samples carry, by name: upper bounds in microseconds, without the last, open one.
+    latencies: Vec<(&'static str, Vec<u64>)>,
+    samples_max: usize,
+    /// Whether events are added up.
+    analytics: bool,
+    events_minutes: i64,
+}
+
+/// Running counts. Each is right by itself and never goes back.
+#[derive(Debug, Serialize)]
+pub struct Sample<'a> {
+    /// Milliseconds since the epoch, for the axis.
+    at_ms: u64,
+    /// Microseconds since the start of the process, for rates: no clock is set meanwhile.
+    up_us: u64,
+    /// Messages of well-formed requests, and what became of them.
+    received: u64,
+    accepted: u64,
+    refused: u64,
+    /// Requests that bring messages in, by outcome as in `ingest_requests_total`. Who is turned away before its message
+    /// was looked at, because its level cannot be had, is here alone.
+    requests: BTreeMap<&'static str, u64>,
+    processed: u64,
+    errors: u64,
+    /// Of the accepted, in the cores' queues now.
+    queued: u64,
+    connections: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    cores: Cores,
+    latencies: BTreeMap<&'static str, Vec<u64>>,
+    sinks: Vec<Sink<'a>>,
+}
+
+/// Counts by core.
+#[derive(Debug, Default, Serialize)]
+pub struct Cores {
+    /// Messages that the core took in.
+    accepted: Vec<u64>,
+    /// Messages in its queue now.
+    queued: Vec<u64>,
+}
+
+/// Where messages go, in numbers.
+#[derive(Debug, Serialize)]
+pub struct Sink<'a> {
+    name: &'a str,
+    /// Worked on, stored, acknowledged.
+    done: u64,
+    /// Given up, or refused for ever.
+    failed: u64,
+    /// Sent and not acknowledged.
+    in_flight: Option<u64>,
+    /// Messages of the log that it has not passed.
+    lag: Option<u64>,
+}
+
+/// How things are; of the present alone, and not kept.
+#[derive(Debug, Serialize)]
+pub struct Present {
+    draining: bool,
+    /// By the name of a sink.
+    states: BTreeMap<String, State>,
+    levels: Vec<Level>,
+    dead_letters: u64,
+    /// `None`: events are not added up.
+    events: Option<EventsSeen>,
+}
+
+#[derive(Debug, Serialize)]
+struct State {
+    state: &'static str,
+    reason: Option<String>,
+}
+
+/// Whether an ack level can be had.
+#[derive(Debug, Serialize)]
+struct Level {
+    name: &'static str,
+    state: &'static str,
+    reason: Option<String>,
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+pub fn hello(live: &Live) -> Hello<'_> {
+    let behind = &live.house.behind;
+    let mut latencies = vec![("answer", ANSWER_BOUNDS_US.to_vec())];
+    if behind.log.is_some() {
+        latencies.push(("log", SYNC_BOUNDS_US.to_vec()));
+    }
+    let publish_us: Vec<u64> = PUBLISH_BOUNDS_MS.iter().map(|ms| ms * 1000).collect();
+    latencies.extend(behind.brokers.iter().map(|broker| (broker.provider.name(), publish_us.clone())));
+    Hello {
+        version: env!("CARGO_PKG_VERSION"),
+        node: &live.platform.node,
+        run: live.run,
+        cores: live.house.cores.len(),
+        queue_type: &behind.delivery.queue_type,
+        queue_capacity: live.house.queue_capacity,
+        ack_default: behind.delivery.ack_default.name(),
+        latencies,
+        samples_max: SAMPLES_MAX,
+        analytics: behind.analyses(),
+        events_minutes: events_seen::MINUTES,
+    }
+}
+
+/// Reads the process now.
+pub fn take(live: &Live) -> (Sample<'_>, Present) {
+    let stats = live.house.behind.log.as_ref().map(Log::stat).unwrap_or_default();
+    (sample(&live.house, &stats), present(live, &stats))
+}
+
+fn sample<'a>(house: &'a House, stats: &[ShardStat]) -> Sample<'a> {
+    let (totals, behind) = (house.totals(), &house.behind);
+    let mut cores = Cores::default();
+    let mut answers = vec![0; ANSWER_BOUNDS_US.len() + 1];
+    for core in &house.cores {
+        cores.accepted.push(core.front.tally(Tally::MessagesAccepted));
+        cores.queued.push(core.engine.snapshot().queue_depth);
+        answers.iter_mut().zip(core.front.answering()).for_each(|(sum, count)| *sum += count);
+    }
+    let mut latencies = BTreeMap::from([("answer", answers)]);
+    if behind.log.is_some() {
+        let mut commits = vec![0; SYNC_BOUNDS_US.len() + 1];
+        for stat in stats {
+            commits.iter_mut().zip(stat.sync_buckets).for_each(|(sum, count)| *sum += count);
+        }
+        latencies.insert("log", commits);
+    }
+    for broker in &behind.brokers {
+        let buckets = broker.status.publish_buckets.iter().map(|bucket| bucket.load(Relaxed));
+        latencies.insert(broker.provider.name(), buckets.collect());
+    }
+    let opened = house.tally(Tally::ConnectionsOpened);
+    Sample {
+        at_ms: now_ms(),
+        up_us: u64::try_from(house.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+        received: totals.received,
+        accepted: totals.accepted,
+        refused: totals.refused,
+        requests: ingest_requests(house).iter().map(|(status, taken)| (*status, taken.count())).collect(),
+        processed: totals.processed,
+        errors: totals.errors,
+        queued: cores.queued.iter().sum(),
+        connections: opened.saturating_sub(house.tally(Tally::ConnectionsClosed)),
+        bytes_in: house.tally(Tally::BytesReceived),
+        bytes_out: house.tally(Tally::BytesSent),
+        sinks: sinks(behind, stats, totals.processed, totals.errors),
+        cores,
+        latencies,
+    }
+}
+
+fn sinks<'a>(behind: &'a Behind, stats: &[ShardStat], processed: u64, errors: u64) -> Vec<Sink<'a>> {
+    let read = |number: &AtomicU64| number.load(Relaxed);
+    let mut lags: BTreeMap<String, u64> =
+        behind.log.as_ref().map(Log::lags).unwrap_or_default().into_iter().collect();
+    let mut sinks = Vec::new();
+    if behind.log.is_some() {
+        let done = stats.iter().map(|stat| stat.records).sum();
+        sinks.push(Sink { name: "log", done, failed: 0, in_flight: None, lag: None });
+    }
+    for broker in &behind.brokers {
+        let (name, status) = (broker.provider.name(), &broker.status);
+        sinks.push(Sink {
+            name,
+            done: read(&status.acknowledged),
+            failed: read(&status.rejected) + read(&status.missed),
+            in_flight: Some(read(&status.in_flight)),
+            lag: lags.remove(name),
+        });
+    }
+    if behind.delivery.consume {
+        let lag = lags.remove("workers");
+        sinks.push(Sink { name: "workers", done: processed, failed: errors, in_flight: None, lag });
+    }
+    sinks
+}
+
+fn shortened(reason: Option<String>) -> Option<String> {
+    reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
+}
+
+fn present(live: &Live, stats: &[ShardStat]) -> Present {
+    let (house, behind) = (&live.house, &live.house.behind);
+    let mut states = BTreeMap::new();
+    let mut say = |name: &str, state: &'static str, reason: Option<String>| {
+        states.insert(name.to_owned(), State { state, reason: shortened(reason) });
+    };
+    if behind.log.is_some() {
+        // The worst of the shards.
+        let (mut state, mut reason) = ("writing", None);
+        for stat in stats {
+            match &stat.health {
+                Health::Writing => {}
+                Health::Full(why) if state == "writing" => (state, reason) = ("full", Some(why.clone())),
+                Health::Full(_) => {}
+                Health::Failed(why) => (state, reason) = ("failed", Some(why.clone())),
+            }
+        }
+        say("log", state, reason);
+    }
+    for broker in &behind.brokers {
+        let status = &broker.status;
+        let state = match (status.is_open(), status.half_open.load(Relaxed)) {
+            (true, _) => "out of reach",
+            (false, true) => "trying again",
+            (false, false) => "connected",
+        };
+        say(broker.provider.name(), state, status.trouble());
+    }
+    if behind.delivery.consume {
+        say("workers", "working", None);
+    }
+    let levels = AckLevel::ALL.map(|level| {
+        let unreachable = &behind.delivery.unreachable[level as usize];
+        let (state, reason) = match (unreachable, behind.gate.reason(level)) {
+            (Some(why), _) => ("not with these settings", Some(why.clone())),
+            (None, Some(why)) => ("refused now", Some(why)),
+            (None, None) => ("honoured", None),
+        };
+        Level { name: level.name(), state, reason: shortened(reason) }
+    });
+    let now_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
+    Present {
+        draining: house.is_draining(),
+        states,
+        levels: levels.into(),
+        dead_letters: behind.dead_letters.count(),
+        events: behind.analyses().then(|| events_seen::look(&behind.parts, now_ms)),
+    }
+}

@@ -1,0 +1,99 @@
+// Opens the live page in a real Chromium, as wide as a phone and as a desk, and says what a person would see.
+//
+// node live_page.mjs PLAN, a JSON object: `modules` (where playwright-core is), `chromium`, `url`, and what to do: `key` to
+// give when asked, `texts` to wait for (by element id), `funnel` to count (`type`, `property`, `value` of each step), `shots`
+// (a folder for pictures), `dark`. Writes a line of JSON per width. With `ending` the last page stays open after that,
+// and a further line says what it shows when the server has gone.
+
+import { createRequire } from "node:module";
+import { join } from "node:path";
+
+const plan = JSON.parse(process.argv[2]);
+const { chromium } = createRequire(join(plan.modules, "package.json"))("playwright-core");
+const WIDTHS = [[400, 800], [1280, 900]];
+const PATIENCE_MS = 20_000;
+
+const write = (report) => process.stdout.write(`${JSON.stringify(report)}\n`);
+
+const browser = await chromium.launch({
+  executablePath: plan.chromium,
+  // As root, in a container, and where /dev/shm is small.
+  args: ["--no-sandbox", "--disable-dev-shm-usage"],
+});
+try {
+  let page;
+  for (const [width, height] of WIDTHS) {
+    await page?.context().close();
+    page = await look(width, height);
+  }
+  if (plan.ending) {
+    await page.waitForFunction(() => document.getElementById("status").dataset.state === "ending", null, { timeout: PATIENCE_MS });
+    write({ status: await page.textContent("#status") });
+  }
+} finally {
+  await browser.close();
+}
+
+async function look(width, height) {
+  const context = await browser.newContext({
+    viewport: { width, height },
+    colorScheme: plan.dark ? "dark" : "light",
+    reducedMotion: "reduce",
+  });
+  context.setDefaultTimeout(PATIENCE_MS);
+  const page = await context.newPage();
+  const [complaints, elsewhere] = [[], []];
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  page.on("console", (message) => {
+    // A 401 is what tells the page to ask for a key; Chromium writes each down as an error.
+    const isExpected = plan.key && message.text().includes("401");
+    if (["error", "warning"].includes(message.type()) && !isExpected) complaints.push(message.text());
+  });
+  const own = new URL(plan.url).host;
+  await context.route("**", (route) => {
+    const host = new URL(route.request().url()).host;
+    if (host !== own) elsewhere.push(host);
+    return host === own ? route.continue() : route.abort();
+  });
+  await page.goto(plan.url);
+  if (plan.key) {
+    await page.fill("#key", plan.key);
+    await page.click("#key-form button");
+  }
+  await page.waitForFunction(() => document.getElementById("status").dataset.state === "live");
+  for (const [id, text] of Object.entries(plan.texts ?? {})) {
+    await page.waitForFunction(([id, text]) => document.getElementById(id).textContent.includes(text), [id, text]);
+  }
+  // Two samples make the first rate, and with it the first chart.
+  await page.waitForSelector("#throughput canvas");
+  const funnel = plan.funnel ? await count(page) : null;
+  if (plan.shots) {
+    await page.screenshot({ path: join(plan.shots, `${width}${plan.dark ? "-dark" : ""}.png`), fullPage: true });
+  }
+  write({
+    width,
+    complaints,
+    elsewhere,
+    funnel,
+    overflow: await page.evaluate(() => document.documentElement.scrollWidth - innerWidth),
+    start: await page.isVisible("#start"),
+    command: await page.textContent("#send-message"),
+    types: await page.$$eval("#event-types tr", (rows) => rows.map((row) => [row.cells[0].textContent, row.cells[2].textContent])),
+    unnamed: await page.$$eval("input, select, button", (all) => all.filter((one) => !one.labels?.length && !one.textContent.trim()).map((one) => one.outerHTML)),
+  });
+  return page;
+}
+
+async function count(page) {
+  while ((await page.locator("#steps li").count()) < plan.funnel.length) await page.click("#add-step");
+  for (const [at, step] of plan.funnel.entries()) {
+    for (const [name, value] of Object.entries(step)) await page.fill(`#${name}-${at + 1}`, value);
+  }
+  await page.click("#funnel button[type=submit]");
+  await page.waitForSelector("#funnel-result li");
+  return {
+    users: await page.$$eval("#funnel-result .step span", (all) => all.map((one) => one.textContent)),
+    // Between a number and its unit no line ends.
+    overall: (await page.textContent("#funnel-overall")).replaceAll("\u00a0", " "),
+  };
+}
