@@ -7,8 +7,8 @@
 //! two ids that are taken for one.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    hash::{BuildHasher, Hasher, RandomState},
+    collections::{HashMap, VecDeque, hash_map},
+    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,29 @@ use engine_core::{Outcome, Record};
 /// A message in the window, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(u128);
+
+/// An id is a keyed hash already: a part of it is as good as another hash of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, id: u128) {
+        self.0 = id as u64;
+    }
+}
+
+/// A map by ids.
+pub(crate) type ByIds<T> = HashMap<Id, T, BuildHasherDefault<IdHasher>>;
 
 /// What the window knows of a message.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,7 +67,7 @@ struct Entry {
 #[derive(Debug)]
 pub struct Window {
     hashers: [RandomState; 3],
-    entries: HashMap<Id, Entry>,
+    entries: ByIds<Entry>,
     /// Oldest first, with when each came. What is no longer the entry's turn was forgotten or done again.
     order: VecDeque<(Instant, u64, Id)>,
     turns: u64,
@@ -57,7 +80,7 @@ impl Window {
     pub fn new(entries_max: usize, age_max: Duration) -> Self {
         Self {
             hashers: std::array::from_fn(|_| RandomState::new()),
-            entries: HashMap::new(),
+            entries: ByIds::default(),
             order: VecDeque::new(),
             turns: 0,
             entries_max: entries_max.max(1),
@@ -85,17 +108,19 @@ impl Window {
     pub fn look(&mut self, id: Id, record: &Record<'_>, now: Instant) -> Seen {
         self.forget_old(now);
         let content = self.content(record);
-        if let Some(entry) = self.entries.get(&id) {
-            return match entry.outcome {
-                _ if entry.content != content => Seen::Conflict,
+        match self.entries.entry(id) {
+            hash_map::Entry::Occupied(entry) => match entry.get().outcome {
+                _ if entry.get().content != content => Seen::Conflict,
                 None => Seen::UnderWay,
                 Some(outcome) => Seen::Done(outcome),
-            };
+            },
+            hash_map::Entry::Vacant(place) => {
+                self.turns += 1;
+                place.insert(Entry { content, outcome: None, turn: self.turns });
+                self.order.push_back((now, self.turns, id));
+                Seen::New
+            }
         }
-        self.turns += 1;
-        self.entries.insert(id, Entry { content, outcome: None, turn: self.turns });
-        self.order.push_back((now, self.turns, id));
-        Seen::New
     }
 
     /// Remembers a message of an earlier run, which came to `outcome` at `since`. Oldest first.
@@ -132,6 +157,10 @@ impl Window {
 
     fn forget_old(&mut self, now: Instant) {
         while let Some((since, turn, id)) = self.order.front().copied() {
+            // Every entry has its turn in the order, so this is most calls' answer, without a look at the entries.
+            if self.order.len() < self.entries_max && now.duration_since(since) < self.age_max {
+                return;
+            }
             let current = self.entries.get(&id).filter(|entry| entry.turn == turn);
             let over = self.entries.len() >= self.entries_max || now.duration_since(since) >= self.age_max;
             match current {

@@ -13,7 +13,7 @@ fn stream(connections: usize, frame_messages: usize) -> Scenario {
     Scenario {
         protocol: Protocol::EventStream,
         connections,
-        in_flight: 1024,
+        in_flight: 512,
         frame_messages,
         stream_messages: u64::MAX,
         message: Message::of_size(0),
@@ -43,7 +43,7 @@ pub fn run(tidegate: &Path, rounds: usize, seconds: f64) -> Result<()> {
                     connected.run(Pace::Closed, Until::elapsed(Duration::from_secs_f64(seconds)))?;
                 let cpu = server.cpu_time()? - before;
                 if !outcome.is_clean() {
-                    bail!("{scenario}: not all was accepted: {outcome:?}");
+                    bail!("{scenario}: not all was accepted: {:?}", outcome.first_trouble);
                 }
                 costs[place].push(cpu.as_secs_f64() * 1e6 / outcome.accepted as f64);
                 rates[place].push(outcome.per_second());
@@ -80,10 +80,11 @@ pub fn users(tidegate: &Path) -> Result<()> {
         let sent = if events == USERS { USERS } else { events / 2 };
         let outcome = connected.run(Pace::Closed, Until::sent(sent))?;
         if !outcome.is_clean() {
-            bail!("not all was accepted: {outcome:?}");
+            bail!("not all was accepted: {:?}", outcome.first_trouble);
         }
         println!("  after {events:>8} events {:>6.0} MiB", resident()?);
     }
+    drop(connected);
     server.stop()?;
     Ok(())
 }

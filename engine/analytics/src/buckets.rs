@@ -82,6 +82,8 @@ fn count(list: &mut Vec<(u16, u64)>, number: u16, by: u64) {
 pub(crate) struct Numbers<'a> {
     pub(crate) user: u32,
     pub(crate) user_hash: u64,
+    /// Whether the user was counted in this minute before, and so in its hour and its day.
+    pub(crate) user_is_known: bool,
     pub(crate) name: u16,
     pub(crate) source: u16,
     pub(crate) metrics: &'a [(u16, f64)],
@@ -93,7 +95,9 @@ impl Bucket {
         count(&mut self.by_name, numbers.name, 1);
         count(&mut self.by_source, numbers.source, 1);
         if numbers.user != NOBODY {
-            self.users.insert(numbers.user);
+            if !numbers.user_is_known {
+                self.users.insert(numbers.user);
+            }
         } else if !event.user.is_empty() {
             self.more_users.get_or_insert_default().add(numbers.user_hash);
         }
@@ -164,6 +168,13 @@ impl Buckets {
         let widths = [(&mut self.minutes, MINUTE_MS), (&mut self.hours, HOUR_MS), (&mut self.days, DAY_MS)];
         for ((buckets, width), kept) in widths.into_iter().zip(KEPT) {
             let number = at_ms.div_euclid(width);
+            // Most events belong to the latest bucket.
+            if let Some(mut latest) = buckets.last_entry()
+                && *latest.key() == number
+            {
+                then(Arc::make_mut(latest.get_mut()));
+                continue;
+            }
             if !buckets.contains_key(&number) && buckets.len() >= kept {
                 match buckets.first_key_value() {
                     // Older than everything that is kept of this width.
@@ -216,7 +227,10 @@ mod tests {
 
     fn at(buckets: &mut Buckets, timestamp_ms: i64, user: u32) {
         let event = Event { timestamp_ms, user: "u", ..Event::default() };
-        buckets.add(&event, &Numbers { user, user_hash: 0, name: 0, source: 0, metrics: &[] });
+        buckets.add(
+            &event,
+            &Numbers { user, user_hash: 0, user_is_known: false, name: 0, source: 0, metrics: &[] },
+        );
     }
 
     fn sum(buckets: &Buckets, from: i64, to: i64) -> (u64, u64) {

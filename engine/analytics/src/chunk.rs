@@ -55,6 +55,24 @@ impl Chunk {
         self.len() >= CHUNK_EVENTS || self.texts.len() >= CHUNK_BYTES
     }
 
+    /// An empty one behind this one, with room for as much.
+    pub(crate) fn next(&self) -> Self {
+        const ROWS: usize = CHUNK_EVENTS;
+        Self {
+            timestamps_ms: Vec::with_capacity(ROWS),
+            users: Vec::with_capacity(ROWS),
+            names: Vec::with_capacity(ROWS),
+            sources: Vec::with_capacity(ROWS),
+            kinds: Vec::with_capacity(ROWS),
+            amounts: Vec::with_capacity(ROWS),
+            errors: Vec::with_capacity(ROWS),
+            previous: Vec::with_capacity(ROWS),
+            ends: Vec::with_capacity(ROWS),
+            texts: Vec::with_capacity(self.texts.len() + self.texts.len() / 16),
+            ..Self::new(self.first_row + self.len() as u64)
+        }
+    }
+
     pub(crate) fn push(&mut self, event: &Event<'_>, row: Row) {
         self.timestamps_ms.push(event.timestamp_ms);
         self.users.push(row.user);

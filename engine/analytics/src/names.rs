@@ -8,17 +8,23 @@ pub struct Names {
     numbers: HashMap<Arc<str>, u16>,
     names: Vec<Arc<str>>,
     max: usize,
+    /// The number asked for last: names come in runs.
+    last: u16,
 }
 
 impl Names {
     /// At most `max` names, of which the last is `other`.
     pub fn new(max: usize) -> Self {
-        Self { numbers: HashMap::new(), names: Vec::new(), max: max.clamp(1, usize::from(u16::MAX)) }
+        Self { numbers: HashMap::new(), names: Vec::new(), max: max.clamp(1, usize::from(u16::MAX)), last: 0 }
     }
 
     /// The number of a name, given now if it has none.
     pub fn number(&mut self, name: &str) -> u16 {
+        if self.names.get(usize::from(self.last)).is_some_and(|last| **last == *name) {
+            return self.last;
+        }
         if let Some(number) = self.numbers.get(name) {
+            self.last = *number;
             return *number;
         }
         let name: Arc<str> =

@@ -76,9 +76,11 @@ impl Part {
         for (name, value) in event.metrics {
             self.values.push((self.metrics.number(name), *value));
         }
+        let user_is_known = user != NOBODY && self.users.get_mut(user).note_minute(event.timestamp_ms);
         let numbers = Numbers {
             user,
             user_hash,
+            user_is_known,
             name: self.names.number(event.name),
             source: self.sources.number(event.source),
             metrics: &self.values,
@@ -97,7 +99,8 @@ impl Part {
         Arc::make_mut(&mut self.open).push(event, row);
         self.next_row += 1;
         if self.open.is_full() {
-            let chunk = std::mem::replace(&mut self.open, Arc::new(Chunk::new(self.next_row)));
+            let next = Arc::new(self.open.next());
+            let chunk = std::mem::replace(&mut self.open, next);
             self.full_bytes += chunk.bytes();
             self.full.push_back(chunk);
             while (self.full.len() * CHUNK_EVENTS > self.bounds.events

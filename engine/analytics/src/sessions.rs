@@ -54,7 +54,10 @@ impl Sessions {
             changed((at_ms, 1));
             return;
         };
+        let count = self.list.len();
         let session = &mut self.list[place];
+        // One that is not widened towards a neighbour joins none.
+        let may_join = at_ms < session.start_ms || (at_ms > session.end_ms && place + 1 < count);
         session.events += 1;
         session.end_ms = session.end_ms.max(at_ms);
         if at_ms < session.start_ms {
@@ -64,7 +67,7 @@ impl Sessions {
             let moved = self.list.remove(place);
             self.insert(moved);
         }
-        if id.is_empty() {
+        if id.is_empty() && may_join {
             self.merge_gaps(changed);
         }
     }

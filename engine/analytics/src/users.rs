@@ -8,7 +8,7 @@ use std::{
 use hashbrown::HashTable;
 
 use crate::{
-    buckets::DAY_MS,
+    buckets::{DAY_MS, MINUTE_MS},
     chunk::{NO_ROW, NOBODY},
     event::Event,
     sessions::Sessions,
@@ -42,6 +42,8 @@ pub struct Profile {
     pub sessions: Sessions,
     /// The row of the user's last event.
     pub(crate) last_row: u64,
+    /// The minute in whose bucket the user was counted last; not kept beyond a run.
+    counted_minute: i64,
 }
 
 impl Profile {
@@ -58,11 +60,17 @@ impl Profile {
             days_before: 0,
             sessions: Sessions::default(),
             last_row: NO_ROW,
+            counted_minute: i64::MIN,
         }
     }
 
     /// Takes an event in and says how the starts of sessions changed. Returns the row of the event before.
     pub(crate) fn add(&mut self, event: &Event<'_>, row: u64, mut changed: impl FnMut((i64, i64))) -> u64 {
+        let day = event.timestamp_ms.div_euclid(DAY_MS);
+        // The day of the latest event is in the list.
+        if self.events == 0 || day != self.last_ms.div_euclid(DAY_MS) {
+            self.note_day(day as i32);
+        }
         self.first_ms = self.first_ms.min(event.timestamp_ms);
         self.last_ms = self.last_ms.max(event.timestamp_ms);
         self.events += 1;
@@ -75,8 +83,13 @@ impl Profile {
             *begun = begun.saturating_add_signed(by);
             changed((at, by));
         });
-        self.note_day(event.timestamp_ms.div_euclid(DAY_MS) as i32);
         std::mem::replace(&mut self.last_row, row)
+    }
+
+    /// Notes that the user is counted in this minute; says whether it was the last one before.
+    pub(crate) fn note_minute(&mut self, at_ms: i64) -> bool {
+        let minute = at_ms.div_euclid(MINUTE_MS);
+        std::mem::replace(&mut self.counted_minute, minute) == minute
     }
 
     fn note_day(&mut self, day: i32) {

@@ -109,7 +109,8 @@ fn remember_events(log: &Log, workers: &Cursor, parts: &Parts) {
             if let Ok(record) = entry::decode(bytes) {
                 // As it was routed when it came, or would be with the cores of today.
                 let core = shard_of(record.key_hash, parts.len());
-                count += u64::from(Worker::new(Some(Arc::clone(&parts[core]))).analyse(&record));
+                let counted = Worker::new(Some(Arc::clone(&parts[core]))).analyse(&record);
+                count += u64::from(counted == Some(true));
             }
             true
         });

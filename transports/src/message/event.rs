@@ -6,7 +6,7 @@
 
 use super::{
     protobuf::Keys,
-    shape::{CUSTOM_EVENT, Kind, PAIR, SYSTEM_EVENT, Shape, TRANSACTION_EVENT, USER_EVENT},
+    shape::{CUSTOM_EVENT, Kind, SYSTEM_EVENT, Shape, TRANSACTION_EVENT, USER_EVENT},
     wire::{Value, Wire},
 };
 
@@ -154,12 +154,7 @@ pub fn decode_event(bytes: &[u8], now_ms: i64) -> Option<EventProto<'_>> {
             (5, Value::Delimited(time)) => event.timestamp_ms = Some(timestamp_ms(time.bytes, now_ms)?),
             (6, Value::Delimited(text)) if text.is_utf8() => event.source = text.bytes,
             (7, Value::Delimited(entry)) => {
-                let mut key = &b""[..];
-                check(&PAIR, entry.bytes, |number, value| {
-                    if let (1, Value::Delimited(text)) = (number, value) {
-                        key = text.bytes;
-                    }
-                })?;
+                let key = check_pair(entry.bytes)?;
                 if pairs == 0 {
                     event.properties = &bytes[start..];
                 }
@@ -179,6 +174,56 @@ pub fn decode_event(bytes: &[u8], now_ms: i64) -> Option<EventProto<'_>> {
         && !keys.repeated
         && (pairs <= Keys::FEW || keys_differ(&event));
     whole.then_some(event)
+}
+
+/// The key of an entry of a map, when that is whole and plain.
+#[inline]
+fn check_pair(bytes: &[u8]) -> Option<&[u8]> {
+    let (mut key, mut seen) = (&b""[..], 0_u32);
+    let mut wire = Wire { bytes, at: 0 };
+    while !wire.is_done() {
+        match wire.next().ok()? {
+            (number @ (1 | 2), Value::Delimited(text)) if seen & number == 0 && text.is_utf8() => {
+                seen |= number;
+                if number == 1 {
+                    key = text.bytes;
+                }
+            }
+            (1 | 2, _) => return None,
+            _ => {}
+        }
+    }
+    Some(key)
+}
+
+/// Reads an event whose bytes [`decode_event`] found plain before, without looking at all of the rules again. `None`:
+/// the bytes are no message at all. Texts are not checked to be UTF-8.
+pub fn read_event(bytes: &[u8]) -> Option<EventProto<'_>> {
+    let mut event = EventProto::default();
+    let mut wire = Wire { bytes, at: 0 };
+    let mut has_properties = false;
+    while !wire.is_done() {
+        let start = wire.at;
+        match wire.next().ok()? {
+            (1, Value::Delimited(text)) => event.id = text.bytes,
+            (2, Value::Delimited(text)) => event.user_id = text.bytes,
+            (3, Value::Delimited(text)) => event.session_id = text.bytes,
+            (4, Value::Varint(kind)) => event.event_type = u8::try_from(kind).unwrap_or(0),
+            (5, Value::Delimited(time)) => event.timestamp_ms = timestamp_ms(time.bytes, i64::MAX),
+            (6, Value::Delimited(text)) => event.source = text.bytes,
+            (7, Value::Delimited(_)) if !has_properties => {
+                has_properties = true;
+                event.properties = &bytes[start..];
+            }
+            // Of what users do nothing more is counted.
+            (10, _) => event.about = About::User,
+            (number @ 11..=13, Value::Delimited(about)) => {
+                event.about = read_about(number, about.bytes).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    (!event.user_id.is_empty()).then_some(event)
 }
 
 /// Whether all of many keys differ.
@@ -287,7 +332,9 @@ fn check<'a>(shape: &Shape, bytes: &'a [u8], mut show: impl FnMut(u32, Value<'a>
             (Kind::Message(inner), Value::Delimited(inner_bytes)) => {
                 check(inner, inner_bytes.bytes, nothing)?
             }
-            (Kind::Pairs, Value::Delimited(entry)) => check(&PAIR, entry.bytes, nothing)?,
+            (Kind::Pairs, Value::Delimited(entry)) => {
+                check_pair(entry.bytes)?;
+            }
             _ => return None,
         }
         show(number, value);
@@ -340,6 +387,7 @@ mod tests {
         assert_eq!((event.id, event.user_id, event.session_id), (&b"evt-1"[..], &b"u"[..], &b"s"[..]));
         assert_eq!((event.event_type, event.source), (1, &b"web"[..]));
         assert_eq!(event.timestamp_ms, Some(1_700_000_000_005));
+        assert_eq!(read_event(&bytes), Some(event));
         let mut properties: Vec<_> = event.properties().collect();
         properties.sort_unstable();
         assert_eq!(properties, [(&b"page"[..], &b"home"[..]), (b"plan", b"free")]);
@@ -358,6 +406,7 @@ mod tests {
         }));
         let about = |event: &Event| {
             let bytes = event.encode_to_vec();
+            assert_eq!(read_event(&bytes), decode_event(&bytes, NOW_MS));
             match decode_event(&bytes, NOW_MS).unwrap().about {
                 About::Custom(metrics) => format!("{:?}", metrics.iter().collect::<Vec<_>>()),
                 other => format!("{other:?}"),

@@ -25,6 +25,7 @@ pub use data_message::{DataMessage, decode_data_message};
 pub use error::{Class, MessageError};
 pub use event::{
     About, EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX, EventProto, Metrics, decode_event,
+    read_event,
 };
 pub use event_answer::{
     NotTaken, Stamp, encode_event_response, encode_events_response, encode_stream_status, encode_streamed,

@@ -41,8 +41,13 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    #[inline]
     pub(super) fn numbered(&self, number: u32) -> Option<&'static Field> {
-        self.fields.iter().find(|field| field.number == number)
+        // Most messages number their fields without a gap.
+        match self.fields.get(number.wrapping_sub(1) as usize) {
+            Some(field) if field.number == number => Some(field),
+            _ => self.fields.iter().find(|field| field.number == number),
+        }
     }
 
     /// The field of this name, in either spelling.
@@ -82,9 +87,9 @@ const fn choice(number: u32, name: &'static str, shape: &'static Shape) -> Field
     Field { number, name, kind: Kind::Message(shape), repeated: false, one_of: true }
 }
 
-/// An entry of a map.
-pub(super) static PAIR: Shape =
-    Shape { fields: &[field(1, "key", Kind::Text), field(2, "value", Kind::Text)] };
+/// An entry of a map; the walkers know it by heart.
+#[cfg(test)]
+static PAIR: Shape = Shape { fields: &[field(1, "key", Kind::Text), field(2, "value", Kind::Text)] };
 
 pub(super) static EVENT: Shape = Shape {
     fields: &[

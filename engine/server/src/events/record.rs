@@ -14,7 +14,7 @@ use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, Transacti
 use transports::{
     events::{EVENT_SCHEMA, SCHEMA_KEY},
     inject::Injected,
-    message::{About, EventProto, decode_event},
+    message::{About, EventProto, read_event},
 };
 
 use super::legacy;
@@ -72,27 +72,19 @@ impl Worker {
         Self { part }
     }
 
-    /// Adds a record's event to the aggregates, if it is one. False: it says it is one, and is none.
-    pub fn analyse(&self, record: &Record<'_>) -> bool {
-        let Some(part) = &self.part else { return true };
-        match schema(record) {
-            None => true,
-            Some(Schema::Typed) => {
-                // Whether an event lies too far ahead was asked when it came.
-                if let Some(event) = decode_event(record.payload, i64::MAX) {
-                    return add(&mut part.lock(), record, &event).is_some();
-                }
-                // From a broker it may come said otherwise: the general decoder says it plainly.
-                let Ok(event) = Event::decode(record.payload) else { return false };
-                let plain = event.encode_to_vec();
-                decode_event(&plain, i64::MAX)
-                    .is_some_and(|event| add(&mut part.lock(), record, &event).is_some())
-            }
-            Some(Schema::Legacy) => serde_json::from_slice(record.payload).is_ok_and(|event| {
+    /// Adds a record's event to the aggregates, if it is one. `Some(false)`: it says it is one, and is none.
+    pub fn analyse(&self, record: &Record<'_>) -> Option<bool> {
+        let schema = schema(record)?;
+        let Some(part) = &self.part else { return Some(true) };
+        Some(match schema {
+            // The rules were asked when it came.
+            Schema::Typed => read_event(record.payload)
+                .is_some_and(|event| add(&mut part.lock(), record, &event).is_some()),
+            Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|event| {
                 add_legacy(&mut part.lock(), record, &event);
                 true
             }),
-        }
+        })
     }
 }
 
@@ -180,9 +172,10 @@ fn amount(about: About<'_>) -> Option<i64> {
 
 impl Process for Worker {
     fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome {
-        if schema(record).is_some() {
-            return if self.analyse(record) { Outcome::Processed } else { Outcome::Failed };
+        match self.analyse(record) {
+            None => Prefix.process(record, result),
+            Some(true) => Outcome::Processed,
+            Some(false) => Outcome::Failed,
         }
-        Prefix.process(record, result)
     }
 }

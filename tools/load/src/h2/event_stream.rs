@@ -25,11 +25,15 @@ pub struct EventStreaming {
     is_ended: bool,
     window: i64,
     status: u16,
+    /// Bytes of answers whose window was not given back.
+    unreturned: u32,
     /// Answers that are not complete.
     answers: Vec<u8>,
 }
 
 const STREAM: u32 = 1;
+/// The stream's window is given back in pieces of this size.
+const WINDOW_KEPT_BYTES: u32 = 1 << 20;
 
 impl EventStreaming {
     /// A stream with `frame_events` events in a DATA frame and at most `in_flight` of them not answered.
@@ -61,6 +65,7 @@ impl EventStreaming {
             is_ended: false,
             window: 0,
             status: 0,
+            unreturned: 0,
             answers: Vec::new(),
         })
     }
@@ -140,7 +145,7 @@ impl Conversation for EventStreaming {
         out: &mut Vec<u8>,
         outcome: &mut Outcome,
     ) -> Result<usize> {
-        let Self { link, window, answers, status, is_ended, .. } = self;
+        let Self { link, window, answers, status, is_ended, unreturned, .. } = self;
         let used = link.receive(bytes, out, |event| {
             match event {
                 Event::Headers { fields, is_end, .. } => {
@@ -151,7 +156,10 @@ impl Conversation for EventStreaming {
                             .trouble(|| format!("the stream ended: HTTP {status}, gRPC {:?}", fields.grpc));
                     }
                 }
-                Event::Data { payload, .. } => answers.extend_from_slice(payload),
+                Event::Data { payload, .. } => {
+                    *unreturned += payload.len() as u32;
+                    answers.extend_from_slice(payload);
+                }
                 Event::Reset { code, .. } => {
                     *is_ended = true;
                     outcome.trouble(|| format!("stream reset, code {code}"));
@@ -162,6 +170,10 @@ impl Conversation for EventStreaming {
             }
             Ok(())
         })?;
+        if self.unreturned > WINDOW_KEPT_BYTES {
+            frame::write_window_update(out, STREAM, self.unreturned);
+            self.unreturned = 0;
+        }
         self.count_answers(now_ns, outcome);
         Ok(used)
     }
