@@ -6,6 +6,7 @@ mod harness;
 
 mod acceptance;
 mod brokers;
+mod client_libraries;
 mod delivery;
 mod events;
 mod grpc_clients;
