@@ -8,6 +8,7 @@ mod acceptance;
 mod brokers;
 mod client_libraries;
 mod delivery;
+mod docs;
 mod events;
 mod grpc_clients;
 mod http1_clients;
