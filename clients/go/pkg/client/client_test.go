@@ -3,15 +3,22 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	pb "real-time-analytics-platform/api/proto"
 )
@@ -71,6 +78,28 @@ func TestAKeyOfTheCallGoesBeforeTheConfigs(t *testing.T) {
 	}
 	if got := s.seen[0].Get("x-api-key"); len(got) != 1 || got[0] != "call's" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestOverTLSOnlyATrustedServerIsSpokenTo(t *testing.T) {
+	// The test server of net/http has a certificate for example.com, and an authority to go with it.
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	trusted := x509.NewCertPool()
+	trusted.AddCert(web.Certificate())
+	serving := grpc.Creds(credentials.NewServerTLSFromCert(&web.TLS.Certificates[0]))
+	for _, roots := range []*x509.CertPool{trusted, x509.NewCertPool()} {
+		s := &scripted{}
+		config := ClientConfig{TLS: &tls.Config{RootCAs: roots, ServerName: "example.com"}}
+		c := serve(t, s, config, serving)
+		_, err := pb.NewAnalyticsServiceClient(c.GetConnection()).
+			GetAnalyticsSummary(context.Background(), &pb.GetAnalyticsSummaryRequest{})
+		if roots == trusted && (err != nil || s.calls() != 1) {
+			t.Error(err)
+		}
+		if roots != trusted && (status.Code(err) != codes.Unavailable || s.calls() != 0) {
+			t.Errorf("%d calls, %v; expected to trust nobody", s.calls(), err)
+		}
 	}
 }
 

@@ -76,13 +76,13 @@ func (s *scripted) StreamEvents(stream pb.EventIngestionService_StreamEventsServ
 }
 
 // serve starts the server on a free port and connects a client to it.
-func serve(t *testing.T, s *scripted, config ClientConfig) *Client {
+func serve(t *testing.T, s *scripted, config ClientConfig, options ...grpc.ServerOption) *Client {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(options...)
 	pb.RegisterEventIngestionServiceServer(server, s)
 	pb.RegisterAnalyticsServiceServer(server, s)
 	go func() { _ = server.Serve(listener) }()
