@@ -6,10 +6,9 @@ use tidegate_proto::analytics::v1::{
     analytics_service_client::AnalyticsServiceClient,
 };
 
-use crate::{Answer, CallOptions, Client, Error, connection::Connection, retry::Repeat};
-
-/// Largest message, as the server has it.
-const MESSAGE_BYTES_MAX: usize = 10 << 20;
+use crate::{
+    Answer, CallOptions, Client, Error, call::MESSAGE_BYTES_MAX, connection::Connection, retry::Repeat,
+};
 
 fn service(connection: Connection) -> AnalyticsServiceClient<Connection> {
     AnalyticsServiceClient::new(connection).max_decoding_message_size(MESSAGE_BYTES_MAX)

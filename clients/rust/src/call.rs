@@ -18,6 +18,9 @@ use crate::{
     retry::{Policy, Repeat},
 };
 
+/// Largest message either way, as the server has it.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 10 << 20;
+
 /// How safe a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AckLevel {
@@ -191,7 +194,7 @@ impl Client {
     }
 
     /// Sends a unary call until its answer stays.
-    pub(crate) async fn call<M: Clone, T, F>(
+    pub(crate) async fn call<M: prost::Message + Clone, T, F>(
         &self,
         method: &'static str,
         repeat: Repeat,
@@ -204,6 +207,10 @@ impl Client {
     {
         let since = Instant::now();
         let deadline = tokio::time::Instant::now() + options.budget.unwrap_or(self.config.budget);
+        let bytes = message.encoded_len();
+        if bytes > MESSAGE_BYTES_MAX {
+            return Err(Error::TooLarge { bytes });
+        }
         // What is wrong with the options is said before anything is sent.
         self.request((), options, None, &Probe::default())?;
         let mut probe = Probe::default();

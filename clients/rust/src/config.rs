@@ -21,6 +21,8 @@ pub struct Config {
     pub(crate) retry_delay: Duration,
     pub(crate) retry_delay_max: Duration,
     pub(crate) give_ids: bool,
+    #[cfg(feature = "tls")]
+    authority: Option<String>,
 }
 
 impl Config {
@@ -36,6 +38,8 @@ impl Config {
             retry_delay: Duration::from_millis(100),
             retry_delay_max: Duration::from_secs(5),
             give_ids: true,
+            #[cfg(feature = "tls")]
+            authority: None,
         }
     }
 
@@ -76,6 +80,22 @@ impl Config {
         Self { give_ids, ..self }
     }
 
+    /// The certificate (PEM) of an authority that is trusted for `https://` in place of the system's; default
+    /// theirs.
+    #[cfg(feature = "tls")]
+    pub fn authority(self, certificate: impl Into<String>) -> Self {
+        Self { authority: Some(certificate.into()), ..self }
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls(&self) -> tonic::transport::ClientTlsConfig {
+        let tls = tonic::transport::ClientTlsConfig::new();
+        match &self.authority {
+            Some(certificate) => tls.ca_certificate(tonic::transport::Certificate::from_pem(certificate)),
+            None => tls.with_native_roots(),
+        }
+    }
+
     /// The checked address.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Error> {
         let wrong = |problem: String| Error::config("address", problem);
@@ -84,9 +104,7 @@ impl Config {
         match endpoint.uri().scheme_str() {
             Some("http") => Ok(endpoint),
             #[cfg(feature = "tls")]
-            Some("https") => endpoint
-                .tls_config(tonic::transport::ClientTlsConfig::new().with_native_roots())
-                .map_err(|error| wrong(format!("TLS: {error}"))),
+            Some("https") => endpoint.tls_config(self.tls()).map_err(|error| wrong(format!("TLS: {error}"))),
             #[cfg(not(feature = "tls"))]
             Some("https") => Err(wrong("https:// needs the feature `tls` of tidegate-client".to_owned())),
             _ => Err(wrong(format!("expected http://host:port, not {:?}", self.address))),

@@ -2,6 +2,8 @@
 
 use tonic::Status;
 
+use crate::call::MESSAGE_BYTES_MAX;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,6 +15,12 @@ pub enum Error {
         setting: &'static str,
         /// What is wrong with it, and what is expected.
         problem: String,
+    },
+    /// The message is larger than the server takes; nothing was sent.
+    #[error("the message has {bytes} bytes, at most {MESSAGE_BYTES_MAX} are taken: split it")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
     },
     /// The server, or the connection to it, said no; the last status is here.
     #[error("{} ({attempts} attempts): {}", status.code(), status.message())]

@@ -8,10 +8,7 @@ use tidegate_proto::analytics::v1::{
 };
 use tonic::Streaming;
 
-use crate::{Answer, CallOptions, Client, Error, retry::Repeat};
-
-/// Largest message, as the server has it.
-const MESSAGE_BYTES_MAX: usize = 10 << 20;
+use crate::{Answer, CallOptions, Client, Error, call::MESSAGE_BYTES_MAX, retry::Repeat};
 
 /// A UUID of version 7, as the server would give it: ids sort by time.
 pub(crate) fn new_id() -> String {

@@ -22,7 +22,11 @@ use tidegate_client::{
 };
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
-use tonic::{Request, Response, metadata::MetadataMap, transport::Server};
+use tonic::{
+    Request, Response,
+    metadata::MetadataMap,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// What a call said: its metadata and its events.
@@ -103,6 +107,14 @@ async fn serve(answers: impl IntoIterator<Item = Status>, dropped: usize) -> (Sc
 
 /// The same, but nothing is answered until there are permits.
 async fn serve_held(answers: impl IntoIterator<Item = Status>, dropped: usize) -> (Scripted, SocketAddr) {
+    serve_from(Server::builder(), answers, dropped).await
+}
+
+async fn serve_from(
+    mut server: Server,
+    answers: impl IntoIterator<Item = Status>,
+    dropped: usize,
+) -> (Scripted, SocketAddr) {
     let scripted = Scripted {
         answers: Arc::new(Mutex::new(answers.into_iter().collect())),
         seen: Arc::default(),
@@ -117,7 +129,7 @@ async fn serve_held(answers: impl IntoIterator<Item = Status>, dropped: usize) -
         stream
     });
     let service = EventIngestionServiceServer::new(scripted.clone());
-    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+    tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
     (scripted, address)
 }
 
@@ -268,4 +280,33 @@ async fn one_id_twice_goes_into_two_batches() {
     let mut ids = server.ids();
     ids.sort_by_key(Vec::len);
     assert_eq!(ids, [vec!["a"], vec!["a", "b"]]);
+}
+
+#[tokio::test]
+async fn over_tls_only_a_trusted_server_is_spoken_to() {
+    let sign = || rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (signed, another) = (sign(), sign());
+    let certificate = signed.cert.pem();
+    let identity = Identity::from_pem(&certificate, signed.signing_key.serialize_pem());
+    let tls = Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).unwrap();
+    let (server, address) = serve_from(tls, [], 0).await;
+    server.permits.add_permits(1);
+    let config = || Config::new(format!("https://localhost:{}", address.port())).retries_max(0);
+
+    let stranger = Client::new(config().authority(another.cert.pem())).unwrap();
+    let refused = stranger.ingest_event(event(), &CallOptions::new()).await.unwrap_err();
+    assert!(refused.status().is_some() && server.calls() == 0, "{refused}");
+    let trusting = Client::new(config().authority(certificate)).unwrap();
+    assert!(trusting.ingest_event(event(), &CallOptions::new()).await.unwrap().message.success);
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_not_sent_at_all() {
+    let (server, address) = serve([], 0).await;
+    let client = Client::new(quick(address)).unwrap();
+    let large = Event { source: "x".repeat(10 << 20), ..event() };
+    let outcome = client.ingest_event(large, &CallOptions::new()).await;
+    assert!(matches!(outcome, Err(Error::TooLarge { bytes }) if bytes > 10 << 20), "{outcome:?}");
+    assert_eq!(server.calls(), 0);
 }
