@@ -6,7 +6,7 @@ BINARY := $(TARGET)/release/tidegate
 NAMES  := tidegate api-gateway ingest processor analytics grpc-server grpc-gateway
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build example run fmt lint loom bench bench-peers bench-sinks services services-stop fault-test \
+.PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks services services-stop fault-test \
         composite-compare h2spec deny proto health ready metrics clean tools
 
 help: ## Say what there is
@@ -26,6 +26,7 @@ build: ## Build the binary and lay bin/ with the older programs' names
 	@for name in $(NAMES); do ln -sfn $(abspath $(BINARY)) bin/$$name; done
 	@echo "bin/: $(NAMES)"
 
+.PHONY: example
 example: ## Send events to a running server with the Go client
 	go run examples/grpc_client/main.go
 
