@@ -26,6 +26,10 @@ build: ## Build the binary and lay bin/ with the older programs' names
 	@for name in $(NAMES); do ln -sfn $(abspath $(BINARY)) bin/$$name; done
 	@echo "bin/: $(NAMES)"
 
+.PHONY: example
+example: ## Send events to a running server with the Go client
+	go run examples/grpc_client/main.go
+
 run: ## Start the server
 	$(CARGO) run --release
 

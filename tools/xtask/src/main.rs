@@ -1,6 +1,9 @@
 //! Chores of the workspace, run as `cargo xtask <chore>`.
 //!
-//! `proto` writes `proto/src/gen` from the `.proto` files; `proto --check` only says whether it would change.
+//! `proto` writes `proto/src/gen` and `clients/go/api/proto` from the `.proto` files; `proto --check` only says whether
+//! they would change.
+mod go;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -9,6 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use prost::Message;
+use prost_types::FileDescriptorSet;
 
 /// The files that are compiled, in one descriptor set; their paths are what reflection shows.
 const PROTO_FILES: [&str; 8] = [
@@ -26,20 +30,32 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["proto"] => write_generated(),
-        ["proto", "--check"] => check_generated(),
+        ["proto", "--check"] => {
+            let descriptors = descriptors()?;
+            check_rust(&descriptors)?;
+            go::check(&descriptors)
+        }
         _ => bail!("usage: cargo xtask proto [--check]"),
     }
 }
 
-fn proto_root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto")
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Generates into a scratch folder and returns file name → contents.
-fn generate() -> Result<BTreeMap<String, Vec<u8>>> {
+fn proto_root() -> PathBuf {
+    root().join("proto")
+}
+
+fn descriptors() -> Result<FileDescriptorSet> {
     let root = proto_root();
     let files: Vec<PathBuf> = PROTO_FILES.iter().map(|file| root.join(file)).collect();
-    let descriptors = protox::compile(&files, [&root]).context("compiling the .proto files")?;
+    protox::compile(&files, [&root]).context("compiling the .proto files")
+}
+
+/// Generates Rust into a scratch folder and returns file name → contents.
+fn generate(descriptors: &FileDescriptorSet) -> Result<BTreeMap<String, Vec<u8>>> {
     let scratch = std::env::temp_dir().join(format!("tidegate-proto-{}", std::process::id()));
     fs::create_dir_all(&scratch)?;
     tonic_prost_build::configure()
@@ -58,18 +74,19 @@ fn generate() -> Result<BTreeMap<String, Vec<u8>>> {
 }
 
 fn write_generated() -> Result<()> {
+    let descriptors = descriptors()?;
     let folder = proto_root().join("src/gen");
     fs::create_dir_all(&folder)?;
-    for (name, contents) in generate()? {
+    for (name, contents) in generate(&descriptors)? {
         fs::write(folder.join(&name), contents)?;
         println!("wrote proto/src/gen/{name}");
     }
-    Ok(())
+    go::write(&descriptors)
 }
 
-fn check_generated() -> Result<()> {
+fn check_rust(descriptors: &FileDescriptorSet) -> Result<()> {
     let folder = proto_root().join("src/gen");
-    for (name, contents) in generate()? {
+    for (name, contents) in generate(descriptors)? {
         let committed = fs::read(folder.join(&name)).with_context(|| format!("proto/src/gen/{name}"))?;
         if committed != contents {
             bail!("proto/src/gen/{name} has drifted from the .proto files: run `cargo xtask proto`");
@@ -80,8 +97,24 @@ fn check_generated() -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn generated_code_matches_the_proto_files() {
-        super::check_generated().unwrap();
+    fn generated_rust_matches_the_proto_files() {
+        check_rust(&descriptors().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn generated_go_matches_the_proto_files() {
+        let missing = go::missing();
+        if missing.is_empty() {
+            go::check(&descriptors().unwrap()).unwrap();
+            return;
+        }
+        assert!(
+            std::env::var("CI").as_deref() != Ok("true"),
+            "{missing:?} are missing: tools/clients/install"
+        );
+        println!("skipped, because {missing:?} are missing: tools/clients/install");
     }
 }

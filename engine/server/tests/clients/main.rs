@@ -6,7 +6,9 @@ mod harness;
 
 mod acceptance;
 mod brokers;
+mod client_libraries;
 mod delivery;
+mod docs;
 mod events;
 mod grpc_clients;
 mod http1_clients;
