@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use engine_analytics::{Bounds, Bucket, DAY_MS, Event, Filter, Kind, Part, funnel};
+use engine_analytics::{Bounds, Bucket, DAY_MS, Event, Filter, Kind, Part, Snapshot, funnel};
 use load::day::{Day, DayEvent};
 
 /// Resident bytes of this process (proc(5)).
@@ -29,6 +29,28 @@ fn add(part: &mut Part, event: &DayEvent) {
         metrics: &[],
         properties: &event.properties,
     });
+}
+
+/// What a snapshot costs: the core that takes it, the thread that writes it, the start that reads it.
+fn snapshot(part: &Part) {
+    let started = Instant::now();
+    let snapshot = part.snapshot();
+    let taken = started.elapsed();
+    let (mut bytes, started) = (Vec::new(), Instant::now());
+    let length = snapshot.write(&mut bytes).expect("room in memory");
+    let written = started.elapsed();
+    let started = Instant::now();
+    let again = Snapshot::read(&mut &*bytes, Bounds::default()).expect("what was just written");
+    assert_eq!(again.events(), part.events());
+    println!(
+        "  a snapshot: taken in {:.2} ms, {:.1} MiB in {:.0} ms, read in {:.0} ms; {:.0} bytes an event, {:.0} a user",
+        taken.as_secs_f64() * 1e3,
+        length as f64 / f64::from(1 << 20),
+        written.as_secs_f64() * 1e3,
+        started.elapsed().as_secs_f64() * 1e3,
+        length as f64 / part.events() as f64,
+        length as f64 / part.users_known() as f64
+    );
 }
 
 fn main() {
@@ -76,6 +98,8 @@ fn main() {
     }
     println!("  a view: {:.1} µs", started.elapsed().as_secs_f64() * 1e3);
 
+    snapshot(&part);
+
     let mut part = Part::new(Bounds { events: 8192, ..Bounds::default() });
     let before = resident();
     for number in 0..1_000_000 {
@@ -89,4 +113,5 @@ fn main() {
         });
     }
     println!("1,000,000 users with one event each: {} bytes a user", (resident() - before) / 1_000_000);
+    snapshot(&part);
 }

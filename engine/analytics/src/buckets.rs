@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize};
 
-use crate::{chunk::NOBODY, event::Event, sketch::Sketch};
+use crate::{chunk::NOBODY, event::Event, quantiles::Quantiles, sketch::Sketch};
 
 /// Milliseconds of the three widths.
 pub const MINUTE_MS: i64 = 60_000;
@@ -19,7 +20,7 @@ const KEPT: [usize; 3] = [2 * 24 * 60, 62 * 24, 3653];
 const METRICS_MAX: usize = 256;
 
 /// What happened in a stretch of time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// Events.
     pub events: u64,
@@ -44,7 +45,7 @@ pub struct Bucket {
 }
 
 /// Values of one name.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Values {
     /// How many.
     pub count: u64,
@@ -54,11 +55,33 @@ pub struct Values {
     pub min: f64,
     /// The highest.
     pub max: f64,
+    /// Their quantiles; `None` where they were let go of to make room for later ones.
+    pub quantiles: Option<Quantiles>,
 }
 
 impl Values {
-    fn one(value: f64) -> Self {
-        Self { count: 1, sum: value, min: value, max: value }
+    fn none() -> Self {
+        let (min, max) = (f64::INFINITY, f64::NEG_INFINITY);
+        Self { count: 0, sum: 0.0, min, max, quantiles: Some(Quantiles::default()) }
+    }
+
+    fn add(&mut self, value: f64) {
+        self.count += 1;
+        self.sum += value;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        if let Some(quantiles) = &mut self.quantiles {
+            quantiles.add(value);
+        }
+    }
+
+    /// The lowest value that at least this share of all is not above, within 1 %.
+    pub fn quantile(&self, share: f64) -> Option<f64> {
+        Some(self.quantiles.as_ref()?.quantile(share)?.clamp(self.min, self.max))
+    }
+
+    fn bins(&self) -> usize {
+        self.quantiles.as_ref().map_or(0, Quantiles::bins)
     }
 
     /// Adds other values of the name.
@@ -67,6 +90,10 @@ impl Values {
         self.sum += other.sum;
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
+        match (&mut self.quantiles, &other.quantiles) {
+            (Some(mine), Some(theirs)) => mine.merge(theirs),
+            (mine, _) => *mine = None,
+        }
     }
 }
 
@@ -90,7 +117,8 @@ pub(crate) struct Numbers<'a> {
 }
 
 impl Bucket {
-    fn add(&mut self, event: &Event<'_>, numbers: &Numbers<'_>) {
+    /// Takes an event in; returns how many bins of quantiles that made.
+    fn add(&mut self, event: &Event<'_>, numbers: &Numbers<'_>) -> usize {
         self.events += 1;
         count(&mut self.by_name, numbers.name, 1);
         count(&mut self.by_source, numbers.source, 1);
@@ -106,14 +134,27 @@ impl Bucket {
             self.revenue_micros += i128::from(amount);
         }
         self.errors += u64::from(event.is_error);
+        let mut bins_made = 0;
         for (name, value) in numbers.metrics {
-            let known_names = self.metrics.len();
-            match self.metrics.iter_mut().find(|(known, _)| known == name) {
-                Some((_, values)) => values.merge(&Values::one(*value)),
-                None if known_names < METRICS_MAX => self.metrics.push((*name, Values::one(*value))),
-                None => {}
-            }
+            let place = match self.metrics.iter().position(|(known, _)| known == name) {
+                Some(place) => place,
+                None if self.metrics.len() < METRICS_MAX => {
+                    self.metrics.push((*name, Values::none()));
+                    self.metrics.len() - 1
+                }
+                None => continue,
+            };
+            let values = &mut self.metrics[place].1;
+            let before = values.bins();
+            values.add(*value);
+            bins_made += values.bins() - before;
         }
+        bins_made
+    }
+
+    /// Bins of its quantiles.
+    fn bins(&self) -> usize {
+        self.metrics.iter().map(|(_, values)| values.bins()).sum()
     }
 
     /// Adds another one's content.
@@ -132,7 +173,7 @@ impl Bucket {
         for (name, theirs) in &other.metrics {
             match self.metrics.iter_mut().find(|(known, _)| known == name) {
                 Some((_, values)) => values.merge(theirs),
-                None => self.metrics.push((*name, *theirs)),
+                None => self.metrics.push((*name, theirs.clone())),
             }
         }
     }
@@ -144,27 +185,70 @@ impl Bucket {
 }
 
 /// Buckets of one width, by the number of widths since the epoch.
-type Width = BTreeMap<i64, Arc<Bucket>>;
+pub(crate) type Width = BTreeMap<i64, Arc<Bucket>>;
 
 /// Buckets of all widths.
 #[derive(Clone, Debug, Default)]
-pub struct Buckets {
-    minutes: Width,
-    hours: Width,
-    days: Width,
+pub(crate) struct Buckets {
+    pub(crate) minutes: Width,
+    pub(crate) hours: Width,
+    pub(crate) days: Width,
+    /// Bins of quantiles in all of them.
+    bins: usize,
+    bins_max: usize,
 }
 
 impl Buckets {
+    pub(crate) fn new(bins_max: usize) -> Self {
+        Self { bins_max, ..Self::default() }
+    }
+
+    /// Those of a snapshot.
+    pub(crate) fn restored([minutes, hours, days]: [Width; 3], bins_max: usize) -> Self {
+        let mut buckets = Self { minutes, hours, days, bins: 0, bins_max };
+        let all = [&buckets.minutes, &buckets.hours, &buckets.days];
+        buckets.bins = all.into_iter().flat_map(BTreeMap::values).map(|bucket| bucket.bins()).sum();
+        buckets.let_go();
+        buckets
+    }
+
     pub(crate) fn add(&mut self, event: &Event<'_>, numbers: &Numbers<'_>) {
         self.each(event.timestamp_ms, |bucket| bucket.add(event, numbers));
+        self.let_go();
     }
 
     /// A session began at this time, or did not after all.
     pub(crate) fn change_sessions(&mut self, at_ms: i64, by: i64) {
-        self.each(at_ms, |bucket| bucket.sessions += by);
+        self.each(at_ms, |bucket| {
+            bucket.sessions += by;
+            0
+        });
     }
 
-    fn each(&mut self, at_ms: i64, mut then: impl FnMut(&mut Bucket)) {
+    /// Beyond their bound the quantiles of the oldest minutes go, then of hours, then of days: an eighth of all, so that
+    /// looking for them costs little.
+    fn let_go(&mut self) {
+        if self.bins <= self.bins_max {
+            return;
+        }
+        let upto = self.bins_max - self.bins_max / 8;
+        for buckets in [&mut self.minutes, &mut self.hours, &mut self.days] {
+            for bucket in buckets.values_mut() {
+                if self.bins <= upto {
+                    return;
+                }
+                let bins = bucket.bins();
+                if bins > 0 {
+                    let bucket = Arc::make_mut(bucket);
+                    bucket.metrics.iter_mut().for_each(|(_, values)| values.quantiles = None);
+                    self.bins -= bins;
+                }
+            }
+        }
+    }
+
+    /// Gives the buckets of a time to `then`, which says how many bins it made.
+    fn each(&mut self, at_ms: i64, mut then: impl FnMut(&mut Bucket) -> usize) {
         let widths = [(&mut self.minutes, MINUTE_MS), (&mut self.hours, HOUR_MS), (&mut self.days, DAY_MS)];
         for ((buckets, width), kept) in widths.into_iter().zip(KEPT) {
             let number = at_ms.div_euclid(width);
@@ -180,12 +264,13 @@ impl Buckets {
                     // Older than everything that is kept of this width.
                     Some((first, _)) if number < *first => continue,
                     _ => {
-                        buckets.pop_first();
+                        let oldest = buckets.pop_first();
+                        self.bins -= oldest.map_or(0, |(_, bucket)| bucket.bins());
                     }
                 }
             }
             // A query that looks at the bucket keeps what it saw.
-            then(Arc::make_mut(buckets.entry(number).or_default()));
+            self.bins += then(Arc::make_mut(buckets.entry(number).or_default()));
         }
     }
 
@@ -241,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_range_is_covered_by_days_hours_and_minutes_once() {
-        let mut buckets = Buckets::default();
+        let mut buckets = Buckets::new(1000);
         for minute in 0..2 * 24 * 60 {
             at(&mut buckets, minute * MINUTE_MS + 17, (minute % 100) as u32);
         }
@@ -256,7 +341,7 @@ mod tests {
 
     #[test]
     fn old_minutes_go_and_their_hours_stay() {
-        let mut buckets = Buckets::default();
+        let mut buckets = Buckets::new(1000);
         for minute in 0..4 * 24 * 60 {
             at(&mut buckets, minute * MINUTE_MS, 1);
         }
@@ -267,8 +352,30 @@ mod tests {
     }
 
     #[test]
+    fn the_oldest_quantiles_go_first_and_what_is_left_is_told() {
+        let mut buckets = Buckets::new(1000);
+        for minute in 0..120 {
+            let metrics: Vec<(u16, f64)> = (0..20).map(|value| (0, f64::from(1 << value))).collect();
+            let event = Event { timestamp_ms: minute * MINUTE_MS, ..Event::default() };
+            let numbers = Numbers { user: NOBODY, user_hash: 0, name: 0, source: 0, metrics: &metrics };
+            buckets.add(&event, &numbers);
+            let held: usize = buckets.cover(0, i64::MAX).iter().map(|bucket| bucket.bins()).sum();
+            assert!(held <= buckets.bins && buckets.bins <= 1000, "{held}, {}", buckets.bins);
+        }
+        let told = |from: i64, to: i64| {
+            let mut sum = Bucket::default();
+            buckets.cover(from * MINUTE_MS, to * MINUTE_MS).iter().for_each(|bucket| sum.merge(bucket));
+            let values = &sum.metrics[0].1;
+            (values.count, values.quantile(0.5).map(f64::round))
+        };
+        assert_eq!((told(0, 1), told(119, 120)), ((20, None), (20, Some(508.0))));
+        // The hour keeps what its minutes have lost.
+        assert_eq!(told(0, 60), (1200, Some(508.0)));
+    }
+
+    #[test]
     fn a_view_keeps_what_it_saw() {
-        let mut buckets = Buckets::default();
+        let mut buckets = Buckets::new(1000);
         at(&mut buckets, 0, 1);
         let seen = buckets.cover(0, MINUTE_MS);
         at(&mut buckets, 1, 2);

@@ -1,5 +1,7 @@
 //! Events in columns, a few thousand to a chunk. A full chunk never changes again and is shared with whoever asks.
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::{Event, Kind};
 
 /// Events of a chunk at most.
@@ -12,7 +14,7 @@ pub(crate) const NOBODY: u32 = u32::MAX;
 pub(crate) const NO_ROW: u64 = u64::MAX;
 
 /// Columns of events in the order they came.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Chunk {
     pub(crate) first_row: u64,
     pub(crate) timestamps_ms: Vec<i64>,
@@ -28,6 +30,7 @@ pub(crate) struct Chunk {
     /// End of each event's texts in `texts`.
     ends: Vec<u32>,
     /// Id, session and pairs, each with its length.
+    #[serde(with = "serde_bytes")]
     texts: Vec<u8>,
     pub(crate) first_ms: i64,
     pub(crate) last_ms: i64,
@@ -98,6 +101,32 @@ impl Chunk {
         self.ends.push(self.texts.len() as u32);
         self.first_ms = self.first_ms.min(event.timestamp_ms);
         self.last_ms = self.last_ms.max(event.timestamp_ms);
+    }
+
+    /// Whether its columns are of one length and point at what there is; `users` have a number.
+    pub(crate) fn is_sound(&self, users: usize) -> bool {
+        let length = self.len();
+        let lengths = [
+            self.timestamps_ms.len(),
+            self.names.len(),
+            self.sources.len(),
+            self.kinds.len(),
+            self.amounts.len(),
+            self.errors.len(),
+            self.previous.len(),
+            self.ends.len(),
+        ];
+        let last_end = self.ends.last().map_or(0, |end| *end as usize);
+        let row = |place: usize| self.first_row.checked_add(place as u64);
+        length <= CHUNK_EVENTS
+            && lengths.iter().all(|column| *column == length)
+            && self.ends.is_sorted()
+            && last_end == self.texts.len()
+            && self.users.iter().all(|user| *user == NOBODY || (*user as usize) < users)
+            // Backwards only: who follows them comes to an end.
+            && self.previous.iter().enumerate().all(|(at, before)| {
+                *before == NO_ROW || row(at).is_some_and(|row| *before < row)
+            })
     }
 
     /// What this event earned.

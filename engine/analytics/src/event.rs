@@ -1,7 +1,9 @@
 //! An event as the aggregates see it, borrowed from whatever it was decoded from.
 
+use serde::{Deserialize, Serialize};
+
 /// What an event is about (`analytics.v1.EventType`, by number).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Kind {
     /// Not said.

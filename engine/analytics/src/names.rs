@@ -18,6 +18,13 @@ impl Names {
         Self { numbers: HashMap::new(), names: Vec::new(), max: max.clamp(1, usize::from(u16::MAX)), last: 0 }
     }
 
+    /// Those of a snapshot, by number.
+    pub(crate) fn restored(names: Vec<Arc<str>>, max: usize) -> Self {
+        let number = |(number, name): (usize, &Arc<str>)| (Arc::clone(name), number as u16);
+        let numbers = names.iter().enumerate().take(usize::from(u16::MAX)).map(number).collect();
+        Self { numbers, names, ..Self::new(max) }
+    }
+
     /// The number of a name, given now if it has none.
     pub fn number(&mut self, name: &str) -> u16 {
         if self.names.get(usize::from(self.last)).is_some_and(|last| **last == *name) {
@@ -46,6 +53,11 @@ impl Names {
     /// The name of a number.
     pub fn name(&self, number: u16) -> &str {
         self.names.get(usize::from(number)).map_or("other", |name| name)
+    }
+
+    /// All of them, to be kept.
+    pub(crate) fn shared(&self) -> Vec<Arc<str>> {
+        self.names.clone()
     }
 
     /// All names, by number.

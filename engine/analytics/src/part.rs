@@ -8,6 +8,8 @@ use crate::{
     chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
     event::Event,
     names::Names,
+    quantiles::Quantiles,
+    snapshot::Snapshot,
     users::{Profile, Users},
 };
 
@@ -22,11 +24,14 @@ pub struct Bounds {
     pub event_bytes: usize,
     /// Names of events, sources and metrics. Further ones are `other`.
     pub names: usize,
+    /// Bins that the quantiles of metrics may have, 8 bytes each, of every metric in every bucket together. Beyond, those of
+    /// the oldest minutes are let go of, then of hours, then of days; count, sum, lowest and highest stay.
+    pub quantile_bins: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { events: 2 << 20, event_bytes: 1 << 30, users: 1 << 20, names: 1024 }
+        Self { events: 2 << 20, event_bytes: 1 << 30, users: 1 << 20, names: 1024, quantile_bins: 4 << 20 }
     }
 }
 
@@ -58,7 +63,7 @@ impl Part {
             sources: Names::new(bounds.names),
             metrics: Names::new(bounds.names),
             users: Users::new(bounds.users),
-            buckets: Buckets::default(),
+            buckets: Buckets::new(bounds.quantile_bins),
             full: VecDeque::new(),
             full_bytes: 0,
             open: Arc::new(Chunk::new(0)),
@@ -110,6 +115,53 @@ impl Part {
                 self.full_bytes -= oldest.bytes();
             }
         }
+    }
+
+    /// All of it as it is now, to be written down. It shares what it can: what changes while the snapshot is held is copied
+    /// first, a page of 1,024 users or a bucket at a time.
+    pub fn snapshot(&self) -> Snapshot {
+        let (keys, pages) = self.users.shared();
+        let chunks = self.full.iter().chain([&self.open]).cloned().collect();
+        let names = [&self.names, &self.sources, &self.metrics].map(Names::shared);
+        let Buckets { minutes, hours, days, .. } = self.buckets.clone();
+        Snapshot { keys, names, pages, buckets: [minutes, hours, days], chunks }
+    }
+
+    /// What a snapshot says; bounds may have changed since. `Err`: what is wrong with it.
+    pub(crate) fn restored(bounds: Bounds, snapshot: Snapshot) -> Result<Self, &'static str> {
+        let Snapshot { keys, names, pages, buckets, chunks } = snapshot;
+        let users = Users::restored(keys, pages, bounds.users)?;
+        let mut next_row = chunks.first().map_or(0, |chunk| chunk.first_row);
+        for chunk in &chunks {
+            if chunk.first_row != next_row || !chunk.is_sound(users.len()) {
+                return Err("events that do not follow each other");
+            }
+            next_row = next_row.checked_add(chunk.len() as u64).ok_or("more events than can be counted")?;
+        }
+        let quantiles = buckets.iter().flat_map(|width| width.values()).flat_map(|bucket| &bucket.metrics);
+        if !quantiles.filter_map(|(_, values)| values.quantiles.as_ref()).all(Quantiles::is_sound) {
+            return Err("quantiles that no values make");
+        }
+        let mut full = VecDeque::from(chunks);
+        let open = full.pop_back().unwrap_or_else(|| Arc::new(Chunk::new(0)));
+        let [names, sources, metrics] = names.map(|names| Names::restored(names, bounds.names));
+        Ok(Self {
+            names,
+            sources,
+            metrics,
+            users,
+            buckets: Buckets::restored(buckets, bounds.quantile_bins),
+            full_bytes: full.iter().map(|chunk| chunk.bytes()).sum(),
+            full,
+            open,
+            next_row,
+            ..Self::new(bounds)
+        })
+    }
+
+    /// Events so far, kept or not.
+    pub fn events(&self) -> u64 {
+        self.next_row
     }
 
     /// What there is now.

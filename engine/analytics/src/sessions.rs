@@ -5,13 +5,15 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// What cuts a session.
 pub const GAP_MS: i64 = 30 * 60 * 1000;
 /// Sessions that are remembered of a user.
 pub const SESSIONS_MAX: usize = 64;
 
 /// A stretch of a user's events.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The id that its events name; `None`: it is cut by gaps.
     pub id: Option<Arc<str>>,
@@ -27,7 +29,7 @@ pub struct Session {
 pub(crate) type Change = (i64, i64);
 
 /// The sessions of a user, oldest start first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
     list: Vec<Session>,
 }

@@ -1,11 +1,33 @@
 //! HyperLogLog (Flajolet et al. 2007) with 4,096 registers: a standard error of 1.04/√4096 = 1.6 %, 4 KiB.
 
+use serde::{Deserialize, Serialize};
+
 const BITS: u32 = 12;
 const REGISTERS: usize = 1 << BITS;
+/// A hash has so many bits behind the register's, and a rank counts from 1.
+const RANK_MAX: u8 = (64 - BITS + 1) as u8;
 
 /// Estimates how many different hashes it has seen.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub struct Sketch(Box<[u8; REGISTERS]>);
+
+impl From<Sketch> for Vec<u8> {
+    fn from(sketch: Sketch) -> Self {
+        sketch.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<u8>> for Sketch {
+    type Error = &'static str;
+
+    fn try_from(registers: Vec<u8>) -> Result<Self, Self::Error> {
+        if registers.iter().any(|rank| *rank > RANK_MAX) {
+            return Err("a register beyond what a hash can set");
+        }
+        Ok(Self(registers.into_boxed_slice().try_into().map_err(|_| "not 4,096 registers")?))
+    }
+}
 
 impl Default for Sketch {
     fn default() -> Self {

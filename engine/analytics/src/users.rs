@@ -1,24 +1,28 @@
 //! Profiles of users, with a number for each. Bounded: users beyond it are counted and have no profile.
 
 use std::{
-    hash::{BuildHasher, RandomState},
+    hash::{BuildHasher, Hasher, RandomState},
     sync::Arc,
 };
 
 use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher13;
 
 use crate::{
     buckets::{DAY_MS, MINUTE_MS},
     chunk::{NO_ROW, NOBODY},
     event::Event,
-    sessions::Sessions,
+    sessions::{SESSIONS_MAX, Sessions},
 };
 
 /// Users of a page; a page is copied when somebody still looks at it.
 const PAGE: usize = 1024;
+/// Days that a profile has one by one.
+const DAYS_MAX: usize = 64;
 
 /// What is known of a user.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// As events name it.
     pub id: Arc<str>,
@@ -95,11 +99,17 @@ impl Profile {
     fn note_day(&mut self, day: i32) {
         if let Err(place) = self.days.binary_search(&day) {
             self.days.insert(place, day);
-            if self.days.len() > 64 {
+            if self.days.len() > DAYS_MAX {
                 self.days.remove(0);
                 self.days_before += 1;
             }
         }
+    }
+
+    /// Whether it is one that events can have made.
+    fn is_sound(&self) -> bool {
+        let rising = self.days.windows(2).all(|two| two[0] < two[1]);
+        rising && self.days.len() <= DAYS_MAX && self.sessions.list().len() <= SESSIONS_MAX
     }
 
     /// Days with events.
@@ -108,20 +118,60 @@ impl Profile {
     }
 }
 
+/// A page of users.
+pub(crate) type Page = Arc<Vec<Profile>>;
+
 /// All users of a core.
 #[derive(Clone, Debug)]
 pub(crate) struct Users {
     numbers: HashTable<u32>,
-    pages: Vec<Arc<Vec<Profile>>>,
-    hasher: RandomState,
+    pages: Vec<Page>,
+    /// Random, so that clients cannot choose names that collide; kept in snapshots, as sketches are made of the hashes.
+    keys: (u64, u64),
+    hasher: SipHasher13,
     max: usize,
 }
 
 impl Users {
     pub(crate) fn new(max: usize) -> Self {
-        // Keyed at random: clients cannot choose names that collide.
-        let hasher = RandomState::new();
-        Self { numbers: HashTable::new(), pages: Vec::new(), hasher, max: max.min(NOBODY as usize) }
+        let random = || RandomState::new().build_hasher().finish();
+        Self::with_keys((random(), random()), max)
+    }
+
+    fn with_keys(keys: (u64, u64), max: usize) -> Self {
+        let hasher = SipHasher13::new_with_keys(keys.0, keys.1);
+        Self { numbers: HashTable::new(), pages: Vec::new(), keys, hasher, max: max.min(NOBODY as usize) }
+    }
+
+    /// Those of a snapshot; `Err`: what is wrong with them.
+    pub(crate) fn restored(keys: (u64, u64), pages: Vec<Page>, max: usize) -> Result<Self, &'static str> {
+        let count: usize = pages.iter().map(|page| page.len()).sum();
+        let before_last = pages.len().saturating_sub(1);
+        if count >= NOBODY as usize || pages.iter().take(before_last).any(|page| page.len() != PAGE) {
+            return Err("a page of users is not full");
+        }
+        if !pages.iter().flat_map(|page| page.iter()).all(Profile::is_sound) {
+            return Err("a profile that no events make");
+        }
+        let mut users = Self { pages, ..Self::with_keys(keys, max) };
+        let (pages, hasher) = (&users.pages, &users.hasher);
+        let hash_of = |number: &u32| hasher.hash(profile(pages, *number).id.as_bytes());
+        users.numbers.reserve(count, hash_of);
+        for number in 0..count as u32 {
+            let id = &profile(pages, number).id;
+            let known =
+                users.numbers.entry(hash_of(&number), |other| profile(pages, *other).id == *id, hash_of);
+            match known {
+                hashbrown::hash_table::Entry::Occupied(_) => return Err("a user is there twice"),
+                hashbrown::hash_table::Entry::Vacant(place) => place.insert(number),
+            };
+        }
+        Ok(users)
+    }
+
+    /// What a snapshot keeps of them.
+    pub(crate) fn shared(&self) -> ((u64, u64), Vec<Page>) {
+        (self.keys, self.pages.clone())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -130,7 +180,7 @@ impl Users {
 
     /// A hash for the table, and for the sketch.
     pub(crate) fn hash(&self, user: &str) -> u64 {
-        self.hasher.hash_one(user)
+        self.hasher.hash(user.as_bytes())
     }
 
     /// The number of a user, given now if there is one left; [`NOBODY`] otherwise.
@@ -150,7 +200,7 @@ impl Users {
         }
         let (pages, hasher) = (&self.pages, &self.hasher);
         self.numbers
-            .insert_unique(hash, number as u32, |number| hasher.hash_one(&*profile(pages, *number).id));
+            .insert_unique(hash, number as u32, |number| hasher.hash(profile(pages, *number).id.as_bytes()));
         number as u32
     }
 
@@ -168,6 +218,6 @@ impl Users {
     }
 }
 
-fn profile(pages: &[Arc<Vec<Profile>>], number: u32) -> &Profile {
+fn profile(pages: &[Page], number: u32) -> &Profile {
     &pages[number as usize / PAGE][number as usize % PAGE]
 }

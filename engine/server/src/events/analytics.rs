@@ -178,7 +178,11 @@ impl Platform {
             }
             for (number, values) in &sum.metrics {
                 let name = part.metrics().name(*number).to_owned();
-                total.metrics.entry(name).and_modify(|sum| sum.merge(values)).or_insert(*values);
+                total
+                    .metrics
+                    .entry(name)
+                    .and_modify(|sum| sum.merge(values))
+                    .or_insert_with(|| values.clone());
             }
         }
         total

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, fmt::Write, pin::Pin, time::Duration};
 
+use engine_analytics::Values;
 use tidegate_proto::analytics::v1::{
     ExportMetricsRequest, ExportMetricsResponse, GetMetricsRequest, GetMetricsResponse, HealthResponse,
     Metric, MetricAggregation, MetricMetadata, MetricType, MetricsMetadata,
@@ -49,25 +50,29 @@ fn metrics(total: &Total, names: &[String], aggregation: MetricAggregation) -> R
         let own = OWN.iter().filter(|(name, ..)| wanted(name));
         all.extend(own.map(|(name, kind, unit, text)| metric(name, *kind, total.metric(name), unit, text)));
     }
-    for (name, values) in &total.metrics {
+    for (name, values) in total.metrics.iter().filter(|(name, _)| wanted(name)) {
         let value = match aggregation {
             MetricAggregation::Unspecified | MetricAggregation::Sum => values.sum,
             MetricAggregation::Count => values.count as f64,
             MetricAggregation::Avg => values.sum / values.count as f64,
             MetricAggregation::Min => values.min,
             MetricAggregation::Max => values.max,
-            MetricAggregation::P95 | MetricAggregation::P99 => {
-                return Err(Status::invalid_argument(format!(
-                    "aggregation: {} is not kept; SUM, AVG, MIN, MAX and COUNT are",
-                    aggregation.as_str_name()
-                )));
-            }
+            MetricAggregation::P95 => quantile(name, values, 0.95)?,
+            MetricAggregation::P99 => quantile(name, values, 0.99)?,
         };
-        if wanted(name) {
-            all.push(metric(name, MetricType::Gauge, value, "", "A value that custom events carry."));
-        }
+        all.push(metric(name, MetricType::Gauge, value, "", "A value that custom events carry."));
     }
     Ok(all)
+}
+
+/// A quantile, within 1 % of the exact one.
+fn quantile(name: &str, values: &Values, share: f64) -> Result<f64, Status> {
+    values.quantile(share).ok_or_else(|| {
+        Status::failed_precondition(format!(
+            "aggregation: the quantiles of `{name}` in single minutes or hours of this time_range were let go of, to make \
+             room for later ones; ask for whole hours or whole days"
+        ))
+    })
 }
 
 impl Platform {

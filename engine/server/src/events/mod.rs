@@ -42,6 +42,7 @@ pub fn parts(cores: usize, bounds: Bounds) -> Parts {
         events: share(bounds.events),
         event_bytes: share(bounds.event_bytes),
         users: share(bounds.users),
+        quantile_bins: share(bounds.quantile_bins),
         ..bounds
     };
     (0..cores.max(1)).map(|_| Arc::new(Mutex::new(Part::new(bounds)))).collect()
