@@ -61,8 +61,9 @@ impl<P: Process> Work<P> {
         Self { process, result: Vec::new(), seen, worked: Worked::default(), counters }
     }
 
-    /// Shows the counts to the others; once per turn of the core.
-    pub fn publish(&self) {
+    /// Ends a turn of the core: the processing step rests, and the counts are shown to the others.
+    pub fn publish(&mut self) {
+        self.process.rest();
         self.counters.processed.store(self.worked.processed, Relaxed);
         self.counters.failed.store(self.worked.failed, Relaxed);
         self.counters.repeated.store(self.worked.repeated, Relaxed);

@@ -32,7 +32,7 @@ fn add(part: &mut Part, event: &DayEvent) {
 }
 
 /// What a snapshot costs: the core that takes it, the thread that writes it, the start that reads it.
-fn snapshot(part: &Part) {
+fn snapshot(part: &mut Part) {
     let started = Instant::now();
     let snapshot = part.snapshot();
     let taken = started.elapsed();
@@ -98,7 +98,7 @@ fn main() {
     }
     println!("  a view: {:.1} µs", started.elapsed().as_secs_f64() * 1e3);
 
-    snapshot(&part);
+    snapshot(&mut part);
 
     let mut part = Part::new(Bounds { events: 8192, ..Bounds::default() });
     let before = resident();
@@ -113,5 +113,5 @@ fn main() {
         });
     }
     println!("1,000,000 users with one event each: {} bytes a user", (resident() - before) / 1_000_000);
-    snapshot(&part);
+    snapshot(&mut part);
 }

@@ -193,6 +193,8 @@ pub(crate) struct Buckets {
     pub(crate) minutes: Width,
     pub(crate) hours: Width,
     pub(crate) days: Width,
+    /// The latest minute, by its number: nobody else sees it, so adding to it is cheap. It is in none of the others yet.
+    open: Option<(i64, Bucket)>,
     /// Bins of quantiles in all of them.
     bins: usize,
     bins_max: usize,
@@ -205,7 +207,7 @@ impl Buckets {
 
     /// Those of a snapshot.
     pub(crate) fn restored([minutes, hours, days]: [Width; 3], bins_max: usize) -> Self {
-        let mut buckets = Self { minutes, hours, days, bins: 0, bins_max };
+        let mut buckets = Self { minutes, hours, days, open: None, bins: 0, bins_max };
         let all = [&buckets.minutes, &buckets.hours, &buckets.days];
         buckets.bins = all.into_iter().flat_map(BTreeMap::values).map(|bucket| bucket.bins()).sum();
         buckets.let_go();
@@ -213,15 +215,38 @@ impl Buckets {
     }
 
     pub(crate) fn add(&mut self, event: &Event<'_>, numbers: &Numbers<'_>) {
-        self.each(event.timestamp_ms, |bucket| bucket.add(event, numbers));
+        let minute = event.timestamp_ms.div_euclid(MINUTE_MS);
+        if self.open.as_ref().is_none_or(|(latest, _)| *latest < minute) {
+            self.close();
+            self.open = Some((minute, Bucket::default()));
+        }
+        match &mut self.open {
+            Some((latest, bucket)) if *latest == minute => self.bins += bucket.add(event, numbers),
+            // A late one.
+            _ => self.each(event.timestamp_ms, |bucket| bucket.add(event, numbers)),
+        }
         self.let_go();
     }
 
     /// A session began at this time, or did not after all.
     pub(crate) fn change_sessions(&mut self, at_ms: i64, by: i64) {
-        self.each(at_ms, |bucket| {
-            bucket.sessions += by;
-            0
+        match &mut self.open {
+            Some((latest, bucket)) if *latest == at_ms.div_euclid(MINUTE_MS) => bucket.sessions += by,
+            _ => self.each(at_ms, |bucket| {
+                bucket.sessions += by;
+                0
+            }),
+        }
+    }
+
+    /// Puts the latest minute among the others, into its hour and its day.
+    pub(crate) fn close(&mut self) {
+        let Some((minute, closed)) = self.open.take() else { return };
+        self.bins -= closed.bins();
+        self.each(minute * MINUTE_MS, |bucket| {
+            let before = bucket.bins();
+            bucket.merge(&closed);
+            bucket.bins().saturating_sub(before)
         });
     }
 
@@ -252,13 +277,6 @@ impl Buckets {
         let widths = [(&mut self.minutes, MINUTE_MS), (&mut self.hours, HOUR_MS), (&mut self.days, DAY_MS)];
         for ((buckets, width), kept) in widths.into_iter().zip(KEPT) {
             let number = at_ms.div_euclid(width);
-            // Most events belong to the latest bucket.
-            if let Some(mut latest) = buckets.last_entry()
-                && *latest.key() == number
-            {
-                then(Arc::make_mut(latest.get_mut()));
-                continue;
-            }
             if !buckets.contains_key(&number) && buckets.len() >= kept {
                 match buckets.first_key_value() {
                     // Older than everything that is kept of this width.
@@ -278,6 +296,12 @@ impl Buckets {
     /// it, hours where whole hours do, minutes for the rest. Where minutes are gone, the hours they were in.
     pub fn cover(&self, from_ms: i64, to_ms: i64) -> Vec<Arc<Bucket>> {
         let mut found = Vec::new();
+        let from_minute = from_ms.div_euclid(MINUTE_MS);
+        if let Some((minute, bucket)) = &self.open
+            && (from_minute..=(to_ms - 1).div_euclid(MINUTE_MS)).contains(minute)
+        {
+            found.push(Arc::new(bucket.clone()));
+        }
         let mut take = |width: &Width, number: i64| found.extend(width.get(&number).cloned());
         // Where there is nothing, there is nothing to cover: open ends cost no time.
         let first = self.days.first_key_value().map_or(0, |(day, _)| day * DAY_MS);
@@ -357,7 +381,14 @@ mod tests {
         for minute in 0..120 {
             let metrics: Vec<(u16, f64)> = (0..20).map(|value| (0, f64::from(1 << value))).collect();
             let event = Event { timestamp_ms: minute * MINUTE_MS, ..Event::default() };
-            let numbers = Numbers { user: NOBODY, user_hash: 0, name: 0, source: 0, metrics: &metrics };
+            let numbers = Numbers {
+                user: NOBODY,
+                user_hash: 0,
+                user_is_known: false,
+                name: 0,
+                source: 0,
+                metrics: &metrics,
+            };
             buckets.add(&event, &numbers);
             let held: usize = buckets.cover(0, i64::MAX).iter().map(|bucket| bucket.bins()).sum();
             assert!(held <= buckets.bins && buckets.bins <= 1000, "{held}, {}", buckets.bins);

@@ -81,7 +81,12 @@ impl Part {
         for (name, value) in event.metrics {
             self.values.push((self.metrics.number(name), *value));
         }
-        let user_is_known = user != NOBODY && self.users.get_mut(user).note_minute(event.timestamp_ms);
+        let (mut previous, mut user_is_known) = (NO_ROW, false);
+        if user != NOBODY {
+            let (profile, changes) = (self.users.get_mut(user), &mut self.changes);
+            user_is_known = profile.note_minute(event.timestamp_ms);
+            previous = profile.add(event, self.next_row, |change| changes.push(change));
+        }
         let numbers = Numbers {
             user,
             user_hash,
@@ -91,14 +96,8 @@ impl Part {
             metrics: &self.values,
         };
         self.buckets.add(event, &numbers);
-        let mut previous = NO_ROW;
-        if user != NOBODY {
-            self.changes.clear();
-            let changes = &mut self.changes;
-            previous = self.users.get_mut(user).add(event, self.next_row, |change| changes.push(change));
-            for (at, by) in self.changes.drain(..) {
-                self.buckets.change_sessions(at, by);
-            }
+        for (at, by) in self.changes.drain(..) {
+            self.buckets.change_sessions(at, by);
         }
         let row = Row { user, name: numbers.name, source: numbers.source, previous };
         Arc::make_mut(&mut self.open).push(event, row);
@@ -119,7 +118,8 @@ impl Part {
 
     /// All of it as it is now, to be written down. It shares what it can: what changes while the snapshot is held is copied
     /// first, a page of 1,024 users or a bucket at a time.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&mut self) -> Snapshot {
+        self.buckets.close();
         let (keys, pages) = self.users.shared();
         let chunks = self.full.iter().chain([&self.open]).cloned().collect();
         let names = [&self.names, &self.sources, &self.metrics].map(Names::shared);

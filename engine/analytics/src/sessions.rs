@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use serde::{Deserialize, Serialize};
 
 /// What cuts a session.
@@ -31,7 +33,8 @@ pub(crate) type Change = (i64, i64);
 /// The sessions of a user, oldest start first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sessions {
-    list: Vec<Session>,
+    /// Most users have one: it lies where the profile lies.
+    list: SmallVec<[Session; 1]>,
 }
 
 impl Sessions {

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use compact_str::CompactString;
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
@@ -25,7 +26,7 @@ const DAYS_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
     /// As events name it.
-    pub id: Arc<str>,
+    pub id: CompactString,
     /// Time of the earliest event, in milliseconds.
     pub first_ms: i64,
     /// Time of the latest event.
@@ -47,13 +48,18 @@ pub struct Profile {
     /// The row of the user's last event.
     pub(crate) last_row: u64,
     /// The minute in whose bucket the user was counted last; not kept beyond a run.
+    #[serde(skip, default = "no_minute")]
     counted_minute: i64,
+}
+
+fn no_minute() -> i64 {
+    i64::MIN
 }
 
 impl Profile {
     fn new(id: &str) -> Self {
         Self {
-            id: Arc::from(id),
+            id: CompactString::new(id),
             first_ms: i64::MAX,
             last_ms: i64::MIN,
             events: 0,
@@ -206,7 +212,7 @@ impl Users {
 
     /// The number of a user that has one.
     pub(crate) fn find(&self, user: &str, hash: u64) -> Option<u32> {
-        self.numbers.find(hash, |number| &*profile(&self.pages, *number).id == user).copied()
+        self.numbers.find(hash, |number| profile(&self.pages, *number).id == *user).copied()
     }
 
     pub(crate) fn get(&self, number: u32) -> &Profile {

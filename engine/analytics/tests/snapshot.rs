@@ -34,7 +34,7 @@ fn add(part: &mut Part, random: &mut fastrand::Rng, events: usize) {
     }
 }
 
-fn bytes(part: &Part) -> Vec<u8> {
+fn bytes(part: &mut Part) -> Vec<u8> {
     let mut bytes = Vec::new();
     let length = part.snapshot().write(&mut bytes).unwrap();
     assert_eq!(length, bytes.len() as u64);
@@ -61,7 +61,10 @@ fn answers(part: &Part) -> Answers {
     let user = |number: u32| {
         let (profile, events) = part.user(&format!("u-{number}"), 20)?;
         let events: Vec<Vec<&str>> = events.iter().map(|event| event.texts().collect()).collect();
-        Some(format!("{profile:?} {events:?} {}", profile.days_active()))
+        // Its last field is a short cut of this run, and in no snapshot.
+        let profile_text = format!("{profile:?}");
+        let kept = profile_text.split("counted_minute").next().unwrap_or_default();
+        Some(format!("{kept} {events:?} {}", profile.days_active()))
     };
     let filter = Filter { properties: vec![("plan".into(), "paid".into())], ..Filter::default() };
     let found = scan(&part.view(), &filter, None, i64::MIN, i64::MAX, |ms| ms / HOUR_MS);
@@ -90,7 +93,7 @@ fn what_was_read_back_answers_as_before_and_goes_on_as_before() {
         let mut part = Part::new(BOUNDS);
         let events = random.usize(..20_000);
         add(&mut part, &mut random, if seed == 0 { 0 } else { events });
-        let mut again = Snapshot::read(&mut &*bytes(&part), BOUNDS).unwrap();
+        let mut again = Snapshot::read(&mut &*bytes(&mut part), BOUNDS).unwrap();
         assert_eq!(answers(&again), answers(&part), "seed {seed}");
         let mut same = random.clone();
         add(&mut part, &mut random, 5000);
@@ -104,7 +107,8 @@ fn a_snapshot_does_not_change_with_what_comes_behind_it() {
     let mut random = fastrand::Rng::with_seed(1);
     let mut part = Part::new(BOUNDS);
     add(&mut part, &mut random, 6000);
-    let (before, snapshot) = (answers(&part), part.snapshot());
+    let snapshot = part.snapshot();
+    let before = answers(&part);
     add(&mut part, &mut random, 6000);
     let mut written = Vec::new();
     snapshot.write(&mut written).unwrap();
@@ -115,7 +119,7 @@ fn a_snapshot_does_not_change_with_what_comes_behind_it() {
 fn other_bounds_keep_what_is_counted() {
     let mut part = Part::new(BOUNDS);
     add(&mut part, &mut fastrand::Rng::with_seed(2), 10_000);
-    let written = bytes(&part);
+    let written = bytes(&mut part);
     let narrow = Bounds { events: 4096, users: 10, names: 2, quantile_bins: 0, ..BOUNDS };
     for bounds in [narrow, Bounds::default()] {
         let mut again = Snapshot::read(&mut &*written, bounds).unwrap();
@@ -130,7 +134,7 @@ fn every_damage_is_told_and_none_is_believed() {
     let mut part = Part::new(BOUNDS);
     let mut random = fastrand::Rng::with_seed(4);
     add(&mut part, &mut random, 200);
-    let written = bytes(&part);
+    let written = bytes(&mut part);
     let read = |bytes: &[u8]| Snapshot::read(&mut &*bytes, BOUNDS).map(|part| part.events());
     assert!(matches!(read(b"something else entirely"), Err(Damage::Foreign)));
     let mut later = written.clone();
@@ -152,7 +156,7 @@ fn what_somebody_made_up_is_refused_or_harmless() {
     let mut part = Part::new(BOUNDS);
     let mut random = fastrand::Rng::with_seed(5);
     add(&mut part, &mut random, 200);
-    let written = bytes(&part);
+    let written = bytes(&mut part);
     let (mut refused, mut taken) = (0, 0);
     for _ in 0..400 {
         // A few bytes of a frame are others, and its checksum says that they are right.

@@ -9,6 +9,9 @@ pub trait Process {
     /// Appends the message's result to `result`, which comes empty and is reused; says [`Outcome::Processed`] or
     /// [`Outcome::Failed`].
     fn process(&mut self, record: &Record<'_>, result: &mut Vec<u8>) -> Outcome;
+
+    /// There is nothing more to process for now: what was held for a run of messages is let go of.
+    fn rest(&mut self) {}
 }
 
 impl<F: FnMut(&Record<'_>, &mut Vec<u8>) -> Outcome> Process for F {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use engine_analytics::{Event as Analysed, Kind, Part};
 use engine_core::{KEY_OVERRIDE, MetadataPairs, MetadataWriter, Outcome, Prefix, Process, Record};
-use parking_lot::Mutex;
+use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use prost::Message;
 use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, TransactionStatus, TransactionType};
 use transports::{
@@ -61,27 +61,36 @@ fn schema(record: &Record<'_>) -> Option<Schema> {
 }
 
 /// The processing step: events go into the core's aggregates, everything else gets the older system's prefix.
-#[derive(Debug)]
 pub struct Worker {
     part: Option<Arc<Mutex<Part>>>,
+    /// Held from the first event of a turn to its end: a lock for each would cost more than the counting.
+    held: Option<ArcMutexGuard<RawMutex, Part>>,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("counts", &self.part.is_some()).finish_non_exhaustive()
+    }
 }
 
 impl Worker {
     /// Works for this core's aggregates, if there are to be any.
     pub fn new(part: Option<Arc<Mutex<Part>>>) -> Self {
-        Self { part }
+        Self { part, held: None }
     }
 
     /// Adds a record's event to the aggregates, if it is one. `Some(false)`: it says it is one, and is none.
-    pub fn analyse(&self, record: &Record<'_>) -> Option<bool> {
+    pub fn analyse(&mut self, record: &Record<'_>) -> Option<bool> {
         let schema = schema(record)?;
         let Some(part) = &self.part else { return Some(true) };
+        let part = self.held.get_or_insert_with(|| part.lock_arc());
         Some(match schema {
             // The rules were asked when it came.
-            Schema::Typed => read_event(record.payload)
-                .is_some_and(|event| add(&mut part.lock(), record, &event).is_some()),
+            Schema::Typed => {
+                read_event(record.payload).is_some_and(|event| add(part, record, &event).is_some())
+            }
             Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|event| {
-                add_legacy(&mut part.lock(), record, &event);
+                add_legacy(part, record, &event);
                 true
             }),
         })
@@ -177,5 +186,9 @@ impl Process for Worker {
             Some(true) => Outcome::Processed,
             Some(false) => Outcome::Failed,
         }
+    }
+
+    fn rest(&mut self) {
+        self.held = None;
     }
 }
