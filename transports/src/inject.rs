@@ -287,12 +287,11 @@ impl Desk {
         place: (usize, usize),
     ) -> Result<Option<Stored>, Refusal> {
         let policy = &self.core.shared.acks;
-        let level = level.unwrap_or(policy.default);
-        if let Some(why) = &policy.unreachable[level as usize] {
+        let once = message.once && !message.id.is_empty();
+        let terms = Terms::new(policy, level, once.then(|| message.id.as_slice().into()));
+        if let Some(why) = &policy.unreachable[terms.level as usize] {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("ack level: {why}")));
         }
-        let once = message.once && !message.id.is_empty();
-        let terms = Terms { level, key: once.then(|| message.id.as_slice().into()) };
         terms.admit(policy)?;
         let incoming = Incoming {
             id: (!message.id.is_empty()).then_some(&message.id),

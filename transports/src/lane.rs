@@ -106,6 +106,7 @@ impl Lane {
             key_hash: key.unwrap_or_default(),
             kind,
             level: terms.level,
+            level_named: terms.named,
             once: terms.key.is_some(),
             reply_token: 0,
         };

@@ -47,5 +47,5 @@ pub use crate::{
     limits::Limits,
     listener::{Role, bind},
     routes::{ENDPOINTS, Endpoint, Row},
-    terms::{AckPolicy, Gate},
+    terms::{AckPolicy, Far, Gate},
 };

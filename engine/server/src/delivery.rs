@@ -174,6 +174,7 @@ impl Behind {
             timeout: self.delivery.ack_timeout,
             sides: self.delivery.providers.iter().map(|provider| provider.name().to_owned()).collect(),
             gate: Arc::clone(&self.gate),
+            far: None,
         }
     }
 
