@@ -3,7 +3,8 @@ CARGO  ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET)/release/tidegate
 # Names of the older systems' programs; under each, the binary serves that program's listeners only.
-NAMES  := tidegate api-gateway ingest processor analytics grpc-server grpc-gateway
+NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway producer consumer analytics \
+          highload-microservice producer-service
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks services services-stop fault-test \

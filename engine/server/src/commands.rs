@@ -12,7 +12,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::{
     cli::{Cli, Command, ConfigAction, RunArguments},
-    log_tools, resend,
+    health_check, log_tools, resend,
     role::Part,
     run,
     settings::{
@@ -33,6 +33,12 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch() -> Result<ExitCode> {
+    if health_check::is_asked_for(std::env::args().skip(1)) {
+        let arguments = RunArguments::default();
+        let Some(resolved) = resolve(&arguments)? else { return Ok(ExitCode::FAILURE) };
+        health_check::ask(&resolved.settings, part(&arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let cli = Cli::parse();
     match cli.command {
         None => start(&cli.run),

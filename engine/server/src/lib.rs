@@ -7,6 +7,7 @@ pub mod cold;
 mod commands;
 pub mod delivery;
 pub mod events;
+mod health_check;
 mod log_tools;
 mod logging;
 mod resend;

@@ -17,13 +17,14 @@ use serde_json::{Value, json};
 use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
-use super::{health::ready, house::House, metrics, probe};
+use super::{elsewhere, health::ready, house::House, metrics, probe};
 use crate::events::{self, Platform};
 
 type HouseState = State<Arc<House>>;
 
 /// The router of the cold lane; `grpc` are the services that tonic serves, `platform` is the events platform.
 pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
+    let asked = Arc::clone(&house);
     let mut router = Router::new()
         .route("/api/v1/status", get(status))
         .route("/status", get(status))
@@ -41,6 +42,7 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
         .merge(events::routes(platform.clone()).route_layer(middleware::from_fn(keep_pattern)))
         .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(asked, elsewhere::turn_down))
         .layer(middleware::from_fn_with_state(platform, events::check))
 }
 
@@ -59,19 +61,30 @@ fn role(request: &Request) -> Role {
 
 async fn status(State(house): HouseState) -> Json<Value> {
     let healthy = !house.is_draining();
-    Json(json!({
+    let mut status = json!({
         "services": {
             "ingest": { "healthy": healthy },
             "processor": { "healthy": healthy },
         },
         "ingest": { "healthy": healthy, "stats": house.ingest_stats() },
         "processor": { "healthy": healthy, "stats": house.processor_stats() },
-    }))
+    });
+    if let Some(remote) = house.remote() {
+        // The processor is another process. This one knows whether it answers; what it did is in its own /stats.
+        let there = healthy && remote["healthy"] == true;
+        status["services"]["processor"]["healthy"] = json!(there);
+        status["processor"]["healthy"] = json!(there);
+        if let Some(error) = remote.get("error") {
+            status["processor"]["error"] = error.clone();
+        }
+        status["remote"] = remote;
+    }
+    Json(status)
 }
 
 async fn trace(State(house): HouseState) -> Json<Value> {
-    let body = match house.processor {
-        Some(address) => json!(probe::trace(address, &house.probe_token).await),
+    let body = match &house.processor {
+        Some(processor) => json!(probe::trace(processor, &house.probe_token).await),
         None => json!(probe::unreachable("this process has no processor listener (listen.processor)")),
     };
     Json(body)

@@ -49,6 +49,8 @@ pub struct Settings {
     pub partition_key: String,
     /// Where messages go.
     pub delivery: Delivery,
+    /// The settings that name another process, whether this part sends messages on or not.
+    pub remote_named: Vec<&'static str>,
     /// Messages in flight, over all cores.
     pub queue_size: usize,
     /// Bytes of large bodies in flight, over all cores.

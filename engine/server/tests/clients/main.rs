@@ -13,5 +13,6 @@ mod http1_clients;
 mod http1_malformed;
 mod http2_clients;
 mod metrics;
+mod roles;
 mod settings_cli;
 mod shutdown;
