@@ -8,6 +8,7 @@ mod analytics;
 mod calendar;
 mod guard;
 mod ingestion;
+mod kafka;
 mod legacy;
 mod legacy_grpc;
 mod metrics;
@@ -28,6 +29,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 use transports::inject::Injector;
 
 pub use guard::{Guard, check};
+pub use kafka::EventShapes;
 pub use legacy_grpc::Older;
 pub use record::Worker;
 

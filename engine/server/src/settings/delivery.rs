@@ -1,6 +1,6 @@
 //! The settings of where messages go, as far as they must agree with each other.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
@@ -12,7 +12,7 @@ use brokers::{
 use engine_core::{AckLevel, PartitionKey};
 
 use super::layers::{Problem, Values};
-use crate::role::Part;
+use crate::{events::EventShapes, role::Part};
 
 /// One place that messages go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,12 +300,22 @@ fn nats(values: &Values) -> NatsConfig {
     }
 }
 
+/// The topics, and so the shapes, of everything that goes to Kafka.
+pub(super) fn kafka_topics(values: &Values) -> EventShapes {
+    EventShapes {
+        messages: values.text("kafka.topic"),
+        analytics: values.text("kafka.topic_analytics"),
+        producer: values.text("kafka.topic_producer"),
+    }
+}
+
 fn kafka(values: &Values) -> KafkaConfig {
     let text = |name: &str| values.text(&format!("kafka.{name}"));
     KafkaConfig {
         // Trimmed everywhere (contracts C18).
         brokers: text("brokers").split(',').map(str::trim).collect::<Vec<_>>().join(","),
         topic: text("topic"),
+        shapes: Some(Arc::new(kafka_topics(values))),
         consumer_group: text("consumer_group"),
         client_id: text("client_id"),
         acks: text("acks"),

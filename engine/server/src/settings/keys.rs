@@ -56,7 +56,7 @@ impl Key {
 
     /// Whether of several variables that differ the first named wins; otherwise that is an error.
     pub fn first_variable_wins(&self) -> bool {
-        matches!(self.path, "kafka.brokers" | "kafka.topic")
+        self.path == "kafka.brokers" || self.path.starts_with("kafka.topic")
     }
 
     /// The table of the path.
@@ -376,7 +376,21 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         r#""diplom-messages""#,
         &["DIPLOM_KAFKA_TOPIC", "KAFKA_TOPIC"],
-        "The topic; created if absent and allowed (3 partitions), never altered.",
+        "The topic of messages; created if absent and allowed (3 partitions), never altered. KAFKA_TOPIC names one topic for messages and all events; the other variables win.",
+    ),
+    key(
+        "kafka.topic_analytics",
+        Kind::Text,
+        r#""analytics-events""#,
+        &["KAFKA_TOPIC_EVENTS", "KAFKA_TOPIC"],
+        "The topic of the analytics platform's events, keyed by user; created like kafka.topic (7 days). What cannot be worked on goes to a topic of this name with -dlq.",
+    ),
+    key(
+        "kafka.topic_producer",
+        Kind::Text,
+        r#""events""#,
+        &["PRODUCER_KAFKA_TOPIC", "KAFKA_TOPIC"],
+        "The topic of the producer service's events, keyed by event id; created like kafka.topic. What cannot be worked on goes to a topic of this name with -dlq.",
     ),
     key(
         "kafka.consumer_group",

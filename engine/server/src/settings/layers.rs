@@ -10,7 +10,9 @@ use figment::{
 };
 
 use super::{
-    Delivery, DriverChoice, KEYS, Key, Kind, Settings, find, nearest,
+    Delivery, DriverChoice, KEYS, Key, Kind, Settings,
+    delivery::kafka_topics,
+    find, nearest,
     value::{address, check, duration, from_text, shown},
 };
 use crate::role::Part;
@@ -337,6 +339,7 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
         pin: truth("engine.pin"),
         partition_key: text("engine.partition_key"),
         delivery: Delivery::read(&values, part)?,
+        kafka_topics: kafka_topics(&values),
         remote_named: ["remote.ingest_url", "remote.processor_url"]
             .into_iter()
             .filter(|path| !text(path).is_empty())
