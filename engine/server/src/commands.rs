@@ -19,6 +19,7 @@ use crate::{
         DEFAULT_DIRECTORY, KEYS, Layers, Resolved, commented_defaults, default_file, expectation, find,
         nearest,
     },
+    topics,
 };
 
 /// Runs the program; every error goes to standard error with the way out.
@@ -52,6 +53,10 @@ fn dispatch() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Config { action }) => config(action),
+        Some(Command::Topics { action }) => match resolve(&RunArguments::default())? {
+            Some(resolved) => topics::run(&action, &resolved.settings),
+            None => Ok(ExitCode::FAILURE),
+        },
         Some(Command::Replay(arguments)) => resend::replay(&arguments, &default_directory()?),
         Some(Command::Dlq { action }) => resend::dead_letters(&action, &default_directory()?),
         Some(Command::Log { action }) => log_tools::run(&action, default_directory()?),

@@ -12,6 +12,7 @@ mod grpc_clients;
 mod http1_clients;
 mod http1_malformed;
 mod http2_clients;
+mod kafka_shapes;
 mod metrics;
 mod roles;
 mod settings_cli;
