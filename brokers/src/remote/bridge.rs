@@ -306,7 +306,7 @@ impl Bridge {
         self.opening = false;
         match outcome {
             Ok(opened) => {
-                let Opened { requests, connection } = *opened;
+                let Opened { requests, mut connection, socket } = *opened;
                 self.unsure = false;
                 self.backoff.reset();
                 self.breaker.succeed();
@@ -314,7 +314,7 @@ impl Bridge {
                 self.status.connections_opened.fetch_add(1, Relaxed);
                 let (id, events) = (self.pool.join(requests), self.sender.clone());
                 tokio::spawn(async move {
-                    let error = connection.await.err().map(|error| error.to_string());
+                    let error = socket.drive(&mut connection).await.err();
                     let _ = events.send(Event::Closed(id, error));
                 });
             }

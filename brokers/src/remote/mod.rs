@@ -17,6 +17,7 @@
 
 mod answer;
 mod bridge;
+mod corked;
 mod forward;
 mod pool;
 mod target;

@@ -10,7 +10,7 @@ use h2::{
 };
 use tokio::{net::TcpStream, time::Instant};
 
-use super::{RemoteConfig, Target};
+use super::{RemoteConfig, Target, corked::Corked};
 
 /// Streams of a connection that are used at most; the other side may allow fewer.
 const STREAMS_MAX: usize = 128;
@@ -77,7 +77,8 @@ impl Pool {
 /// A connection that the other side has answered on.
 pub(super) struct Opened {
     pub(super) requests: SendRequest<Bytes>,
-    pub(super) connection: Connection<TcpStream, Bytes>,
+    pub(super) connection: Connection<Corked, Bytes>,
+    pub(super) socket: Corked,
 }
 
 /// Opens a connection and waits for the other side's first word: a stopped process accepts connections, too.
@@ -92,18 +93,19 @@ async fn greet(target: &Target) -> Result<Opened, String> {
     let socket =
         TcpStream::connect((target.host.as_str(), target.port)).await.map_err(|error| error.to_string())?;
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
+    let socket = Corked::new(socket);
     let (requests, mut connection) = Builder::new()
         .enable_push(false)
-        .handshake(socket)
+        .handshake(socket.clone())
         .await
         .map_err(|error| format!("no HTTP/2 there: {error}"))?;
     let mut ping = connection.ping_pong().ok_or("a connection without PING")?;
     tokio::select! {
         pong = ping.ping(Ping::opaque()) => match pong {
-            Ok(_) => Ok(Opened { requests, connection }),
+            Ok(_) => Ok(Opened { requests, connection, socket }),
             Err(error) => Err(format!("no HTTP/2 there: {error}")),
         },
-        ended = &mut connection => Err(match ended {
+        ended = socket.drive(&mut connection) => Err(match ended {
             Ok(()) => "it closed the connection at once; does it speak HTTP/2 without TLS?".to_owned(),
             Err(error) => format!("no HTTP/2 there: {error}"),
         }),

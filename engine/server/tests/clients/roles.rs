@@ -10,7 +10,7 @@ use bytes::Bytes;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Answer, H2Peer, Peer, Scratch, Start, eventually, get, on_runtime, post_json};
+use crate::harness::{Answer, H2Peer, Peer, Scratch, Start, eventually, framed, get, on_runtime, post_json};
 
 /// A process of this role; it listens on ports of its own choosing.
 fn role(name: &str) -> Start {
@@ -293,6 +293,41 @@ fn a_repeated_key_is_told_as_a_repeat_through_the_gateway() {
     let conflict = send(1, r#"{"data":"another"}"#);
     assert_eq!((conflict.status, &conflict.json()["code"]), (409, &json!("ALREADY_EXISTS")));
     eventually("it is worked on once", || (processed(processor.processor()) == 1).then_some(()));
+}
+
+#[test]
+fn grpc_goes_the_same_way_and_a_stream_larger_than_the_queue_waits_for_room() {
+    const STREAMED: usize = 3000;
+    let folder = Scratch::new();
+    let processor = processor(&folder).run();
+    let front = role("grpc-server")
+        .variable("PROCESSOR_URL", &url(processor.processor()))
+        .set("queue.size=100")
+        .run();
+    joined(front.grpc());
+    // IngestRequest: source = "s", data = "hi".
+    let message = framed(0, b"\x0a\x01s\x12\x02hi");
+    on_runtime(async {
+        let mut peer = H2Peer::connect(front.grpc()).await;
+        let answer = peer.call("/diplom.v1.IngestService/Ingest", &[], &message).await.unwrap();
+        assert_eq!(
+            (answer.grpc_status(), &answer.head["tidegate-ack"]),
+            (Some(0), &http::HeaderValue::from_static("durable"))
+        );
+        assert!(answer.head.contains_key("tidegate-offset"));
+        let refused = peer
+            .call("/diplom.v1.IngestService/Ingest", &[("tidegate-ack", "delivered")], &message)
+            .await
+            .unwrap();
+        assert_eq!(refused.grpc_status(), Some(9));
+        let answer =
+            peer.call("/diplom.v1.IngestService/IngestStream", &[], &message.repeat(STREAMED)).await.unwrap();
+        assert_eq!(answer.grpc_status(), Some(0), "{}", answer.grpc_message());
+    });
+    eventually("all of it is worked on", || {
+        (processed(processor.processor()) == STREAMED as u64 + 1).then_some(())
+    });
+    assert_eq!(front.stop().lost, 0);
 }
 
 #[test]
