@@ -25,6 +25,7 @@ build: ## Build the binary and lay bin/ with the older programs' names
 	$(CARGO) build --release --package tidegate
 	@mkdir -p bin
 	@for name in $(NAMES); do ln -sfn $(abspath $(BINARY)) bin/$$name; done
+	@mkdir -p build/bin && ln -sfn $(abspath $(BINARY)) build/bin/producer-service
 	@echo "bin/: $(NAMES)"
 
 run: ## Start the server
