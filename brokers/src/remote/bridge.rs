@@ -360,8 +360,11 @@ impl Bridge {
                 self.settle(&flight, outcome);
             }
             Verdict::NotTaken => {
-                // As if it had not been sent; on this connection nothing more is.
-                self.pool.leave(id);
+                // As if it had not been sent; on this connection nothing more is. One that refuses everything is not
+                // asked in a loop: the pause is short, and the message's own time runs on.
+                if self.pool.leave(id) {
+                    self.connect_after = Instant::now() + self.backoff.next_pause();
+                }
                 flight.tries -= 1;
                 self.again.push_back(flight);
             }
