@@ -1,5 +1,6 @@
 //! The cold lane: one tokio thread with axum and tonic, for everything that is no hot route.
 
+mod behind;
 mod elsewhere;
 mod families;
 mod health;

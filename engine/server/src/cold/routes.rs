@@ -10,14 +10,14 @@ use axum::{
     routing::get,
 };
 use http::{
-    HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderValue, Method, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
 };
 use serde_json::{Value, json};
 use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
-use super::{elsewhere, health::ready, house::House, metrics, probe};
+use super::{behind, elsewhere, health::ready, house::House, metrics, probe};
 use crate::events::{self, Platform};
 
 type HouseState = State<Arc<House>>;
@@ -59,7 +59,7 @@ fn role(request: &Request) -> Role {
     request.extensions().get::<Arrival>().map_or(Role::Gateway, |arrival| arrival.role)
 }
 
-async fn status(State(house): HouseState) -> Json<Value> {
+async fn status(State(house): HouseState, headers: HeaderMap) -> Json<Value> {
     let healthy = !house.is_draining();
     let mut status = json!({
         "services": {
@@ -69,14 +69,17 @@ async fn status(State(house): HouseState) -> Json<Value> {
         "ingest": { "healthy": healthy, "stats": house.ingest_stats() },
         "processor": { "healthy": healthy, "stats": house.processor_stats() },
     });
-    if let Some(remote) = house.remote() {
-        // The processor is another process. This one knows whether it answers; what it did is in its own /stats.
-        let there = healthy && remote["healthy"] == true;
-        status["services"]["processor"]["healthy"] = json!(there);
-        status["processor"]["healthy"] = json!(there);
-        if let Some(error) = remote.get("error") {
-            status["processor"]["error"] = error.clone();
+    if let (Some(remote), Some(there)) = (house.remote(), &house.processor) {
+        // The processor is another process: what it did, it says itself.
+        let hops = headers.get(behind::HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);
+        match behind::processor(there, hops).await {
+            Ok(told) => status["processor"] = told,
+            Err(error) => {
+                let known = remote.get("error").cloned().unwrap_or_else(|| json!(error));
+                status["processor"] = json!({ "healthy": false, "error": known });
+            }
         }
+        status["services"]["processor"]["healthy"] = status["processor"]["healthy"].clone();
         status["remote"] = remote;
     }
     Json(status)

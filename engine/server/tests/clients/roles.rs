@@ -94,6 +94,16 @@ fn a_message_goes_through_gateway_and_ingest_to_the_processor_and_its_word_comes
         (&stats["queue"]["type"], &stats["queue"]["CurrentSize"], &stats["pool"]["ProcessedCount"]),
         (&json!("remote"), &json!(0), &json!(0))
     );
+    // The gateway's status has the processor's own counts, over the ingest service between them.
+    let status = get(gateway.gateway(), "/api/v1/status").json();
+    assert_eq!(
+        (
+            &status["ingest"]["stats"]["TotalReceived"],
+            &status["processor"]["stats"]["pool"]["ProcessedCount"]
+        ),
+        (&json!(4), &json!(3)),
+        "{status}"
+    );
     assert_eq!((gateway.stop().lost, ingest.stop().lost, processor.stop().exit_code), (0, 0, Some(0)));
 }
 
