@@ -8,7 +8,8 @@ NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway produce
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks services services-stop fault-test \
-        composite-compare h2spec deny proto health ready metrics clean tools
+        composite-compare h2spec deny proto health ready metrics clean tools \
+        create-topics list-topics
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,12 @@ bench-peers: ## Server CPU per request beside axum and tonic, interleaved
 bench-sinks: ## Durable beside queued, our publishers beside the bare NATS and Kafka clients, interleaved
 	$(CARGO) build --release --package tidegate --package bench-sinks
 	$(TARGET)/release/bench-sinks --tidegate $(BINARY)
+
+create-topics: build ## Create Kafka's topics (KAFKA_BROKERS), as far as they are not there
+	@bin/tidegate topics create
+
+list-topics: build ## List them, with what the consumer group has not worked on
+	@bin/tidegate topics list
 
 services: ## Start a real NATS and a real Kafka on free ports; prints what to export
 	@tools/services/services start
