@@ -77,14 +77,24 @@ impl Part {
         }
     }
 
-    /// The gRPC port that is its own, of those that everything together has.
-    pub fn grpc_port(self) -> Option<u16> {
+    /// Where its defaults are others than those of everything together: setting and value.
+    pub fn defaults(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Part::Producer => Some(50051),
-            Part::Consumer => Some(50052),
-            Part::Analytics => Some(50053),
-            _ => None,
+            Part::Producer => &[("listen.grpc", ":50051")],
+            // Groups of their own: each has every event, whoever else reads the topic.
+            Part::Consumer => {
+                &[("listen.grpc", ":50052"), ("kafka.consumer_group", "analytics-consumer-group")]
+            }
+            Part::Analytics => {
+                &[("listen.grpc", ":50053"), ("kafka.consumer_group", "analytics-service-group")]
+            }
+            _ => &[],
         }
+    }
+
+    /// Whether it only takes messages in when a broker is behind it: others work on what the broker holds.
+    pub fn only_takes_in(self) -> bool {
+        !self.sends_on_to().is_empty()
     }
 
     /// The settings, best first, that name a process which works on this part's messages; none for a part that works

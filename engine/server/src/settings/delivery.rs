@@ -116,6 +116,8 @@ impl Delivery {
                 "queue.type = memory keeps nothing; set QUEUE_TYPE=log, or unset data.directory",
             ));
         }
+        let brokers_only = providers.iter().all(|provider| provider.is_broker());
+        let leaves_work = part.only_takes_in() && brokers_only && values.is_default("queue.consume");
         let mut delivery = Self {
             queue_type,
             providers,
@@ -124,7 +126,7 @@ impl Delivery {
             ack_default: AckLevel::Queued,
             ack_default_set: values.text("ack.default") != "auto",
             ack_timeout: values.time("ack.timeout"),
-            consume: values.truth("queue.consume"),
+            consume: values.truth("queue.consume") && !leaves_work,
             idempotency_window: values.time("idempotency.window"),
             idempotency_entries: values.number("idempotency.entries"),
             unreachable: [None, None, None],

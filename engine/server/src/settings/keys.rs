@@ -196,7 +196,7 @@ pub const KEYS: &[Key] = &[
         Kind::Boolean,
         "true",
         &[],
-        "Whether this process works on what the log or the brokers hold. `false`: it only takes messages in.",
+        "Whether this process works on what the log or the brokers hold. `false`: it only takes messages in; so do, if this is not set and only brokers are behind them, the roles api-gateway, grpc-gateway, ingest, grpc-server, producer, producer-service and highload-microservice.",
     ),
     key(
         "ack.default",
@@ -396,8 +396,8 @@ pub const KEYS: &[Key] = &[
         "kafka.consumer_group",
         Kind::Text,
         r#""processor-group""#,
-        &["KAFKA_CONSUMER_GROUP"],
-        "The consumer group; processes in the same one share the partitions.",
+        &["KAFKA_CONSUMER_GROUP", "CONSUMER_GROUP_ID"],
+        "The consumer group; processes in the same one share the partitions. The roles consumer (analytics-consumer-group, CONSUMER_GROUP_ID) and analytics (analytics-service-group) have groups of their own, so that each has every event; KAFKA_CONSUMER_GROUP is not theirs.",
     ),
     key(
         "kafka.client_id",

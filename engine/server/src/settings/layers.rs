@@ -103,8 +103,11 @@ impl Layers {
         let mut origins: BTreeMap<&'static str, Origin> =
             KEYS.iter().map(|key| (key.path, Origin::Default)).collect();
         let mut figment = Figment::from(Toml::string(&super::commented_defaults()));
-        if let Some(port) = part.grpc_port() {
-            figment = figment.merge(One("listen.grpc", Value::from(vec![format!(":{port}")])));
+        for (path, text) in part.defaults() {
+            let value = find(path).map(|key| from_text(key.kind, text));
+            if let Some(Ok(value)) = value {
+                figment = figment.merge(One(path, value));
+            }
         }
 
         if let Some(path) = &self.file {
@@ -204,6 +207,10 @@ impl Layers {
                 }
                 // Unqualified, it is the producer's (contracts: "Listeners are sets"); a part has its own.
                 "HTTP_PORT" if !has_http_port(key.path, part) => None,
+                // One is the processor's group, the other the older analytics system's consumer's (contracts C18); the
+                // analytics process must share with neither, or each would have a part of the events.
+                "CONSUMER_GROUP_ID" if part != Part::Consumer => None,
+                "KAFKA_CONSUMER_GROUP" if matches!(part, Part::Consumer | Part::Analytics) => None,
                 // An unqualified GRPC_PORT moves 50051 alone; a part by itself has no other.
                 "GRPC_PORT" if part == Part::All => {
                     self.variable(name).map(|port| format!("{port},:50052,:50053"))
@@ -297,6 +304,11 @@ impl Values<'_> {
     fn addresses(&self, path: &str) -> Vec<SocketAddr> {
         let list = self.0[path].0.as_array().unwrap_or_default();
         list.iter().filter_map(|one| address(one.as_str()?).ok()).collect()
+    }
+
+    /// Whether nobody has set it.
+    pub(super) fn is_default(&self, path: &str) -> bool {
+        self.0[path].1 == Origin::Default
     }
 
     /// A setting that does not go with the others.
@@ -451,6 +463,28 @@ mod tests {
         );
         let moved = environment(&[("GRPC_PORT", "6000")]).resolve(Part::Analytics).unwrap().settings;
         assert_eq!(ports(&moved.grpc), [6000]);
+    }
+
+    #[test]
+    fn with_a_broker_a_part_that_takes_in_leaves_the_work_to_others() {
+        let layers = environment(&[
+            ("QUEUE_TYPE", "kafka"),
+            ("CONSUMER_GROUP_ID", "mine"),
+            ("KAFKA_CONSUMER_GROUP", "theirs"),
+        ]);
+        let of = |part| layers.resolve(part).unwrap().settings.delivery;
+        for part in [Part::ApiGateway, Part::Producer, Part::GrpcServer, Part::ProducerService] {
+            assert!(!of(part).consume, "{part:?}");
+        }
+        for part in [Part::All, Part::Processor, Part::Consumer, Part::Analytics] {
+            assert!(of(part).consume, "{part:?}");
+        }
+        let groups = [Part::All, Part::Consumer, Part::Analytics].map(|part| of(part).kafka.consumer_group);
+        assert_eq!(groups, ["theirs", "mine", "analytics-service-group"]);
+        let log = environment(&[("QUEUE_TYPE", "log")]).resolve(Part::Ingest).unwrap().settings.delivery;
+        assert!(log.consume);
+        let asked = environment(&[("QUEUE_TYPE", "kafka"), ("TIDEGATE_QUEUE_CONSUME", "true")]);
+        assert!(asked.resolve(Part::Ingest).unwrap().settings.delivery.consume);
     }
 
     #[test]

@@ -170,6 +170,29 @@ fn events_have_the_topics_keys_headers_and_values_of_the_older_systems() {
     assert_eq!(summary["events_by_type"], json!({"page_view": 4, "EVENT_TYPE_CUSTOM": 1}));
 }
 
+#[test]
+fn producer_consumer_and_analytics_are_processes_of_their_own_joined_by_the_broker() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let role = |name: &str| start(&brokers).argument("--role").argument(name).run();
+    let (producer, consumer, analytics) = (role("producer"), role("consumer"), role("analytics"));
+    eventually("the producer takes an event", || {
+        let answer = post_json(producer.ingest(), "/events", &legacy("event_1", "u-1").to_string());
+        (answer.status == 200).then_some(())
+    });
+    let there = analytics.addresses("analytics")[0];
+    eventually("the analytics process has added it up", || {
+        (get(there, "/analytics/summary").json()["total_events"] == 1).then_some(())
+    });
+    eventually("the consumer has it, too", || (processed(&consumer) == 1).then_some(()));
+    // The producer works on nothing.
+    let metrics = get(producer.ingest(), "/metrics");
+    assert!(metrics.text().contains("messages_processed_total 0"), "{}", metrics.text());
+}
+
 /// Sends a record as a program without our headers would.
 fn produce(brokers: &str, topic: &str, key: &str, value: &str) {
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
