@@ -75,8 +75,8 @@ pub enum Taken<'a> {
     },
 }
 
-/// Hands on a value that is a `DataMessage`, or should be one.
-pub(crate) fn take_data_message(tag: u64, value: &[u8], each: &mut dyn FnMut(u64, Taken<'_>)) {
+/// For a [`Source`]: hands on a value that is a `DataMessage`, or should be one.
+pub fn take_data_message(tag: u64, value: &[u8], each: &mut dyn FnMut(u64, Taken<'_>)) {
     if let Err(reason) = data_message::read(value, |record| each(tag, Taken::Message(record))) {
         each(tag, Taken::Malformed { reason, value });
     }
