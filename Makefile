@@ -3,11 +3,12 @@ CARGO  ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET)/release/tidegate
 # Names of the older systems' programs; under each, the binary serves that program's listeners only.
-NAMES  := tidegate api-gateway ingest processor analytics grpc-server grpc-gateway
+NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway producer consumer analytics \
+          highload-microservice producer-service
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks bench-events services services-stop fault-test \
-        composite-compare h2spec deny proto health ready metrics clean tools
+        composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +25,7 @@ build: ## Build the binary and lay bin/ with the older programs' names
 	$(CARGO) build --release --package tidegate
 	@mkdir -p bin
 	@for name in $(NAMES); do ln -sfn $(abspath $(BINARY)) bin/$$name; done
+	@mkdir -p build/bin && ln -sfn $(abspath $(BINARY)) build/bin/producer-service
 	@echo "bin/: $(NAMES)"
 
 .PHONY: example
@@ -57,6 +59,12 @@ bench-sinks: ## Durable beside queued, our publishers beside the bare NATS and K
 bench-events: ## What analytics cost: CPU per event, queries while events come in, memory of a million users
 	$(CARGO) build --release --package tidegate --package bench-events
 	$(TARGET)/release/bench-events --tidegate $(BINARY)
+
+create-topics: build ## Create Kafka's topics (KAFKA_BROKERS), as far as they are not there
+	@bin/tidegate topics create
+
+list-topics: build ## List them, with what the consumer group has not worked on
+	@bin/tidegate topics list
 
 services: ## Start a real NATS and a real Kafka on free ports; prints what to export
 	@tools/services/services start

@@ -39,11 +39,17 @@ const ATTEMPTS_MAX: u32 = 5;
 
 /// A broker to take messages from. Driven by one thread of its own.
 pub trait Source {
-    /// Takes what has come, at most `max`, waiting at most `timeout` for the first: a tag and the value for each.
-    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8]));
+    /// Takes what has come, at most `max`, waiting at most `timeout` for the first: a tag and the message for each.
+    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>));
 
     /// The message with this tag was worked on.
     fn done(&mut self, tag: u64);
+
+    /// The message with this tag cannot be worked on. Whether it was put aside at the broker; else it becomes a dead
+    /// letter here. [`done`](Source::done) follows.
+    fn refuse(&mut self, _tag: u64, _reason: &str) -> bool {
+        false
+    }
 
     /// After [`done`](Source::done) of all that came together.
     fn flush(&mut self) {}
@@ -53,6 +59,27 @@ pub trait Source {
 
     /// Its name, for dead letters.
     fn name(&self) -> &str;
+}
+
+/// What came from a broker.
+#[derive(Debug)]
+pub enum Taken<'a> {
+    /// A message.
+    Message(&'a Record<'a>),
+    /// Bytes that are none.
+    Malformed {
+        /// What is wrong with them.
+        reason: String,
+        /// The bytes.
+        value: &'a [u8],
+    },
+}
+
+/// For a [`Source`]: hands on a value that is a `DataMessage`, or should be one.
+pub fn take_data_message(tag: u64, value: &[u8], each: &mut dyn FnMut(u64, Taken<'_>)) {
+    if let Err(reason) = data_message::read(value, |record| each(tag, Taken::Message(record))) {
+        each(tag, Taken::Malformed { reason, value });
+    }
 }
 
 #[derive(Debug)]
@@ -188,27 +215,29 @@ fn run<S: Source>(
             links[core].under_way += 1;
         }
         let mut malformed: Vec<(u64, String, Vec<u8>)> = Vec::new();
-        source.take(if stopping { 0 } else { room }, POLL, &mut |tag, value| {
-            let read = data_message::read(value, |record| {
+        source.take(if stopping { 0 } else { room }, POLL, &mut |tag, taken| match taken {
+            Taken::Message(record) => {
                 let key = partition.of(record.source, record.metadata).unwrap_or(record.id);
                 let hash = key_hash(key);
                 let mut bytes = Vec::new();
                 entry::encode(&Record { key_hash: hash, ..*record }, &mut bytes);
-                (shard_of(hash, cores), bytes)
-            });
-            match read {
-                Ok((core, bytes)) => {
-                    let staged = links[core].parcels.stage(Parcel { tag, attempts: 1, entry: bytes.into() });
-                    debug_assert!(staged.is_ok(), "no more is taken than there is room for");
-                    links[core].under_way += 1;
-                }
-                Err(error) => malformed.push((tag, error, value.to_vec())),
+                let link = &mut links[shard_of(hash, cores)];
+                let staged = link.parcels.stage(Parcel { tag, attempts: 1, entry: bytes.into() });
+                debug_assert!(staged.is_ok(), "no more is taken than there is room for");
+                link.under_way += 1;
             }
+            Taken::Malformed { reason, value } => malformed.push((tag, reason, value.to_vec())),
         });
         for (tag, reason, value) in malformed {
-            let record =
-                Record { id: b"", source: source.name().as_bytes(), payload: &value, ..Record::default() };
-            bury(dead_letters, source.name(), "MALFORMED", &reason, 1, &record);
+            if !source.refuse(tag, &reason) {
+                let record = Record {
+                    id: b"",
+                    source: source.name().as_bytes(),
+                    payload: &value,
+                    ..Record::default()
+                };
+                bury(dead_letters, source.name(), "MALFORMED", &reason, 1, &record);
+            }
             source.done(tag);
         }
         for (core, link) in links.iter_mut().enumerate() {
@@ -223,15 +252,11 @@ fn run<S: Source>(
                 } else if attempts < ATTEMPTS_MAX {
                     again.push((core, Parcel { tag, attempts: attempts + 1, entry }));
                 } else {
-                    if let Ok(record) = entry::decode(&entry) {
-                        bury(
-                            dead_letters,
-                            "workers",
-                            "PROCESSING_FAILED",
-                            "the processing step gave it up",
-                            attempts,
-                            &record,
-                        );
+                    let reason = "the processing step gave it up";
+                    if !source.refuse(tag, reason)
+                        && let Ok(record) = entry::decode(&entry)
+                    {
+                        bury(dead_letters, "workers", "PROCESSING_FAILED", reason, attempts, &record);
                     }
                     source.done(tag);
                 }

@@ -6,6 +6,8 @@
 //!              └ ring ── a delivery thread (no log) ────────┘
 //! ```
 //!
+//! Or all of it goes to another Tidegate ([`remote`]), whose answer is this one's.
+//!
 //! [`pipeline`] is the sink of a core and says which way a message takes. A [`Publisher`] is a broker's client: it takes
 //! records in order and says what became of each. It retries what may pass by itself for as long as it takes and gives
 //! up only what the broker refuses for ever.
@@ -26,6 +28,8 @@ pub mod log;
 pub mod nats;
 pub mod pipeline;
 pub mod publisher;
+#[cfg(feature = "remote")]
+pub mod remote;
 pub mod status;
 pub mod stored;
 pub mod window;

@@ -14,6 +14,8 @@ use engine_core::{
     AckLevel, Batch, Completions, Doorbell, Outcome, Process, Receipt, Rejection, Sink, Ticket,
 };
 
+#[cfg(feature = "remote")]
+use crate::remote::Forward;
 use crate::{
     direct::Direct,
     inbound::InboundPort,
@@ -37,6 +39,19 @@ pub enum Way {
     Log(Box<Stored>),
     /// Straight to the brokers' threads.
     Direct(Box<Direct>),
+    /// To another process, which does all this.
+    #[cfg(feature = "remote")]
+    Remote(Box<Forward>),
+}
+
+impl Way {
+    /// Whether another process accepts the messages, and recognises repeats.
+    fn is_remote(&self) -> bool {
+        #[cfg(feature = "remote")]
+        return matches!(self, Way::Remote(_));
+        #[cfg(not(feature = "remote"))]
+        false
+    }
 }
 
 /// The sink of a core.
@@ -111,7 +126,7 @@ impl<P: Process> Sink for Pipeline<P> {
         while let Some(view) = batch.peek() {
             let record = view.record();
             let mut id = None;
-            if record.once {
+            if record.once && !self.way.is_remote() {
                 let key = self.window.id(&record);
                 let seen = self.window.look(key, &record, *now.get_or_insert_with(Instant::now));
                 let level = record.level;
@@ -143,6 +158,8 @@ impl<P: Process> Sink for Pipeline<P> {
                 _ if probe => Ok(()),
                 Way::Log(stored) => stored.append(&record),
                 Way::Direct(direct) => direct.send(&record, id),
+                #[cfg(feature = "remote")]
+                Way::Remote(forward) => forward.send(&record),
             };
             if let Err(refused) = sent {
                 if let Some(id) = id {
@@ -164,6 +181,8 @@ impl<P: Process> Sink for Pipeline<P> {
             match &mut self.way {
                 Way::Log(stored) if !probe => stored.keep(ticket, id),
                 Way::Direct(direct) if !probe => direct.keep(ticket),
+                #[cfg(feature = "remote")]
+                Way::Remote(forward) if !probe => forward.keep(ticket),
                 _ => {
                     let outcome = if processed == Some(false) { Outcome::Failed } else { Outcome::Processed };
                     if let Some(id) = id {
@@ -177,6 +196,8 @@ impl<P: Process> Sink for Pipeline<P> {
             Way::Memory => {}
             Way::Log(stored) => stored.commit(),
             Way::Direct(direct) => direct.flush(),
+            #[cfg(feature = "remote")]
+            Way::Remote(forward) => forward.flush(),
         }
     }
 
@@ -202,6 +223,8 @@ impl<P: Process> Sink for Pipeline<P> {
                 }
             }
             Way::Direct(direct) => direct.poll(done, &mut decide),
+            #[cfg(feature = "remote")]
+            Way::Remote(forward) => forward.poll(done, &mut decide),
         }
         for (ticket, level, outcome) in answered {
             if let Some((ticket, outcome)) = self.repeat(ticket, level, outcome) {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine_core::{Outcome, Record};
+use engine_core::{MetadataPairs, OF_ITS_WAY, Outcome, Record};
 
 /// A message in the window, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -97,7 +97,10 @@ impl Window {
     /// What makes two messages the same: source, metadata and payload.
     fn content(&self, record: &Record<'_>) -> u64 {
         let mut hasher = self.hashers[2].build_hasher();
-        for part in [record.source, record.metadata, record.payload] {
+        let pairs = MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key));
+        for part in
+            [record.source, record.payload].into_iter().chain(pairs.flat_map(|(key, value)| [key, value]))
+        {
             hasher.write_usize(part.len());
             hasher.write(part);
         }
@@ -212,6 +215,21 @@ mod tests {
         decide(&mut window, "a", Outcome::Processed);
         assert_eq!(look(&mut window, "a", "one", now), Seen::Done(Outcome::Processed));
         assert_eq!(look(&mut window, "a", "two", now), Seen::Conflict);
+    }
+
+    #[test]
+    fn how_it_was_sent_is_no_part_of_a_message() {
+        let (mut window, now) = (Window::new(10, Duration::from_secs(60)), Instant::now());
+        let mut look = |pairs: &[(&[u8], &[u8])]| {
+            let mut metadata = Vec::new();
+            let mut writer = engine_core::MetadataWriter::new(&mut metadata);
+            pairs.iter().for_each(|(key, value)| writer.push(key, value));
+            let record = Record { id: b"a", metadata: &metadata, ..Record::default() };
+            window.look(window.id(&record), &record, now)
+        };
+        assert_eq!(look(&[(b"k", b"v")]), Seen::New);
+        assert_eq!(look(&[(b"k", b"v"), (engine_core::HOW_SENT, b"batch")]), Seen::UnderWay);
+        assert_eq!(look(&[(b"k", b"w"), (engine_core::HOW_SENT, b"batch")]), Seen::Conflict);
     }
 
     #[test]

@@ -53,6 +53,7 @@ impl Reached {
             }
             Some(Outcome::Stored(receipt)) => {
                 let (level, offset) = (receipt.level, receipt.offset());
+                let shard = receipt.shard().map_or(shard, |shard| shard as usize);
                 return Ok(Self { level, shard, offset, duplicate: receipt.duplicate });
             }
             Some(Outcome::Failed) => Refusal::new(
@@ -78,6 +79,7 @@ impl Reached {
                 Code::DeadlineExceeded,
                 "unknown: storing it failed half-way, it may still be there after a restart; send it again with the same Idempotency-Key",
             ),
+            Some(Outcome::Rejected(Rejection::Far { status, reason })) => far(policy, status, reason),
             None => {
                 let levels = [AckLevel::Durable, AckLevel::Delivered];
                 let because = levels.into_iter().find_map(|level| policy.gate.reason(level));
@@ -92,6 +94,25 @@ impl Reached {
             }
         };
         Err(refusal)
+    }
+}
+
+/// What the process that a message was sent on to says, in its words.
+fn far(policy: &AckPolicy, status: u16, reason: u32) -> Refusal {
+    let kept = policy.far.as_ref().and_then(|far| far.reasons.get(reason));
+    let named = kept.as_ref().and_then(|reason| reason.code.as_deref());
+    let code = named.and_then(|name| Code::ALL.into_iter().find(|code| code.name() == name));
+    let code = code.unwrap_or(match status {
+        400 => Code::InvalidArgument,
+        409 => Code::AlreadyExists,
+        413 => Code::ResourceExhausted,
+        422 => Code::FailedPrecondition,
+        504 => Code::DeadlineExceeded,
+        _ => Code::Unavailable,
+    });
+    match kept {
+        Some(reason) => Refusal::new(status, code, reason.text),
+        None => Refusal::new(status, code, "the process behind this one turned the message down"),
     }
 }
 

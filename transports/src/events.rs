@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use engine_core::{AckLevel, KEY_OVERRIDE, MetadataWriter, Refused};
+use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter, Refused, TRACE_KEY};
 
 use crate::{
     answer::{Reached, Refusal},
@@ -27,8 +27,6 @@ use crate::{
 pub const SCHEMA_KEY: &[u8] = b"schema";
 /// The schema of an event of `analytics.v1`: its payload is the protobuf bytes as they were sent.
 pub const EVENT_SCHEMA: &[u8] = b"analytics.v1.Event";
-/// The header, and metadata key, that joins a message to its trace (W3C Trace Context).
-pub const TRACE_KEY: &[u8] = b"traceparent";
 
 /// Events of one request (contracts 3.1).
 const BATCH_MAX: usize = 1000;
@@ -134,6 +132,9 @@ fn offer(
     let mut writer = MetadataWriter::new(&mut metadata);
     writer.push(KEY_OVERRIDE, event.user_id);
     writer.push(SCHEMA_KEY, EVENT_SCHEMA);
+    if head.endpoint.is_batch_of_events() {
+        writer.push(HOW_SENT, b"batch");
+    }
     if let Some(trace) = &head.trace {
         writer.push(TRACE_KEY, trace);
     }

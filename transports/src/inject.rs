@@ -287,11 +287,10 @@ impl Desk {
         place: (usize, usize),
     ) -> Result<Option<Stored>, Refusal> {
         let policy = &self.core.shared.acks;
-        let level = level.unwrap_or(policy.default);
-        if let Some(why) = &policy.unreachable[level as usize] {
+        let terms = Terms::new(policy, level, None);
+        if let Some(why) = &policy.unreachable[terms.level as usize] {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("ack level: {why}")));
         }
-        let terms = Terms { level, key: None };
         terms.admit(policy)?;
         let incoming = Incoming {
             id: (!message.id.is_empty()).then_some(&message.id),

@@ -109,6 +109,7 @@ impl Lane {
             key_hash: key.unwrap_or_default(),
             kind,
             level: terms.level,
+            level_named: terms.named,
             once,
             reply_token: 0,
         };

@@ -53,5 +53,5 @@ pub use crate::{
     limits::Limits,
     listener::{Role, bind},
     routes::{ENDPOINTS, Endpoint, Row},
-    terms::{AckPolicy, Gate},
+    terms::{AckPolicy, Far, Gate},
 };

@@ -97,6 +97,11 @@ impl Endpoint {
         matches!(self.row().hot, GrpcEvent | GrpcEvents | GrpcEventStream | EventJson | EventsJson)
     }
 
+    /// Whether a request of it carries several events.
+    pub(crate) fn is_batch_of_events(self) -> bool {
+        matches!(self.row().hot, Hot::GrpcEvents | Hot::EventsJson)
+    }
+
     /// Whether a request of it carries one event.
     pub(crate) fn is_single_event(self) -> bool {
         matches!(self.row().hot, Hot::GrpcEvent | Hot::EventJson)

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use engine_core::AckLevel;
+use engine_core::{AckLevel, Reasons};
 use parking_lot::Mutex;
 
 use crate::{answer::Refusal, grpc::Code};
@@ -31,6 +31,17 @@ pub struct AckPolicy {
     pub sides: Vec<String>,
     /// What stands in the way right now.
     pub gate: Arc<Gate>,
+    /// In a process that sends messages on: how the one that accepts them is asked. Its level is the answer's.
+    pub far: Option<Far>,
+}
+
+/// Another process, which accepts the messages.
+#[derive(Clone, Debug, Default)]
+pub struct Far {
+    /// Its words for what it did not take.
+    pub reasons: Arc<Reasons>,
+    /// Whether a request that names no level asks it for ours; else it gets its own default.
+    pub asks_default: bool,
 }
 
 impl AckPolicy {
@@ -47,6 +58,7 @@ impl AckPolicy {
             timeout: Duration::from_secs(10),
             sides: Vec::new(),
             gate: Arc::default(),
+            far: None,
         }
     }
 
@@ -93,6 +105,10 @@ impl Gate {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) level: AckLevel,
+    /// Whether the level was named, by the caller or in the settings.
+    pub(crate) named: bool,
+    /// Whether another process accepts the message: that has to be waited for, whatever the level.
+    pub(crate) forwarded: bool,
     /// The caller's own id.
     pub(crate) key: Option<Rc<[u8]>>,
 }
@@ -104,29 +120,40 @@ impl Terms {
         field: impl Fn(&str) -> Option<&'a [u8]>,
     ) -> Result<Self, Refusal> {
         let level = match field("tidegate-ack") {
-            None => policy.default,
-            Some(wanted) => AckLevel::from_name(wanted).ok_or_else(|| {
+            None => None,
+            Some(wanted) => Some(AckLevel::from_name(wanted).ok_or_else(|| {
                 let wanted = String::from_utf8_lossy(wanted);
                 let text =
                     format!("tidegate-ack: there is no level `{wanted}`; give queued, durable or delivered");
                 Refusal::new(400, Code::InvalidArgument, text)
-            })?,
+            })?),
         };
-        if let Some(why) = &policy.unreachable[level as usize] {
+        let terms = Self::new(policy, level, None);
+        if let Some(why) = &policy.unreachable[terms.level as usize] {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("tidegate-ack: {why}")));
         }
-        Ok(Self { level, key: field("idempotency-key").map(read_key).transpose()? })
+        Ok(Self { key: field("idempotency-key").map(read_key).transpose()?, ..terms })
+    }
+
+    /// The terms of a request that names this level, or none.
+    pub(crate) fn new(policy: &AckPolicy, level: Option<AckLevel>, key: Option<Rc<[u8]>>) -> Self {
+        Self {
+            level: level.unwrap_or(policy.default),
+            named: level.is_some() || policy.far.as_ref().is_some_and(|far| far.asks_default),
+            forwarded: policy.far.is_some(),
+            key,
+        }
     }
 
     /// Answered as soon as it is in the queue.
     pub(crate) fn immediate() -> Self {
-        Self { level: AckLevel::Queued, key: None }
+        Self { level: AckLevel::Queued, named: false, forwarded: false, key: None }
     }
 
     /// Whether the answer has to wait for what becomes of the message.
     #[inline]
     pub(crate) fn waits(&self) -> bool {
-        self.level != AckLevel::Queued || self.key.is_some()
+        self.level != AckLevel::Queued || self.key.is_some() || self.forwarded
     }
 
     /// Refuses while the level cannot be honoured.
@@ -137,6 +164,9 @@ impl Terms {
         }
         match policy.gate.reason(self.level) {
             None => Ok(()),
+            Some(reason) if self.forwarded => {
+                Err(Refusal::new(503, Code::Unavailable, format!("not accepted: {reason}")))
+            }
             Some(reason) => {
                 let text = format!("not accepted: `{}` cannot be honoured now: {reason}", self.level.name());
                 Err(Refusal::new(503, Code::Unavailable, text))
@@ -177,6 +207,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_on_is_waited_for_at_every_level() {
+        let policy = AckPolicy { far: Some(Far::default()), ..AckPolicy::queued_only() };
+        let unnamed = Terms::new(&policy, None, None);
+        assert!(unnamed.waits() && !unnamed.named);
+        let queued = Terms::new(&policy, Some(AckLevel::Queued), None);
+        assert!(queued.waits() && queued.named);
+    }
+
+    #[test]
     fn a_level_out_of_reach_is_refused_with_the_reason() {
         assert_eq!(read(&[("tidegate-ack", "durable")]).unwrap().level, AckLevel::Durable);
         let refusal = read(&[("tidegate-ack", "delivered")]).unwrap_err();
@@ -199,7 +238,7 @@ mod tests {
     fn a_shut_level_is_refused_and_the_others_are_not() {
         let policy = AckPolicy::queued_only();
         assert!(policy.gate.set(AckLevel::Durable, Some("the disk is full".into())));
-        let terms = |level| Terms { level, key: None };
+        let terms = |level| Terms { level, ..Terms::immediate() };
         assert!(terms(AckLevel::Queued).admit(&policy).is_ok());
         let refusal = terms(AckLevel::Durable).admit(&policy).unwrap_err();
         assert!(refusal.status == 503 && refusal.text.contains("the disk is full"));

@@ -174,6 +174,7 @@ pub fn kafka(folder: &Path, rounds: usize) -> Result<()> {
     let config = KafkaConfig {
         brokers: format!("127.0.0.1:{}", broker.port),
         topic: "bench".into(),
+        shapes: None,
         consumer_group: "none".into(),
         client_id: "bench".into(),
         acks: "all".into(),

@@ -5,7 +5,7 @@
 //! librdkafka commits what is stored every second, and before a partition goes to another member.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -19,27 +19,53 @@ use rdkafka::{
     ClientContext, Message, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Headers},
 };
 
-use super::KafkaConfig;
-use crate::{inbound::Source, status::SideStatus};
+use super::{
+    KafkaConfig,
+    dead::Undertaker,
+    shape::{Arrived, Shapes},
+};
+use crate::{
+    inbound::{Source, Taken, take_data_message},
+    status::SideStatus,
+};
 
 /// A wait is cut into pieces of this length, so that what the cores have done is not kept waiting.
 const SLICE: Duration = Duration::from_millis(5);
 
 /// What came of a partition and is not done.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Partition {
+    topic: String,
+    number: i32,
     /// In order: offset, and whether it is done.
     under_way: VecDeque<(i64, bool)>,
 }
 
-/// Partitions by number; a tag is the partition above and the offset below.
-type Partitions = Arc<Mutex<BTreeMap<i32, Partition>>>;
+/// The partitions that were ever ours; a tag has the place here above and the offset below.
+#[derive(Debug, Default)]
+struct Partitions {
+    known: Vec<Partition>,
+    places: HashMap<String, HashMap<i32, usize>>,
+}
+
+impl Partitions {
+    fn place(&mut self, topic: &str, number: i32) -> usize {
+        if let Some(place) = self.places.get(topic).and_then(|numbers| numbers.get(&number)) {
+            return *place;
+        }
+        self.known.push(Partition { topic: topic.to_owned(), number, under_way: VecDeque::new() });
+        let place = self.known.len() - 1;
+        self.places.entry(topic.to_owned()).or_default().insert(number, place);
+        place
+    }
+}
 
 struct Context {
     status: Arc<SideStatus>,
-    partitions: Partitions,
+    partitions: Arc<Mutex<Partitions>>,
     brokers: String,
 }
 
@@ -61,7 +87,8 @@ impl ConsumerContext for Context {
             let mut partitions = self.partitions.lock();
             for element in list.elements() {
                 // The next member gets what is not done; ours finish to no effect.
-                partitions.remove(&element.partition());
+                let place = partitions.place(element.topic(), element.partition());
+                partitions.known[place].under_way.clear();
             }
         }
         tracing::info!(broker = self.status.name, ?rebalance, "the group shares its partitions anew");
@@ -79,9 +106,10 @@ impl Wake for Bell {
 /// A member of the consumer group.
 pub struct KafkaSource {
     consumer: BaseConsumer<Context>,
-    partitions: Partitions,
+    partitions: Arc<Mutex<Partitions>>,
     status: Arc<SideStatus>,
-    topic: String,
+    shapes: Option<Arc<dyn Shapes>>,
+    undertaker: Undertaker,
     bell: Arc<Bell>,
 }
 
@@ -91,7 +119,7 @@ impl KafkaSource {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: &KafkaConfig, status: Arc<SideStatus>) -> Result<Self, String> {
-        let partitions = Partitions::default();
+        let partitions = Arc::<Mutex<Partitions>>::default();
         let context = Context {
             status: Arc::clone(&status),
             partitions: Arc::clone(&partitions),
@@ -112,21 +140,22 @@ impl KafkaSource {
             .set("topic.metadata.refresh.interval.ms", "5000")
             .create_with_context(context)
             .map_err(|error| format!("kafka: {error}"))?;
-        consumer
-            .subscribe(&[&config.topic])
-            .map_err(|error| format!("kafka.topic = {}: {error}", config.topic))?;
+        let topics = config.topics();
+        let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+        consumer.subscribe(&names).map_err(|error| format!("kafka topics {}: {error}", names.join(", ")))?;
         Ok(Self {
             consumer,
             partitions,
             status,
-            topic: config.topic.clone(),
+            shapes: config.shapes.clone(),
+            undertaker: Undertaker::new(config),
             bell: Arc::new(Bell(AtomicBool::new(false))),
         })
     }
 }
 
 impl Source for KafkaSource {
-    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8])) {
+    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
         let deadline = Instant::now() + timeout;
         let mut taken = 0;
         // Also without room: the client lives by being polled.
@@ -139,13 +168,14 @@ impl Source for KafkaSource {
             let wait = if taken > 0 { Duration::ZERO } else { SLICE };
             match self.consumer.poll(wait) {
                 Some(Ok(message)) => {
-                    let (partition, offset) = (message.partition(), message.offset());
+                    let offset = message.offset();
                     let mut partitions = self.partitions.lock();
-                    partitions.entry(partition).or_default().under_way.push_back((offset, false));
+                    let place = partitions.place(message.topic(), message.partition());
+                    partitions.known[place].under_way.push_back((offset, false));
                     drop(partitions);
                     taken += 1;
                     self.status.consumed.fetch_add(1, Ordering::Relaxed);
-                    each(tag(partition, offset), message.payload().unwrap_or_default());
+                    read(self.shapes.as_deref(), &message, tag(place, offset), each);
                 }
                 // Said by the producer, which can make it.
                 Some(Err(error))
@@ -171,9 +201,9 @@ impl Source for KafkaSource {
     }
 
     fn done(&mut self, tag: u64) {
-        let (number, offset) = ((tag >> 48) as i32, (tag & OFFSET_MASK) as i64);
+        let (place, offset) = place_of(tag);
         let mut partitions = self.partitions.lock();
-        let Some(partition) = partitions.get_mut(&number) else { return };
+        let Some(partition) = partitions.known.get_mut(place) else { return };
         if let Ok(place) = partition.under_way.binary_search_by_key(&offset, |(offset, _)| *offset) {
             partition.under_way[place].1 = true;
         }
@@ -182,12 +212,43 @@ impl Source for KafkaSource {
             partition.under_way.pop_front();
             passed = Some(offset);
         }
-        drop(partitions);
         if let Some(passed) = passed
-            && let Err(error) = self.consumer.store_offset(&self.topic, number, passed)
+            && let Err(error) = self.consumer.store_offset(&partition.topic, partition.number, passed)
         {
             // The partition is another member's by now, who gets these again.
             tracing::debug!(broker = self.status.name, %error, "an offset is not stored");
+        }
+    }
+
+    fn refuse(&mut self, tag: u64, reason: &str) -> bool {
+        let (place, offset) = place_of(tag);
+        let known = self.partitions.lock();
+        let Some((topic, number)) = known.known.get(place).map(|known| (known.topic.clone(), known.number))
+        else {
+            return false;
+        };
+        drop(known);
+        let Some(to) = self.shapes.as_ref().and_then(|shapes| shapes.dead_letters(&topic)) else {
+            return false;
+        };
+        let buried = self.undertaker.bury(&topic, number, offset, reason, &to);
+        let to = to.name;
+        match buried {
+            Ok(()) => {
+                tracing::warn!(
+                    topic,
+                    partition = number,
+                    offset,
+                    reason,
+                    to,
+                    "a record cannot be worked on: put aside"
+                );
+                true
+            }
+            Err(error) => {
+                tracing::warn!(topic, to, error, "no dead letter in Kafka; it is kept here");
+                false
+            }
         }
     }
 
@@ -202,6 +263,39 @@ impl Source for KafkaSource {
 
 const OFFSET_MASK: u64 = (1 << 48) - 1;
 
-fn tag(partition: i32, offset: i64) -> u64 {
-    u64::from(partition.unsigned_abs()) << 48 | (offset.unsigned_abs() & OFFSET_MASK)
+/// Places are fewer than 2^16: a member has no more partitions.
+fn tag(place: usize, offset: i64) -> u64 {
+    (place as u64) << 48 | (offset.unsigned_abs() & OFFSET_MASK)
+}
+
+fn place_of(tag: u64) -> (usize, i64) {
+    ((tag >> 48) as usize, (tag & OFFSET_MASK) as i64)
+}
+
+/// Hands on what a record says, in whichever shape.
+fn read(
+    shapes: Option<&dyn Shapes>,
+    message: &BorrowedMessage<'_>,
+    tag: u64,
+    each: &mut dyn FnMut(u64, Taken<'_>),
+) {
+    let value = message.payload().unwrap_or_default();
+    let Some(shapes) = shapes else { return take_data_message(tag, value, each) };
+    let headers: Vec<(&str, &[u8])> = message
+        .headers()
+        .into_iter()
+        .flat_map(Headers::iter)
+        .map(|header| (header.key, header.value.unwrap_or_default()))
+        .collect();
+    let arrived = Arrived {
+        key: message.key().unwrap_or_default(),
+        value,
+        headers: &headers,
+        timestamp_seconds: message.timestamp().to_millis().unwrap_or_default().div_euclid(1000),
+    };
+    match shapes.read(&arrived, &mut |record| each(tag, Taken::Message(record))) {
+        Some(Ok(())) => {}
+        Some(Err(reason)) => each(tag, Taken::Malformed { reason, value }),
+        None => take_data_message(tag, value, each),
+    }
 }

@@ -1,23 +1,34 @@
-//! Apache Kafka: the producer ([`publish`]) and the consumer group ([`consume`]).
+//! Apache Kafka: the producer ([`publish`]), the consumer group ([`consume`]), what records look like ([`shape`]) and
+//! the topics ([`topics`]).
 //!
 //! Configuration names are librdkafka's (its CONFIGURATION.md); record headers are those of contracts 2.7, with
 //! `schema` and `traceparent`.
 
 pub mod consume;
+mod dead;
 pub mod publish;
+pub mod shape;
+pub mod topics;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use engine_core::PartitionKey;
 use rdkafka::ClientConfig;
+
+use self::shape::{Shapes, Topic};
+
+/// Partitions of a topic that we have to create.
+const PARTITIONS: i32 = 3;
 
 /// How to reach Kafka, and what to do there.
 #[derive(Clone, Debug)]
 pub struct KafkaConfig {
     /// Bootstrap brokers, separated by commas.
     pub brokers: String,
-    /// The topic.
+    /// The topic of messages.
     pub topic: String,
+    /// The shapes and topics of events; without them events are messages like any other.
+    pub shapes: Option<Arc<dyn Shapes>>,
     /// The consumer group.
     pub consumer_group: String,
     /// What the client calls itself.
@@ -49,6 +60,23 @@ pub struct KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// The topics that are written to and read from, each once, that of messages first.
+    pub fn topics(&self) -> Vec<Topic> {
+        let own = Topic {
+            name: self.topic.clone(),
+            setting: "kafka.topic (KAFKA_TOPIC)",
+            partitions: PARTITIONS,
+            retention: None,
+        };
+        let mut topics = vec![own];
+        for topic in self.shapes.iter().flat_map(|shapes| shapes.topics()) {
+            if topics.iter().all(|known| known.name != topic.name) {
+                topics.push(topic);
+            }
+        }
+        topics
+    }
+
     /// What producer and consumer have in common.
     ///
     /// # Errors

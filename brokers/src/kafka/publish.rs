@@ -18,15 +18,17 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use engine_core::{MetadataPairs, Record};
 use rdkafka::{
     ClientContext, Message,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
-    client::DefaultClientContext,
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage},
     producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
 };
 
-use super::KafkaConfig;
+use super::{
+    KafkaConfig,
+    shape::{Outgoing, Topic},
+    topics,
+};
 use crate::{
     backoff::Backoff,
     data_message,
@@ -34,8 +36,6 @@ use crate::{
     status::SideStatus,
 };
 
-/// Partitions of a topic that we have to create.
-const PARTITIONS: i32 = 3;
 /// How often a broker that does not answer is asked.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer that.
@@ -125,6 +125,8 @@ pub struct KafkaPublisher {
     again_at: Option<Instant>,
     backoff: Backoff,
     value: Vec<u8>,
+    shaped: Outgoing,
+    topics: Vec<Topic>,
     connected: Arc<AtomicBool>,
     asked: Option<Instant>,
     /// When a sample of the messages under way was sent, for the publish time.
@@ -144,6 +146,7 @@ impl KafkaPublisher {
         let bell = Arc::new(Bell { events: sender.clone(), rung: AtomicBool::new(false) });
         Ok(Self {
             backoff: Backoff::new(config.retry_backoff, Duration::from_secs(5)),
+            topics: config.topics(),
             config,
             status,
             producer,
@@ -155,6 +158,7 @@ impl KafkaPublisher {
             again: VecDeque::new(),
             again_at: None,
             value: Vec::new(),
+            shaped: Outgoing::default(),
             connected,
             asked: None,
             sample: None,
@@ -185,7 +189,8 @@ impl KafkaPublisher {
             Event::Failed(tag, code, message) => {
                 self.status.retries.fetch_add(1, Ordering::Relaxed);
                 self.fatal |= code == RDKafkaErrorCode::Fatal;
-                self.status.set_trouble(Some(explain(&self.config, code)));
+                let topic = self.topics.iter().find(|topic| topic.name == message.topic());
+                self.status.set_trouble(Some(explain(&self.config, topic.unwrap_or(&self.topics[0]), code)));
                 self.again.push_back((tag, *message));
                 self.again_at.get_or_insert_with(|| Instant::now() + self.backoff.next_pause());
             }
@@ -212,7 +217,7 @@ impl KafkaPublisher {
             }
         }
         while let Some((tag, message)) = self.again.pop_front() {
-            let mut record = BaseRecord::with_opaque_to(&self.config.topic, tag as usize)
+            let mut record = BaseRecord::with_opaque_to(message.topic(), tag as usize)
                 .payload(message.payload().unwrap_or_default())
                 .key(message.key().unwrap_or_default());
             record.timestamp = message.timestamp().to_millis();
@@ -226,7 +231,7 @@ impl KafkaPublisher {
         self.again_at = None;
     }
 
-    /// Asks a broker whether it and the topic are there; makes the topic if it is not.
+    /// Asks a broker whether it and the topics are there; makes a topic if it is not.
     fn ask(&mut self) {
         if self.connected.load(Ordering::Acquire)
             || self.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN)
@@ -234,44 +239,43 @@ impl KafkaPublisher {
             return;
         }
         self.asked = Some(Instant::now());
-        let topic = &self.config.topic;
-        match self.producer.client().fetch_metadata(Some(topic), ASK_TIMEOUT) {
-            Ok(metadata) => {
-                let error = metadata.topics().iter().find_map(|found| found.error());
-                match error.map(RDKafkaErrorCode::from) {
-                    None => self.connected.store(true, Ordering::Release),
-                    Some(RDKafkaErrorCode::UnknownTopicOrPartition) => self.create_topic(),
-                    Some(code) => self.status.set_trouble(Some(explain(&self.config, code))),
+        let mut absent = Vec::new();
+        for topic in &self.topics {
+            match self.producer.client().fetch_metadata(Some(&topic.name), ASK_TIMEOUT) {
+                Ok(metadata) => {
+                    let error = metadata.topics().iter().find_map(|found| found.error());
+                    match error.map(RDKafkaErrorCode::from) {
+                        None => {}
+                        Some(RDKafkaErrorCode::UnknownTopicOrPartition) => absent.push(topic.clone()),
+                        Some(code) => {
+                            self.status.set_trouble(Some(explain(&self.config, topic, code)));
+                            return;
+                        }
+                    }
+                }
+                Err(error) => {
+                    let text =
+                        format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
+                    self.status.set_trouble(Some(text));
+                    return;
                 }
             }
-            Err(error) => {
-                let text =
-                    format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
-                self.status.set_trouble(Some(text));
-            }
         }
-    }
-
-    fn create_topic(&self) {
-        let topic = NewTopic::new(&self.config.topic, PARTITIONS, TopicReplication::Fixed(-1));
-        let created = self.config.client().and_then(|config| {
-            let admin: AdminClient<DefaultClientContext> =
-                config.create().map_err(|error| error.to_string())?;
-            let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(5)));
-            let made = futures_executor::block_on(admin.create_topics([&topic], &options));
-            match made.map_err(|error| error.to_string())?.pop() {
-                Some(Err((_, code))) if code != RDKafkaErrorCode::TopicAlreadyExists => Err(code.to_string()),
-                _ => Ok(()),
+        if absent.is_empty() {
+            self.connected.store(true, Ordering::Release);
+            return;
+        }
+        match topics::create(&self.config, &absent) {
+            Ok(made) => {
+                for (topic, _) in absent.iter().zip(made).filter(|(_, made)| *made) {
+                    tracing::info!(
+                        topic = topic.name,
+                        partitions = topic.partitions,
+                        "the topic was not there and was created"
+                    );
+                }
             }
-        });
-        match created {
-            Ok(()) => {
-                tracing::info!(topic = self.config.topic, partitions = PARTITIONS, "the topic was not there and was created");
-            }
-            Err(error) => self.status.set_trouble(Some(format!(
-                "kafka.topic = {}: it does not exist and cannot be created: {error}; create it, or set KAFKA_TOPIC",
-                self.config.topic
-            ))),
+            Err(error) => self.status.set_trouble(Some(error)),
         }
     }
 }
@@ -281,22 +285,35 @@ impl Publisher for KafkaPublisher {
         if !self.again.is_empty() || self.in_flight >= self.config.in_flight_max {
             return Err(Busy);
         }
-        self.value.clear();
-        data_message::write(record, &mut self.value);
-        let key = self.config.partition.of(record.source, record.metadata).unwrap_or(record.id);
-        let mut headers = OwnedHeaders::new_with_capacity(4)
-            .insert(Header { key: "source", value: Some(record.source) })
-            .insert(Header { key: "message_id", value: Some(record.id) })
-            .insert(Header { key: "schema", value: Some(data_message::SCHEMA) });
-        if let Some((_, value)) =
-            MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent")
-        {
+        let timestamp_ms = record.timestamp_seconds.saturating_mul(1000);
+        self.shaped.clear();
+        let shaped = self.config.shapes.as_ref().is_some_and(|shapes| shapes.write(record, &mut self.shaped));
+        let trace = MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent");
+        let (topic, key, value, mut headers);
+        if shaped {
+            let Outgoing { topic: to, key: by, headers: fields, value: content } = &self.shaped;
+            (topic, key, value) = (to.as_str(), by.as_slice(), content.as_slice());
+            headers = OwnedHeaders::new_with_capacity(fields.len() + 1);
+            for (name, value) in fields {
+                headers = headers.insert(Header { key: name, value: Some(value) });
+            }
+        } else {
+            self.value.clear();
+            data_message::write(record, &mut self.value);
+            (topic, value) = (self.config.topic.as_str(), self.value.as_slice());
+            key = self.config.partition.of(record.source, record.metadata).unwrap_or(record.id);
+            headers = OwnedHeaders::new_with_capacity(4)
+                .insert(Header { key: "source", value: Some(record.source) })
+                .insert(Header { key: "message_id", value: Some(record.id) })
+                .insert(Header { key: "schema", value: Some(data_message::SCHEMA) });
+        }
+        if let Some((_, value)) = trace {
             headers = headers.insert(Header { key: "traceparent", value: Some(value) });
         }
-        let message = BaseRecord::with_opaque_to(&self.config.topic, tag as usize)
+        let message = BaseRecord::with_opaque_to(topic, tag as usize)
             .key(key)
-            .payload(self.value.as_slice())
-            .timestamp(record.timestamp_seconds.saturating_mul(1000))
+            .payload(value)
+            .timestamp(timestamp_ms)
             .headers(headers);
         match self.producer.send(message) {
             Ok(()) => {}
@@ -394,19 +411,14 @@ fn rejected(code: RDKafkaErrorCode) -> Rejected {
     Rejected { code: format!("{code:?}"), reason: format!("{code}{hint}"), attempts: 1 }
 }
 
-fn explain(config: &KafkaConfig, code: RDKafkaErrorCode) -> String {
+fn explain(config: &KafkaConfig, topic: &Topic, code: RDKafkaErrorCode) -> String {
+    let Topic { name, setting, .. } = topic;
     match code {
         RDKafkaErrorCode::TopicAuthorizationFailed => {
-            format!(
-                "kafka.topic = {}: this user may not write to it; grant that, or set KAFKA_TOPIC",
-                config.topic
-            )
+            format!("{setting} = {name}: this user may not write to it; grant that, or name another")
         }
         RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => {
-            format!(
-                "kafka.topic = {}: it does not exist any more; create it, or set KAFKA_TOPIC",
-                config.topic
-            )
+            format!("{setting} = {name}: it does not exist any more; create it, or name another")
         }
         _ => format!("kafka.brokers = {}: {code}", config.brokers),
     }

@@ -21,7 +21,10 @@ use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
 use super::{Broken, Link, NatsConfig, PACK_HEADER, connect, stream};
-use crate::{inbound::Source, status::SideStatus};
+use crate::{
+    inbound::{Source, Taken, take_data_message},
+    status::SideStatus,
+};
 
 /// Time to work on a message before it is given to another (contracts 2.7).
 const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -209,9 +212,9 @@ impl NatsSource {
 }
 
 impl Source for NatsSource {
-    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8])) {
+    fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
         let runtime = Arc::clone(&self.runtime);
-        runtime.block_on(self.pull(max, timeout, each));
+        runtime.block_on(self.pull(max, timeout, &mut |tag, value| take_data_message(tag, value, each)));
     }
 
     fn done(&mut self, tag: u64) {

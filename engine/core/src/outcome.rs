@@ -51,6 +51,7 @@ pub struct Receipt {
     pub level: AckLevel,
     /// Whether it was there before: this one is a repeat.
     pub duplicate: bool,
+    shard: u32,
     offset: u64,
 }
 
@@ -61,7 +62,18 @@ impl Receipt {
     /// When the offset is `u64::MAX`, which no log reaches.
     pub fn new(level: AckLevel, offset: Option<u64>) -> Self {
         assert_ne!(offset, Some(u64::MAX), "an offset of 2^64 - 1");
-        Self { level, duplicate: false, offset: offset.unwrap_or(u64::MAX) }
+        Self { level, duplicate: false, shard: u32::MAX, offset: offset.unwrap_or(u64::MAX) }
+    }
+
+    /// The same in this shard of another process; else the shard is the core that worked on it.
+    #[must_use]
+    pub fn in_shard(self, shard: u32) -> Self {
+        Self { shard, ..self }
+    }
+
+    /// The shard of another process that the offset belongs to.
+    pub fn shard(self) -> Option<u32> {
+        (self.shard != u32::MAX).then_some(self.shard)
     }
 
     /// Its place in the log of the shard that worked on it, if there is a log.
@@ -82,6 +94,13 @@ pub enum Rejection {
     },
     /// Nobody knows whether it is stored: writing it failed half-way.
     Unknown,
+    /// The process it was sent on to did not take it, or it did not get there, or nothing is known of it any more.
+    Far {
+        /// The HTTP status to answer with.
+        status: u16,
+        /// The number of the words for it, in [`Reasons`](crate::Reasons).
+        reason: u32,
+    },
 }
 
 #[cfg(test)]
@@ -102,5 +121,6 @@ mod tests {
         assert_eq!(size_of::<Outcome>(), 16);
         assert_eq!(Receipt::new(AckLevel::Durable, Some(7)).offset(), Some(7));
         assert_eq!(Receipt::new(AckLevel::Delivered, None).offset(), None);
+        assert_eq!(Receipt::new(AckLevel::Durable, Some(7)).in_shard(3).shard(), Some(3));
     }
 }

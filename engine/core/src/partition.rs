@@ -6,6 +6,15 @@ use crate::metadata::MetadataPairs;
 /// stands first in the metadata or it is an ordinary pair: looking further would cost every message.
 pub const KEY_OVERRIDE: &[u8] = b"tidegate-key";
 
+/// The metadata key that says how a message was sent: `async`, `batch`.
+pub const HOW_SENT: &[u8] = b"tidegate-sent";
+
+/// The metadata key that joins a message to its trace (W3C Trace Context).
+pub const TRACE_KEY: &[u8] = b"traceparent";
+
+/// Metadata that says how a message came and not what it is: a repeat may differ in it.
+pub const OF_ITS_WAY: [&[u8]; 2] = [HOW_SENT, TRACE_KEY];
+
 /// What keeps messages together on one core and in one partition, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PartitionKey {

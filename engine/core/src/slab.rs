@@ -57,6 +57,8 @@ pub struct Record<'a> {
     pub kind: u8,
     /// How safe it must be before its sender is told.
     pub level: AckLevel,
+    /// Whether its sender named that level; else it is the default of the process that stores it.
+    pub level_named: bool,
     /// Whether the id is the sender's own, so that a repeat of it is the same message again.
     pub once: bool,
     /// Handed back by [`Shard::take_replies`](crate::Shard::take_replies) when the message is completed.
@@ -221,6 +223,7 @@ struct Header {
     class: u8,
     kind: u8,
     level: AckLevel,
+    level_named: bool,
     once: bool,
 }
 
@@ -457,6 +460,7 @@ impl SlabOwner {
                     class: place.class as u8,
                     kind: record.kind,
                     level: record.level,
+                    level_named: record.level_named,
                     once: record.once,
                 });
                 generation
@@ -709,6 +713,7 @@ impl<'a> RecordView<'a> {
             key_hash: self.header.key_hash,
             kind: self.header.kind,
             level: self.header.level,
+            level_named: self.header.level_named,
             once: self.header.once,
             reply_token: self.header.reply_token,
         }

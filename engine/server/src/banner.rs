@@ -51,6 +51,9 @@ impl Banner<'_> {
 
     fn queue(&self) -> String {
         let delivery = self.delivery;
+        if let Some(remote) = &delivery.remote {
+            return format!("sent on to {} ({})", remote.target, remote.setting);
+        }
         let place = |provider: &Provider| match provider {
             Provider::Nats => format!("nats ({})", delivery.nats.url),
             Provider::Kafka => format!("kafka ({})", delivery.kafka.brokers),
@@ -92,6 +95,7 @@ impl Banner<'_> {
             self.queue(),
             self.queue_size,
             match self.delivery.ack_default {
+                _ if self.delivery.remote.is_some() => "what it says there",
                 AckLevel::Queued => "queued: it does not survive a crash",
                 AckLevel::Durable => "durable: on this disk, and fdatasync returned",
                 AckLevel::Delivered => "delivered: acknowledged by the broker",

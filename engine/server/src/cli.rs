@@ -54,6 +54,12 @@ pub enum Command {
         #[command(subcommand)]
         action: DlqAction,
     },
+    /// Create or list the topics of Kafka (kafka.brokers).
+    Topics {
+        /// What about them.
+        #[command(subcommand)]
+        action: TopicsAction,
+    },
     /// Say the version.
     Version,
     /// Print a completion script for a shell.
@@ -143,6 +149,15 @@ pub enum DlqAction {
         #[arg(long, default_value = "http://localhost:8082")]
         url: String,
     },
+}
+
+/// What about Kafka's topics.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum TopicsAction {
+    /// Create those that are not there, with the partitions and retention that the older systems give them.
+    Create,
+    /// Print every topic with its partitions, its records and what the consumer group has not worked on.
+    List,
 }
 
 /// Which log.

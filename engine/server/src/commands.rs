@@ -12,13 +12,14 @@ use clap::{CommandFactory, Parser};
 
 use crate::{
     cli::{Cli, Command, ConfigAction, RunArguments},
-    log_tools, resend,
+    health_check, log_tools, resend,
     role::Part,
     run,
     settings::{
         DEFAULT_DIRECTORY, KEYS, Layers, Resolved, commented_defaults, default_file, expectation, find,
         nearest,
     },
+    topics,
 };
 
 /// Runs the program; every error goes to standard error with the way out.
@@ -33,6 +34,12 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch() -> Result<ExitCode> {
+    if health_check::is_asked_for(std::env::args().skip(1)) {
+        let arguments = RunArguments::default();
+        let Some(resolved) = resolve(&arguments)? else { return Ok(ExitCode::FAILURE) };
+        health_check::ask(&resolved.settings, part(&arguments))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let cli = Cli::parse();
     match cli.command {
         None => start(&cli.run),
@@ -46,6 +53,10 @@ fn dispatch() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Config { action }) => config(action),
+        Some(Command::Topics { action }) => match resolve(&RunArguments::default())? {
+            Some(resolved) => topics::run(&action, &resolved.settings),
+            None => Ok(ExitCode::FAILURE),
+        },
         Some(Command::Replay(arguments)) => resend::replay(&arguments, &default_directory()?),
         Some(Command::Dlq { action }) => resend::dead_letters(&action, &default_directory()?),
         Some(Command::Log { action }) => log_tools::run(&action, default_directory()?),

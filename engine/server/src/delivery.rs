@@ -24,6 +24,7 @@ use brokers::{
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
     nats::{consume::NatsSource, publish::NatsPublisher},
+    remote::{Forward, RemoteStatus, RemoteThread, forward},
     status::SideStatus,
     stored::{Onward, Stored},
     window::Window,
@@ -31,7 +32,7 @@ use brokers::{
 };
 use engine_core::{AckLevel, Doorbell, shard_of};
 use parking_lot::Mutex;
-use transports::{AckPolicy, BoxedSink, Gate, SinkMaker};
+use transports::{AckPolicy, BoxedSink, Far, Gate, SinkMaker};
 
 use crate::{
     events::{self, Parts, Worker},
@@ -71,6 +72,8 @@ pub struct Behind {
     pub log: Option<Log>,
     /// The brokers.
     pub brokers: Vec<Broker>,
+    /// The process that everything is sent on to, if there is one.
+    pub remote: Option<Arc<RemoteStatus>>,
     /// What cannot be delivered.
     pub dead_letters: Arc<DeadLetters>,
     /// What stands in the way of a level.
@@ -82,6 +85,7 @@ pub struct Behind {
     workers: Option<Cursor>,
     outbound: Mutex<Vec<DeliveryThread>>,
     inbound: Mutex<Vec<InboundThread>>,
+    remote_thread: Mutex<Option<RemoteThread>>,
     stop: AtomicBool,
     /// What the workers compute from the events, by core.
     pub parts: Parts,
@@ -160,6 +164,8 @@ impl Behind {
             failed: AtomicBool::new(false),
             work: (0..cores).map(|_| Arc::default()).collect(),
             workers,
+            remote: delivery.remote.is_some().then(Arc::default),
+            remote_thread: Mutex::default(),
             outbound: Mutex::default(),
             inbound: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -175,6 +181,10 @@ impl Behind {
             timeout: self.delivery.ack_timeout,
             sides: self.delivery.providers.iter().map(|provider| provider.name().to_owned()).collect(),
             gate: Arc::clone(&self.gate),
+            far: self.remote.as_ref().map(|remote| Far {
+                reasons: Arc::clone(&remote.reasons),
+                asks_default: self.delivery.ack_default_set,
+            }),
         }
     }
 
@@ -196,6 +206,7 @@ impl Behind {
 
     fn make_sinks(&self, doorbells: &[Doorbell]) -> Result<Vec<BoxedSink>, String> {
         let mut ways = match &self.log {
+            _ if self.remote.is_some() => self.send_on(doorbells)?,
             Some(log) => self.through_the_log(log, doorbells)?,
             None if self.brokers.is_empty() => doorbells.iter().map(|_| Way::Memory).collect(),
             None => self.straight(doorbells)?,
@@ -303,6 +314,16 @@ impl Behind {
         Ok(sides.into_iter().map(way).collect())
     }
 
+    /// To another process.
+    fn send_on(&self, doorbells: &[Doorbell]) -> Result<Vec<Way>, String> {
+        let (Some(config), Some(status)) = (&self.delivery.remote, &self.remote) else {
+            return Ok(Vec::new());
+        };
+        let (thread, ports) = forward(config.clone(), Arc::clone(status), doorbells)?;
+        *self.remote_thread.lock() = Some(thread);
+        Ok(ports.into_iter().map(|port| Way::Remote(Box::new(Forward::new(port)))).collect())
+    }
+
     fn take_from(&self, broker: &Broker, doorbells: &[Doorbell]) -> Result<Vec<InboundPort>, String> {
         let (name, status) = (broker.provider.name(), Arc::clone(&broker.status));
         let (partition, letters) = (self.delivery.partition.clone(), Arc::clone(&self.dead_letters));
@@ -346,6 +367,14 @@ impl Behind {
     }
 
     fn look(&self) {
+        if let Some(remote) = &self.remote {
+            // Whatever level is asked for, it is the other process's.
+            let trouble = remote.side.is_open().then(|| remote.side.trouble().unwrap_or_default());
+            for level in AckLevel::ALL {
+                self.gate.set(level, trouble.clone());
+            }
+            return;
+        }
         let durable = self.log_trouble();
         let delivered = durable.clone().or_else(|| self.broker_trouble());
         self.set_gate(AckLevel::Durable, durable);
@@ -420,6 +449,9 @@ impl Behind {
     /// Ends the brokers' threads and the watching, with the consumers' positions written.
     pub fn stop(&self, watcher: JoinHandle<()>) {
         for thread in self.outbound.lock().drain(..) {
+            thread.stop(PATIENCE);
+        }
+        if let Some(thread) = self.remote_thread.lock().take() {
             thread.stop(PATIENCE);
         }
         self.stop.store(true, Ordering::Release);

@@ -7,6 +7,7 @@ pub mod cold;
 mod commands;
 pub mod delivery;
 pub mod events;
+mod health_check;
 pub mod live;
 mod log_tools;
 mod logging;
@@ -14,6 +15,7 @@ mod resend;
 mod role;
 pub mod run;
 pub mod settings;
+mod topics;
 
 pub use commands::main;
 pub use role::Part;

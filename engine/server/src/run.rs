@@ -1,7 +1,7 @@
 //! A run from start to end: bind, start the lanes, wait for a signal, drain, say what became of everything.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     process::ExitCode,
     sync::{
         Arc,
@@ -33,7 +33,7 @@ use transports::{Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inje
 
 use crate::{
     banner::Banner,
-    cold::{self, ColdCounts, CoreView, HealthReport, House},
+    cold::{self, ColdCounts, CoreView, HealthReport, House, Processor},
     delivery::Behind,
     events::{Older, Platform, Rules, producer::Counters},
     logging,
@@ -65,6 +65,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     }
     let behind = Behind::open(&settings, cores)?;
     let (listeners, addresses) = bind_all(&settings, part, cores)?;
+    look_at_remote(&settings, part, &addresses)?;
 
     let (sender, calls) = transports::cold::bridge(COLD_CALLS_MAX);
     let (injector, inboxes) = injector(cores);
@@ -105,7 +106,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
             .map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() })
             .collect(),
         queue_capacity: queue_size,
-        processor: addresses.iter().find(|(role, _)| *role == Role::Processor).map(|(_, address)| *address),
+        processor: processor(&settings, &addresses),
         probe_token,
         metrics_path: settings.metrics_path.clone(),
         live_viewers_max: settings.live_viewers_max,
@@ -193,6 +194,43 @@ fn bind_all(settings: &Settings, part: Part, cores: usize) -> Result<Bound> {
         }
     }
     Ok((listeners, addresses))
+}
+
+/// The processor that `/api/v1/trace` measures.
+fn processor(settings: &Settings, addresses: &[(Role, SocketAddr)]) -> Option<Processor> {
+    if let Some(remote) = &settings.delivery.remote {
+        let target = &remote.target;
+        return Some(Processor {
+            host: target.host.clone(),
+            port: target.port,
+            path: target.path().to_owned(),
+        });
+    }
+    let own = addresses.iter().find(|(role, _)| *role == Role::Processor);
+    own.map(|(_, address)| Processor::own(*address))
+}
+
+/// Says what is made of a URL of another process, and refuses one that leads back here.
+fn look_at_remote(settings: &Settings, part: Part, addresses: &[(Role, SocketAddr)]) -> Result<()> {
+    let Some(remote) = &settings.delivery.remote else {
+        if !settings.remote_named.is_empty() {
+            tracing::info!(
+                settings = settings.remote_named.join(", "),
+                role = part.name(),
+                "not used: this role works on its messages itself"
+            );
+        }
+        return Ok(());
+    };
+    let (target, setting) = (&remote.target, remote.setting);
+    let ip: Option<IpAddr> = target.host.parse().ok();
+    let here = target.host == "localhost" || ip.is_some_and(|ip| ip.is_loopback() || ip.is_unspecified());
+    anyhow::ensure!(
+        !here || addresses.iter().all(|(_, address)| address.port() != target.port),
+        "{setting} = {target} is this process itself: messages would go round for ever; name another process, or unset it"
+    );
+    tracing::info!(setting, url = %target, "messages are not worked on here: all are sent on");
+    Ok(())
 }
 
 /// Starts the thread of the cold lane.

@@ -23,6 +23,7 @@ fn every_field_comes_back() {
         key_hash: 99,
         kind: 3,
         level: AckLevel::Durable,
+        level_named: true,
         once: true,
         reply_token: 42,
     };

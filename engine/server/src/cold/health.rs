@@ -60,6 +60,13 @@ impl Health for HealthReport {
         if let (Some(house), Value::Object(map)) = (self.house.get(), &mut body) {
             map.insert("uptime_seconds".into(), json!(house.started.elapsed().as_secs_f64()));
             map.insert("draining".into(), json!(house.is_draining()));
+            if let Some(remote) = house.remote() {
+                // Not unhealthy: starting this process anew would not bring the other one back.
+                if remote["healthy"] == false {
+                    map.insert("status".into(), json!("degraded"));
+                }
+                map.insert("remote".into(), remote);
+            }
         }
         (200, body.to_string().into_bytes())
     }
@@ -68,11 +75,13 @@ impl Health for HealthReport {
 /// The object of `/ready`, and whether it says yes.
 pub fn ready(house: &House, role: Role) -> (bool, Value) {
     let default = house.behind.delivery.ack_default;
+    // What is sent on has the level of the process that it is sent to.
+    let ack = if house.behind.remote.is_some() { "remote" } else { default.name() };
     let mut checks = Map::new();
     let queue = if house.is_draining() { Some("draining".to_owned()) } else { None };
     let level = house.behind.gate.reason(default);
     let ready = queue.is_none() && level.is_none();
-    for (name, trouble) in [("queue", queue), (default.name(), level)] {
+    for (name, trouble) in [("queue", queue), (ack, level)] {
         checks.insert(name.into(), json!(trouble.unwrap_or_else(|| "ok".to_owned())));
     }
     let (timestamp, _) = now();
@@ -82,7 +91,7 @@ pub fn ready(house: &House, role: Role) -> (bool, Value) {
     body.insert("status".into(), json!(if ready { "ready" } else { "not_ready" }));
     body.insert("service".into(), json!(service(role)));
     body.insert("timestamp".into(), json!(timestamp));
-    body.insert("ack".into(), json!(default.name()));
+    body.insert("ack".into(), json!(ack));
     body.insert("checks".into(), Value::Object(checks));
     body.insert("uptime_seconds".into(), json!(house.started.elapsed().as_secs_f64()));
     body.insert("messages_processed".into(), json!(totals.processed));

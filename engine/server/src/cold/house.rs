@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
+use super::probe::Processor;
 use crate::{delivery::Behind, events::producer::Counters};
 
 /// The view of one core.
@@ -34,8 +34,8 @@ pub struct House {
     pub cores: Vec<CoreView>,
     /// The bound of messages in flight, over all cores.
     pub queue_capacity: usize,
-    /// Where the processor listens, for the probe; `None` when this process has no such listener.
-    pub processor: Option<SocketAddr>,
+    /// The processor, for the probe: the one that messages are sent on to, else this process's own listener, if any.
+    pub processor: Option<Processor>,
     /// Marks the probe's message as ours.
     pub probe_token: String,
     /// What the producer service counts.
@@ -120,6 +120,27 @@ impl House {
             all.merge(&core.front.durations(role, endpoint, outcome));
         }
         all
+    }
+
+    /// How the process is that messages are sent on to, if there is one.
+    pub fn remote(&self) -> Option<Value> {
+        let (status, config) = (self.behind.remote.as_ref()?, self.behind.delivery.remote.as_ref()?);
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let mut remote = json!({
+            "url": config.target.to_string(),
+            "healthy": !status.side.is_open(),
+            "connections": read(&status.connections),
+            "connections_opened": read(&status.connections_opened),
+            "requests": read(&status.requests),
+            "accepted": read(&status.side.acknowledged),
+            "refused": read(&status.refused),
+            "unknown": read(&status.unknown),
+            "in_flight": read(&status.side.in_flight),
+        });
+        if let Some(trouble) = status.side.trouble() {
+            remote["error"] = json!(trouble);
+        }
+        Some(remote)
     }
 
     /// The ingest service's part of `/stats`.

@@ -52,6 +52,7 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     processor(house, &mut families);
     requests(house, &mut families);
     delivery(house, &mut families);
+    remote(house, &mut families);
     own(house, &mut families);
     producer(house, &mut families);
     families.extend(ProcessCollector::for_self().collect());
@@ -338,6 +339,67 @@ fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
         ]
         .into_iter()
         .filter_map(Family::finish),
+    );
+}
+
+/// The process that messages are sent on to. Requests over connections is how often one is used again.
+fn remote(house: &House, families: &mut Vec<MetricFamily>) {
+    let Some(remote) = &house.behind.remote else { return };
+    let count = |name: &str, help: &str, number: &AtomicU64| {
+        Family::counter(name, help).count(&[], number.load(Relaxed)).finish()
+    };
+    let level = |name: &str, help: &str, value: f64| Family::gauge(name, help).level(&[], value).finish();
+    let mut time = Family::histogram(
+        "tidegate_remote_answer_seconds",
+        "From sending a message on to its being accepted there.",
+    );
+    let bounds: Vec<f64> = PUBLISH_BOUNDS_MS.iter().map(|ms| *ms as f64 / 1e3).collect();
+    let buckets: Vec<u64> = remote.side.publish_buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
+    let seconds = remote.side.publish_nanoseconds.load(Relaxed) as f64 / 1e9;
+    time.add_distribution(&[], &bounds, &buckets, seconds);
+    families.extend(
+        [
+            count(
+                "tidegate_remote_requests_total",
+                "Messages sent on, those sent again included.",
+                &remote.requests,
+            ),
+            count(
+                "tidegate_remote_connections_opened_total",
+                "Connections opened for that.",
+                &remote.connections_opened,
+            ),
+            level(
+                "tidegate_remote_connections",
+                "Of these, open now.",
+                remote.connections.load(Relaxed) as f64,
+            ),
+            count("tidegate_remote_accepted_total", "Messages accepted there.", &remote.side.acknowledged),
+            count(
+                "tidegate_remote_refused_total",
+                "Messages turned down there, or that did not get there.",
+                &remote.refused,
+            ),
+            count("tidegate_remote_unknown_total", "Messages of which nothing is known.", &remote.unknown),
+            count(
+                "tidegate_remote_retries_total",
+                "Messages sent again after a connection was lost.",
+                &remote.side.retries,
+            ),
+            level(
+                "tidegate_remote_in_flight",
+                "Messages sent on and not answered.",
+                remote.side.in_flight.load(Relaxed) as f64,
+            ),
+            level(
+                "tidegate_remote_breaker",
+                "0 closed, 1 open (out of reach).",
+                f64::from(u8::from(remote.side.is_open())),
+            ),
+            time.finish(),
+        ]
+        .into_iter()
+        .flatten(),
     );
 }
 

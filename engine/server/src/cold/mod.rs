@@ -1,5 +1,7 @@
 //! The cold lane: one tokio thread with axum and tonic, for everything that is no hot route.
 
+mod behind;
+mod elsewhere;
 mod families;
 mod health;
 mod house;
@@ -21,6 +23,7 @@ use transports::{
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::ingest_requests;
+pub use probe::Processor;
 pub use routes::router;
 
 /// Answers calls until the bridge's other end is gone.

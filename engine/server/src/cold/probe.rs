@@ -35,11 +35,33 @@ pub struct Phases {
     total: String,
 }
 
-/// Probes the processor at `address`; `token` is the process's own secret that marks the message as a probe.
-pub async fn trace(address: SocketAddr, token: &str) -> Trace {
+/// The processor that is probed.
+#[derive(Clone, Debug)]
+pub struct Processor {
+    /// Name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The path of its `/enqueue`.
+    pub path: String,
+}
+
+impl Processor {
+    /// The one of this process.
+    pub fn own(address: SocketAddr) -> Self {
+        // The name is looked up although the address is known: what is measured is what a client would meet.
+        let host =
+            if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
+        Self { host, port: address.port(), path: "/enqueue".to_owned() }
+    }
+}
+
+/// Probes a processor; `token` is the process's own secret that marks the message as a probe. Another process does not
+/// know it: there the probe is a message like any other.
+pub async fn trace(processor: &Processor, token: &str) -> Trace {
     let start = Instant::now();
     let mut latency = Phases { tls_handshake: go_duration(Duration::ZERO), ..Phases::default() };
-    let outcome = timeout(PROBE_TIMEOUT, phases(address, token, &mut latency)).await;
+    let outcome = timeout(PROBE_TIMEOUT, phases(processor, token, &mut latency)).await;
     latency.total = go_duration(start.elapsed());
     for phase in [&mut latency.dns_lookup, &mut latency.tcp_connection, &mut latency.server_processing] {
         if phase.is_empty() {
@@ -67,11 +89,10 @@ pub fn unreachable(why: &str) -> Trace {
     Trace { success: false, latency, error: Some(why.to_owned()) }
 }
 
-async fn phases(address: SocketAddr, token: &str, latency: &mut Phases) -> anyhow::Result<()> {
+async fn phases(processor: &Processor, token: &str, latency: &mut Phases) -> anyhow::Result<()> {
+    let Processor { host, port, path } = processor;
     let clock = Instant::now();
-    // The name is looked up although the address is known: what is measured is what a client would meet.
-    let host = if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), address.port())).await?.collect();
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
     latency.dns_lookup = go_duration(clock.elapsed());
 
     let clock = Instant::now();
@@ -88,7 +109,7 @@ async fn phases(address: SocketAddr, token: &str, latency: &mut Phases) -> anyho
     })
     .to_string();
     let request = format!(
-        "POST /enqueue HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nTidegate-Probe: {token}\r\n\
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nTidegate-Probe: {token}\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     );

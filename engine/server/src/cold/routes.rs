@@ -10,14 +10,14 @@ use axum::{
     routing::get,
 };
 use http::{
-    HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderValue, Method, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
 };
 use serde_json::{Value, json};
 use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
-use super::{health::ready, house::House, metrics, probe};
+use super::{behind, elsewhere, health::ready, house::House, metrics, probe};
 use crate::{
     events::{self, Platform},
     live,
@@ -27,6 +27,7 @@ type HouseState = State<Arc<House>>;
 
 /// The router of the cold lane; `grpc` are the services that tonic serves, `platform` is the events platform.
 pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
+    let asked = Arc::clone(&house);
     let mut router = Router::new()
         .route("/api/v1/status", get(status))
         .route("/status", get(status))
@@ -45,6 +46,7 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
         .merge(events::routes(platform.clone()).merge(page).route_layer(middleware::from_fn(keep_pattern)))
         .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
         .fallback(not_found)
+        .layer(middleware::from_fn_with_state(asked, elsewhere::turn_down))
         .layer(middleware::from_fn_with_state(platform, events::check))
 }
 
@@ -61,21 +63,35 @@ fn role(request: &Request) -> Role {
     request.extensions().get::<Arrival>().map_or(Role::Gateway, |arrival| arrival.role)
 }
 
-async fn status(State(house): HouseState) -> Json<Value> {
+async fn status(State(house): HouseState, headers: HeaderMap) -> Json<Value> {
     let healthy = !house.is_draining();
-    Json(json!({
+    let mut status = json!({
         "services": {
             "ingest": { "healthy": healthy },
             "processor": { "healthy": healthy },
         },
         "ingest": { "healthy": healthy, "stats": house.ingest_stats() },
         "processor": { "healthy": healthy, "stats": house.processor_stats() },
-    }))
+    });
+    if let (Some(remote), Some(there)) = (house.remote(), &house.processor) {
+        // The processor is another process: what it did, it says itself.
+        let hops = headers.get(behind::HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);
+        match behind::processor(there, hops).await {
+            Ok(told) => status["processor"] = told,
+            Err(error) => {
+                let known = remote.get("error").cloned().unwrap_or_else(|| json!(error));
+                status["processor"] = json!({ "healthy": false, "error": known });
+            }
+        }
+        status["services"]["processor"]["healthy"] = status["processor"]["healthy"].clone();
+        status["remote"] = remote;
+    }
+    Json(status)
 }
 
 async fn trace(State(house): HouseState) -> Json<Value> {
-    let body = match house.processor {
-        Some(address) => json!(probe::trace(address, &house.probe_token).await),
+    let body = match &house.processor {
+        Some(processor) => json!(probe::trace(processor, &house.probe_token).await),
         None => json!(probe::unreachable("this process has no processor listener (listen.processor)")),
     };
     Json(body)

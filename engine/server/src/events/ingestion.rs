@@ -17,7 +17,10 @@ use tidegate_proto::analytics::v1::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    metadata::{AsciiMetadataValue, MetadataMap},
+};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
     EventRules, Examined,
@@ -31,9 +34,27 @@ const BATCH_MAX: usize = 1000;
 /// Events of a stream that are sent into the engine together.
 const STREAM_BATCH: usize = 100;
 
+/// How events are taken.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Way {
+    /// The level that was asked for.
+    level: Option<AckLevel>,
+    /// `async`, `batch`: headers in Kafka.
+    pub(super) how: Option<&'static str>,
+    /// `traceparent`.
+    pub(super) trace: Option<Vec<u8>>,
+}
+
+/// Says in an answer which level was reached.
+fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
+    if let Some(level) = level {
+        response.metadata_mut().insert("tidegate-ack", AsciiMetadataValue::from_static(level.name()));
+    }
+}
+
 /// What became of an event.
 enum Ended {
-    Stored { id: String, duplicate: bool },
+    Stored { id: String, duplicate: bool, level: Option<AckLevel> },
     Invalid { id: String, errors: Vec<ValidationError> },
     Refused { id: String, why: NotTaken },
 }
@@ -72,7 +93,7 @@ fn response(
 ) -> IngestEventResponse {
     let metadata = ingested(node, since);
     match ended {
-        Ended::Stored { id, duplicate } => IngestEventResponse {
+        Ended::Stored { id, duplicate, .. } => IngestEventResponse {
             success: true,
             event_id: id,
             message: match options {
@@ -132,11 +153,31 @@ impl EventRules for Rules {
 }
 
 impl Platform {
-    fn level(&self, options: Option<&IngestOptions>) -> Option<AckLevel> {
-        options.is_some_and(|options| options.r#async).then_some(if self.has_log {
-            AckLevel::Durable
-        } else {
-            AckLevel::Queued
+    /// How the events of a request are to be taken.
+    fn way(
+        &self,
+        metadata: &MetadataMap,
+        options: Option<&IngestOptions>,
+        is_batch: bool,
+    ) -> Result<Way, Status> {
+        let named = |name: &AsciiMetadataValue| {
+            AckLevel::from_name(name.as_bytes()).ok_or_else(|| {
+                let text =
+                    format!("tidegate-ack: there is no level {name:?}; give queued, durable or delivered");
+                Status::invalid_argument(text)
+            })
+        };
+        let named = metadata.get("tidegate-ack").map(named).transpose()?;
+        let is_async = options.is_some_and(|options| options.r#async);
+        let of_async = if self.has_log { AckLevel::Durable } else { AckLevel::Queued };
+        Ok(Way {
+            level: named.or_else(|| is_async.then_some(of_async)),
+            how: match (is_batch, is_async) {
+                (true, _) => Some("batch"),
+                (false, true) => Some("async"),
+                (false, false) => None,
+            },
+            trace: metadata.get("traceparent").map(|trace| trace.as_bytes().to_vec()),
         })
     }
 
@@ -146,6 +187,7 @@ impl Platform {
         events: &[Event],
         at: impl Fn(usize) -> String,
         options: Option<&IngestOptions>,
+        way: &Way,
     ) -> Vec<Ended> {
         let now_ms = now_ms();
         let mut ended = Vec::with_capacity(events.len());
@@ -158,20 +200,22 @@ impl Platform {
                 continue;
             }
             if !options.is_some_and(|options| options.validate_only) {
-                sent.push(record(event, id.clone()));
+                sent.push(record(event, id.clone(), way));
                 places.push(place);
             }
-            ended.push(Ended::Stored { id, duplicate: false });
+            ended.push(Ended::Stored { id, duplicate: false, level: None });
         }
         if sent.is_empty() {
             return ended;
         }
-        let fates = self.injector.send(sent, self.level(options)).await;
+        let fates = self.injector.send(sent, way.level).await;
         for (place, fate) in places.into_iter().zip(fates) {
             let Ended::Stored { id, .. } = &ended[place] else { continue };
             let id = id.clone();
             ended[place] = match fate {
-                Fate::Ok(stored) => Ended::Stored { id, duplicate: stored.duplicate },
+                Fate::Ok(stored) => {
+                    Ended::Stored { id, duplicate: stored.duplicate, level: Some(stored.level) }
+                }
                 Fate::Err(why) => Ended::Refused { id, why },
             };
         }
@@ -228,7 +272,9 @@ impl Platform {
             let since = Instant::now();
             let base = number;
             number += events.len();
-            for ended in self.take(&events, |place| format!("events[{}]", base + place), None).await {
+            for ended in
+                self.take(&events, |place| format!("events[{}]", base + place), None, &Way::default()).await
+            {
                 let response = response(&self.node, ended, None, since);
                 sender.send(answer(stream_events_response::Response::EventResponse(response))).await?;
             }
@@ -264,8 +310,9 @@ impl EventIngestionService for Platform {
         request: Request<IngestEventRequest>,
     ) -> Result<Response<IngestEventResponse>, Status> {
         let since = Instant::now();
-        let IngestEventRequest { event, options } = request.into_inner();
+        let (metadata, _, IngestEventRequest { event, options }) = request.into_parts();
         let options = options.as_ref();
+        let way = self.way(&metadata, options, false)?;
         let event = event.ok_or_else(|| {
             invalid(&[ValidationError {
                 field: "event".to_owned(),
@@ -274,11 +321,16 @@ impl EventIngestionService for Platform {
             }])
         })?;
         let validate_only = options.is_some_and(|options| options.validate_only);
-        let taken = self.take(std::slice::from_ref(&event), |_| "event".to_owned(), options);
+        let taken = self.take(std::slice::from_ref(&event), |_| "event".to_owned(), options, &way);
         match in_time(options, taken).await?.pop() {
             Some(Ended::Invalid { errors, .. }) if !validate_only => Err(invalid(&errors)),
             Some(Ended::Refused { why, .. }) => Err(status_of(&why)),
-            Some(ended) => Ok(Response::new(response(&self.node, ended, options, since))),
+            Some(ended) => {
+                let level = if let Ended::Stored { level, .. } = &ended { *level } else { None };
+                let mut answer = Response::new(response(&self.node, ended, options, since));
+                name_level(&mut answer, level);
+                Ok(answer)
+            }
             None => Err(Status::internal("an event without a fate")),
         }
     }
@@ -288,8 +340,9 @@ impl EventIngestionService for Platform {
         request: Request<IngestEventsRequest>,
     ) -> Result<Response<IngestEventsResponse>, Status> {
         let since = Instant::now();
-        let IngestEventsRequest { events, options } = request.into_inner();
+        let (metadata, _, IngestEventsRequest { events, options }) = request.into_parts();
         let options = options.as_ref();
+        let way = self.way(&metadata, options, true)?;
         if events.is_empty() || events.len() > BATCH_MAX {
             return Err(invalid(&[ValidationError {
                 field: "events".to_owned(),
@@ -298,7 +351,7 @@ impl EventIngestionService for Platform {
             }]));
         }
         let mut answer = IngestEventsResponse::default();
-        let taken = self.take(&events, |place| format!("events[{place}]"), options);
+        let taken = self.take(&events, |place| format!("events[{place}]"), options, &way);
         let ended = in_time(options, taken).await?;
         // Nothing was taken, and not for what the events are: the caller has to try again.
         if let Some(Ended::Refused { why, .. }) = ended.first()
@@ -306,9 +359,16 @@ impl EventIngestionService for Platform {
         {
             return Err(status_of(why));
         }
+        let mut lowest: Option<AckLevel> = None;
         for ended in ended {
             match ended {
-                Ended::Stored { .. } => answer.processed_count += 1,
+                Ended::Stored { level, .. } => {
+                    answer.processed_count += 1;
+                    lowest = match (lowest, level) {
+                        (Some(one), Some(other)) => Some(one.min(other)),
+                        (one, other) => one.or(other),
+                    };
+                }
                 Ended::Invalid { id, errors } => {
                     answer.failed_event_ids.push(id);
                     answer.validation_errors.extend(errors);
@@ -327,7 +387,9 @@ impl EventIngestionService for Platform {
         answer.failed_count = i32::try_from(answer.failed_event_ids.len()).unwrap_or(i32::MAX);
         answer.success = answer.failed_count == 0;
         answer.metadata = ingested(&self.node, since);
-        Ok(Response::new(answer))
+        let mut answer = Response::new(answer);
+        name_level(&mut answer, lowest);
+        Ok(answer)
     }
 
     async fn stream_events(

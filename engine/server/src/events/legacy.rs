@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use engine_analytics::Kind;
-use engine_core::{AckLevel, KEY_OVERRIDE, MetadataWriter};
+use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -66,13 +66,17 @@ impl Event {
         long.then(|| format!("id, user_id, event_type and source have at most {EVENT_NAME_BYTES_MAX} bytes"))
     }
 
-    fn record(&self) -> Injected {
+    /// `how` it was sent, for its headers in Kafka: `async`, `batch`, or nothing for one that is waited for.
+    fn record(&self, how: &[u8]) -> Injected {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
         if !self.user_id.is_empty() {
             writer.push(KEY_OVERRIDE, self.user_id.as_bytes());
         }
         writer.push(SCHEMA_KEY, record::LEGACY_SCHEMA);
+        if !how.is_empty() {
+            writer.push(HOW_SENT, how);
+        }
         Injected {
             id: self.id.clone().into_bytes(),
             source: self.source.clone().into_bytes(),
@@ -116,6 +120,7 @@ async fn one(
     success: u16,
     message: &str,
 ) -> Response {
+    let how = if level.is_some() { &b"async"[..] } else { b"" };
     let event: Event = match serde_json::from_slice(body) {
         Ok(event) => event,
         Err(error) => return not_json(&error),
@@ -123,7 +128,7 @@ async fn one(
     if let Some(message) = event.wrong() {
         return answer(400, json!({"success": false, "message": message, "event_id": ""}));
     }
-    match platform.injector.send(vec![event.record()], level).await.pop() {
+    match platform.injector.send(vec![event.record(how)], level).await.pop() {
         Some(Fate::Ok(_)) => {
             answer(success, json!({"success": true, "message": message, "event_id": event.id}))
         }
@@ -175,7 +180,9 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
 impl Platform {
     /// Sends the older system's events; says of each what is wrong with it or why it was not taken.
     pub(super) async fn send_older(&self, events: &[Event]) -> Vec<Result<(), String>> {
-        let good = events.iter().filter(|event| event.wrong().is_none()).map(Event::record).collect();
+        let how = if events.len() > 1 { &b"batch"[..] } else { b"" };
+        let good =
+            events.iter().filter(|event| event.wrong().is_none()).map(|event| event.record(how)).collect();
         let mut fates = self.injector.send(good, None).await.into_iter();
         let fate = |event: &Event| {
             if let Some(wrong) = event.wrong() {

@@ -8,6 +8,7 @@ mod analytics;
 mod calendar;
 mod guard;
 mod ingestion;
+mod kafka;
 mod legacy;
 mod legacy_grpc;
 mod metrics;
@@ -29,6 +30,7 @@ use transports::{Guard, inject::Injector};
 
 pub use guard::{admits, check};
 pub use ingestion::Rules;
+pub use kafka::EventShapes;
 pub use legacy_grpc::Older;
 pub use record::Worker;
 

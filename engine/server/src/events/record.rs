@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use engine_analytics::{Event as Analysed, Kind, Part};
-use engine_core::{KEY_OVERRIDE, MetadataPairs, MetadataWriter, Outcome, Prefix, Process, Record};
+use engine_core::{
+    HOW_SENT, KEY_OVERRIDE, MetadataPairs, MetadataWriter, Outcome, Prefix, Process, Record, TRACE_KEY,
+};
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use prost::Message;
 use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, TransactionStatus, TransactionType};
@@ -17,17 +19,23 @@ use transports::{
     message::{About, EventProto, read_event},
 };
 
-use super::legacy;
+use super::{ingestion::Way, legacy};
 
 /// The older system's events, as their JSON.
 pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
 
 /// The record of an event that was found good.
-pub(super) fn record(event: &Event, id: String) -> Injected {
+pub(super) fn record(event: &Event, id: String, way: &Way) -> Injected {
     let mut metadata = Vec::new();
     let mut writer = MetadataWriter::new(&mut metadata);
     writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
     writer.push(SCHEMA_KEY, EVENT_SCHEMA);
+    if let Some(how) = way.how {
+        writer.push(HOW_SENT, how.as_bytes());
+    }
+    if let Some(trace) = &way.trace {
+        writer.push(TRACE_KEY, trace);
+    }
     Injected {
         once: !event.id.is_empty(),
         id: id.into_bytes(),

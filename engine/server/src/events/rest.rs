@@ -180,12 +180,18 @@ async fn respond<M: Message>(
     name: &str,
     work: impl Future<Output = Result<tonic::Response<M>, Status>>,
 ) -> Response {
-    let written = match work.await {
-        Ok(response) => write(name, response.get_ref()),
-        Err(status) => Err(status),
-    };
+    let written = work.await.and_then(|response| {
+        let level = response.metadata().get("tidegate-ack").map(|level| level.as_bytes().to_vec());
+        Ok((write(name, response.get_ref())?, level))
+    });
     match written {
-        Ok(value) => answer(200, &value),
+        Ok((value, level)) => {
+            let mut response = answer(200, &value);
+            if let Some(level) = level.and_then(|level| HeaderValue::from_bytes(&level).ok()) {
+                response.headers_mut().insert("tidegate-ack", level);
+            }
+            response
+        }
         Err(status) => refuse(&status),
     }
 }
@@ -301,10 +307,21 @@ fn event_request(value: Value) -> Result<IngestEventRequest, Status> {
     read("IngestEventRequest", &if wrapped { value } else { json!({ "event": value }) })
 }
 
-async fn event(State(platform): State<Platform>, body: Bytes) -> Response {
+/// A request with those of its fields that say how its events are to be taken.
+fn with_fields<T>(headers: &HeaderMap, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    for name in ["tidegate-ack", "traceparent"] {
+        if let Some(value) = headers.get(name).and_then(|value| value.as_bytes().try_into().ok()) {
+            request.metadata_mut().insert(name, value);
+        }
+    }
+    request
+}
+
+async fn event(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
     let work = async {
         let request = event_request(body_value(&body)?)?;
-        platform.ingest_event(Request::new(request)).await
+        platform.ingest_event(with_fields(&headers, request)).await
     };
     respond("IngestEventResponse", work).await
 }
@@ -314,7 +331,7 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         let value = batch_value(&headers, &body)
             .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
         let request: IngestEventsRequest = read("IngestEventsRequest", &value)?;
-        platform.ingest_events(Request::new(request)).await
+        platform.ingest_events(with_fields(&headers, request)).await
     };
     respond("IngestEventsResponse", work).await
 }

@@ -1,16 +1,18 @@
 //! The settings of where messages go, as far as they must agree with each other.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
     kafka::KafkaConfig,
     log::{Io, LogConfig, Sync},
     nats::NatsConfig,
+    remote::{RemoteConfig, Target},
 };
 use engine_core::{AckLevel, PartitionKey};
 
 use super::layers::{Problem, Values};
+use crate::{events::EventShapes, role::Part};
 
 /// One place that messages go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Delivery {
     pub data_directory: Option<PathBuf>,
     /// What a request without a word gets.
     pub ack_default: AckLevel,
+    /// Whether that was set, rather than what the queue does by itself.
+    pub ack_default_set: bool,
     /// Longest wait for a level.
     pub ack_timeout: Duration,
     /// Whether what comes back is worked on here.
@@ -77,6 +81,8 @@ pub struct Delivery {
     pub breaker: BreakerConfig,
     /// What is a message's key.
     pub partition: PartitionKey,
+    /// The process that everything is sent on to, instead of all this.
+    pub remote: Option<RemoteConfig>,
 }
 
 /// What a record of the log takes beside a message's body, at most.
@@ -86,7 +92,11 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 128 << 10;
 pub const DEFAULT_DIRECTORY: &str = "tidegate-data";
 
 impl Delivery {
-    pub(super) fn read(values: &Values) -> Result<Self, Problem> {
+    pub(super) fn read(values: &Values, part: Part) -> Result<Self, Problem> {
+        let remote = remote(values, part)?;
+        if remote.is_some() {
+            return Self::of_a_forwarder(values, remote);
+        }
         let queue_type = values.text("queue.type");
         let providers = match Provider::ALL.iter().find(|(_, name)| *name == queue_type) {
             Some((provider, _)) => vec![*provider],
@@ -106,26 +116,26 @@ impl Delivery {
                 "queue.type = memory keeps nothing; set QUEUE_TYPE=log, or unset data.directory",
             ));
         }
+        let brokers_only = providers.iter().all(|provider| provider.is_broker());
+        let leaves_work = part.only_takes_in() && brokers_only && values.is_default("queue.consume");
         let mut delivery = Self {
             queue_type,
             providers,
             best_effort,
             data_directory,
             ack_default: AckLevel::Queued,
+            ack_default_set: values.text("ack.default") != "auto",
             ack_timeout: values.time("ack.timeout"),
-            consume: values.truth("queue.consume"),
+            consume: values.truth("queue.consume") && !leaves_work,
             idempotency_window: values.time("idempotency.window"),
             idempotency_entries: values.number("idempotency.entries"),
             unreachable: [None, None, None],
             log: None,
             nats: nats(values),
             kafka: kafka(values),
-            breaker: BreakerConfig {
-                failures: u32::try_from(values.number("breaker.failures")).unwrap_or(u32::MAX),
-                stall: values.time("breaker.stall"),
-                pause: values.time("breaker.pause"),
-            },
+            breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
+            remote: None,
         };
         delivery.log = delivery.log_config(values)?;
         let acks = values.text("kafka.acks");
@@ -141,6 +151,42 @@ impl Delivery {
         };
         delivery.unreachable = unreachable;
         Ok(delivery)
+    }
+
+    /// A process that keeps and works on nothing. The queue's settings are the other process's affair: the older
+    /// systems give all of theirs the same ones.
+    fn of_a_forwarder(values: &Values, remote: Option<RemoteConfig>) -> Result<Self, Problem> {
+        if let Some(remote) = &remote
+            && !values.text("data.directory").is_empty()
+        {
+            return Err(values.problem(
+                "data.directory",
+                &format!(
+                    "nothing is kept here: {} sends every message on to {}, which answers for it; unset one of the two",
+                    remote.setting, remote.target
+                ),
+            ));
+        }
+        Ok(Self {
+            queue_type: "remote".to_owned(),
+            providers: Vec::new(),
+            best_effort: false,
+            data_directory: None,
+            // Else it is the other process's, whose answer says which.
+            ack_default: AckLevel::from_name(values.text("ack.default").as_bytes()).unwrap_or_default(),
+            ack_default_set: values.text("ack.default") != "auto",
+            ack_timeout: values.time("ack.timeout"),
+            consume: false,
+            idempotency_window: values.time("idempotency.window"),
+            idempotency_entries: values.number("idempotency.entries"),
+            unreachable: [None, None, None],
+            log: None,
+            nats: nats(values),
+            kafka: kafka(values),
+            breaker: breaker(values),
+            partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
+            remote,
+        })
     }
 
     fn log_config(&self, values: &Values) -> Result<Option<LogConfig>, Problem> {
@@ -221,6 +267,29 @@ impl Delivery {
     }
 }
 
+/// The process that this part sends messages on to.
+fn remote(values: &Values, part: Part) -> Result<Option<RemoteConfig>, Problem> {
+    let set = part.sends_on_to().iter().find(|path| !values.text(path).is_empty());
+    let Some(setting) = set else { return Ok(None) };
+    Ok(Some(RemoteConfig {
+        target: Target::parse(&values.text(setting)).map_err(|wrong| values.problem(setting, &wrong))?,
+        setting,
+        connections_max: values.number("remote.connections_max"),
+        connect_timeout: values.time("remote.connect_timeout"),
+        answer_timeout: values.time("remote.answer_timeout"),
+        idle: values.time("remote.idle"),
+        breaker: breaker(values),
+    }))
+}
+
+fn breaker(values: &Values) -> BreakerConfig {
+    BreakerConfig {
+        failures: u32::try_from(values.number("breaker.failures")).unwrap_or(u32::MAX),
+        stall: values.time("breaker.stall"),
+        pause: values.time("breaker.pause"),
+    }
+}
+
 fn nats(values: &Values) -> NatsConfig {
     NatsConfig {
         url: values.text("nats.url"),
@@ -233,12 +302,22 @@ fn nats(values: &Values) -> NatsConfig {
     }
 }
 
+/// The topics, and so the shapes, of everything that goes to Kafka.
+pub(super) fn kafka_topics(values: &Values) -> EventShapes {
+    EventShapes {
+        messages: values.text("kafka.topic"),
+        analytics: values.text("kafka.topic_analytics"),
+        producer: values.text("kafka.topic_producer"),
+    }
+}
+
 fn kafka(values: &Values) -> KafkaConfig {
     let text = |name: &str| values.text(&format!("kafka.{name}"));
     KafkaConfig {
         // Trimmed everywhere (contracts C18).
         brokers: text("brokers").split(',').map(str::trim).collect::<Vec<_>>().join(","),
         topic: text("topic"),
+        shapes: Some(Arc::new(kafka_topics(values))),
         consumer_group: text("consumer_group"),
         client_id: text("client_id"),
         acks: text("acks"),

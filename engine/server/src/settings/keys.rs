@@ -56,7 +56,7 @@ impl Key {
 
     /// Whether of several variables that differ the first named wins; otherwise that is an error.
     pub fn first_variable_wins(&self) -> bool {
-        matches!(self.path, "kafka.brokers" | "kafka.topic")
+        self.path == "kafka.brokers" || self.path.starts_with("kafka.topic")
     }
 
     /// The table of the path.
@@ -104,14 +104,14 @@ pub const KEYS: &[Key] = &[
         "listen.processor",
         Kind::Addresses,
         r#"[":8082"]"#,
-        &["PROCESSOR_PORT"],
+        &["PROCESSOR_PORT", "HTTP_PORT"],
         "The processor: /enqueue, and the queue's and workers' own /stats.",
     ),
     key(
         "listen.analytics",
         Kind::Addresses,
         r#"[":8083"]"#,
-        &[],
+        &["HTTP_PORT"],
         "The older analytics service: /analytics/summary.",
     ),
     key(
@@ -196,7 +196,7 @@ pub const KEYS: &[Key] = &[
         Kind::Boolean,
         "true",
         &[],
-        "Whether this process works on what the log or the brokers hold. `false`: it only takes messages in.",
+        "Whether this process works on what the log or the brokers hold. `false`: it only takes messages in; so do, if this is not set and only brokers are behind them, the roles api-gateway, grpc-gateway, ingest, grpc-server, producer, producer-service and highload-microservice.",
     ),
     key(
         "ack.default",
@@ -274,6 +274,48 @@ pub const KEYS: &[Key] = &[
         "How the log writes: io_uring, pwrite and fdatasync (blocking), or auto (io_uring where the kernel allows it).",
     ),
     key(
+        "remote.ingest_url",
+        Kind::Text,
+        r#""""#,
+        &["INGEST_URL"],
+        "Another Tidegate (http://host:port) that the roles api-gateway, grpc-gateway, producer-service and highload-microservice send every message on to, over HTTP/2. Its answer is theirs. Empty: remote.processor_url, else they work on messages themselves.",
+    ),
+    key(
+        "remote.processor_url",
+        Kind::Text,
+        r#""""#,
+        &["PROCESSOR_URL"],
+        "The same for the roles ingest, producer and grpc-server, and for the ones above when remote.ingest_url is empty. The role all has its processor in itself and asks nobody.",
+    ),
+    key(
+        "remote.connections_max",
+        Kind::Integer { min: 1, max: 10_000 },
+        "200",
+        &[],
+        "Connections to the other process, opened when all that are open are busy with 128 messages each. All busy: messages wait in the queue.",
+    ),
+    key(
+        "remote.connect_timeout",
+        TIMEOUT,
+        "\"2s\"",
+        &[],
+        "How long opening a connection to the other process may take, up to its first word. Then: 503, not accepted.",
+    ),
+    key(
+        "remote.answer_timeout",
+        TIMEOUT,
+        "\"5s\"",
+        &[],
+        "How long the other process may take to answer a message. Then: 504, unknown; the same Idempotency-Key asks again.",
+    ),
+    key(
+        "remote.idle",
+        TIMEOUT,
+        "\"90s\"",
+        &[],
+        "How long a connection to the other process stays open without a message.",
+    ),
+    key(
         "nats.url",
         Kind::Text,
         r#""nats://localhost:4222""#,
@@ -334,14 +376,28 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         r#""diplom-messages""#,
         &["DIPLOM_KAFKA_TOPIC", "KAFKA_TOPIC"],
-        "The topic; created if absent and allowed (3 partitions), never altered.",
+        "The topic of messages; created if absent and allowed (3 partitions), never altered. KAFKA_TOPIC names one topic for messages and all events; the other variables win.",
+    ),
+    key(
+        "kafka.topic_analytics",
+        Kind::Text,
+        r#""analytics-events""#,
+        &["KAFKA_TOPIC_EVENTS", "KAFKA_TOPIC"],
+        "The topic of the analytics platform's events, keyed by user; created like kafka.topic (7 days). What cannot be worked on goes to a topic of this name with -dlq.",
+    ),
+    key(
+        "kafka.topic_producer",
+        Kind::Text,
+        r#""events""#,
+        &["PRODUCER_KAFKA_TOPIC", "KAFKA_TOPIC"],
+        "The topic of the producer service's events, keyed by event id; created like kafka.topic. What cannot be worked on goes to a topic of this name with -dlq.",
     ),
     key(
         "kafka.consumer_group",
         Kind::Text,
         r#""processor-group""#,
-        &["KAFKA_CONSUMER_GROUP"],
-        "The consumer group; processes in the same one share the partitions.",
+        &["KAFKA_CONSUMER_GROUP", "CONSUMER_GROUP_ID"],
+        "The consumer group; processes in the same one share the partitions. The roles consumer (analytics-consumer-group, CONSUMER_GROUP_ID) and analytics (analytics-service-group) have groups of their own, so that each has every event; KAFKA_CONSUMER_GROUP is not theirs.",
     ),
     key(
         "kafka.client_id",

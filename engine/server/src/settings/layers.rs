@@ -10,7 +10,9 @@ use figment::{
 };
 
 use super::{
-    Delivery, DriverChoice, KEYS, Key, Kind, Settings, find, nearest,
+    Delivery, DriverChoice, KEYS, Key, Kind, Settings,
+    delivery::kafka_topics,
+    find, nearest,
     value::{address, check, duration, from_text, shown},
 };
 use crate::role::Part;
@@ -101,6 +103,12 @@ impl Layers {
         let mut origins: BTreeMap<&'static str, Origin> =
             KEYS.iter().map(|key| (key.path, Origin::Default)).collect();
         let mut figment = Figment::from(Toml::string(&super::commented_defaults()));
+        for (path, text) in part.defaults() {
+            let value = find(path).map(|key| from_text(key.kind, text));
+            if let Some(Ok(value)) = value {
+                figment = figment.merge(One(path, value));
+            }
+        }
 
         if let Some(path) = &self.file {
             match Figment::from(Toml::file_exact(path)).extract::<Dict>() {
@@ -143,7 +151,7 @@ impl Layers {
                 .map_err(|wrong| vec![Problem(format!("setting {}: {wrong}", key.path))])?;
             values.insert(key.path, (value, origins[key.path].clone()));
         }
-        let settings = typed(&values).map_err(|problem| vec![problem])?;
+        let settings = typed(&values, part).map_err(|problem| vec![problem])?;
         Ok(Resolved { settings, values })
     }
 
@@ -197,9 +205,14 @@ impl Layers {
                         }
                     }
                 }
-                // An unqualified GRPC_PORT moves 50051 alone (contracts: "Listeners are sets"); a lone gRPC server
-                // has no other.
-                "GRPC_PORT" if part != Part::GrpcServer => {
+                // Unqualified, it is the producer's (contracts: "Listeners are sets"); a part has its own.
+                "HTTP_PORT" if !has_http_port(key.path, part) => None,
+                // One is the processor's group, the other the older analytics system's consumer's (contracts C18); the
+                // analytics process must share with neither, or each would have a part of the events.
+                "CONSUMER_GROUP_ID" if part != Part::Consumer => None,
+                "KAFKA_CONSUMER_GROUP" if matches!(part, Part::Consumer | Part::Analytics) => None,
+                // An unqualified GRPC_PORT moves 50051 alone; a part by itself has no other.
+                "GRPC_PORT" if part == Part::All => {
                     self.variable(name).map(|port| format!("{port},:50052,:50053"))
                 }
                 _ => self.variable(name).map(str::to_owned),
@@ -254,6 +267,15 @@ impl Layers {
     }
 }
 
+/// Whether `HTTP_PORT` moves this listener.
+fn has_http_port(path: &str, part: Part) -> bool {
+    match part {
+        Part::Consumer => path == "listen.processor",
+        Part::Analytics => path == "listen.analytics",
+        _ => path == "listen.ingest",
+    }
+}
+
 fn unknown(path: &str, place: &str) -> Problem {
     Problem(format!("{place}: there is no setting `{path}`; did you mean `{}`?", nearest(path)))
 }
@@ -284,6 +306,11 @@ impl Values<'_> {
         list.iter().filter_map(|one| address(one.as_str()?).ok()).collect()
     }
 
+    /// Whether nobody has set it.
+    pub(super) fn is_default(&self, path: &str) -> bool {
+        self.0[path].1 == Origin::Default
+    }
+
     /// A setting that does not go with the others.
     pub(super) fn problem(&self, path: &str, text: &str) -> Problem {
         Problem(format!("setting {path} (from {}): {text}", self.0[path].1))
@@ -291,7 +318,7 @@ impl Values<'_> {
 }
 
 /// Makes the typed settings of checked values.
-fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, Problem> {
+fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result<Settings, Problem> {
     let values = Values(values);
     let text = |path: &str| values.text(path);
     let number = |path: &str| values.number(path);
@@ -324,7 +351,12 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>) -> Result<Settings, P
         },
         pin: truth("engine.pin"),
         partition_key: text("engine.partition_key"),
-        delivery: Delivery::read(&values)?,
+        delivery: Delivery::read(&values, part)?,
+        kafka_topics: kafka_topics(&values),
+        remote_named: ["remote.ingest_url", "remote.processor_url"]
+            .into_iter()
+            .filter(|path| !text(path).is_empty())
+            .collect(),
         queue_size: number("queue.size"),
         queue_bytes_max: number("queue.bytes_max"),
         limits: transports::Limits {
@@ -405,6 +437,84 @@ mod tests {
         };
         assert_eq!(ports(Part::All), [6000, 50052, 50053]);
         assert_eq!(ports(Part::GrpcServer), [6000]);
+    }
+
+    #[test]
+    fn a_part_has_its_own_grpc_port_and_http_port() {
+        let ports = |addresses: &[SocketAddr]| -> Vec<u16> {
+            addresses.iter().map(|address| address.port()).collect()
+        };
+        let layers = environment(&[("HTTP_PORT", "7000")]);
+        let of = |part| layers.resolve(part).unwrap().settings;
+        assert_eq!(
+            (ports(&of(Part::Producer).ingest), ports(&of(Part::Producer).grpc)),
+            (vec![7000], vec![50051])
+        );
+        let consumer = of(Part::Consumer);
+        assert_eq!((ports(&consumer.processor), ports(&consumer.ingest)), (vec![7000], vec![8081]));
+        assert_eq!(ports(&consumer.grpc), [50052]);
+        assert_eq!(
+            (ports(&of(Part::Analytics).analytics), ports(&of(Part::Analytics).grpc)),
+            (vec![7000], vec![50053])
+        );
+        let all = of(Part::All);
+        assert_eq!(
+            (ports(&all.ingest), ports(&all.processor), ports(&all.analytics)),
+            (vec![7000], vec![8082], vec![8083])
+        );
+        let moved = environment(&[("GRPC_PORT", "6000")]).resolve(Part::Analytics).unwrap().settings;
+        assert_eq!(ports(&moved.grpc), [6000]);
+    }
+
+    #[test]
+    fn with_a_broker_a_part_that_takes_in_leaves_the_work_to_others() {
+        let layers = environment(&[
+            ("QUEUE_TYPE", "kafka"),
+            ("CONSUMER_GROUP_ID", "mine"),
+            ("KAFKA_CONSUMER_GROUP", "theirs"),
+        ]);
+        let of = |part| layers.resolve(part).unwrap().settings.delivery;
+        for part in [Part::ApiGateway, Part::Producer, Part::GrpcServer, Part::ProducerService] {
+            assert!(!of(part).consume, "{part:?}");
+        }
+        for part in [Part::All, Part::Processor, Part::Consumer, Part::Analytics] {
+            assert!(of(part).consume, "{part:?}");
+        }
+        let groups = [Part::All, Part::Consumer, Part::Analytics].map(|part| of(part).kafka.consumer_group);
+        assert_eq!(groups, ["theirs", "mine", "analytics-service-group"]);
+        let log = environment(&[("QUEUE_TYPE", "log")]).resolve(Part::Ingest).unwrap().settings.delivery;
+        assert!(log.consume);
+        let asked = environment(&[("QUEUE_TYPE", "kafka"), ("TIDEGATE_QUEUE_CONSUME", "true")]);
+        assert!(asked.resolve(Part::Ingest).unwrap().settings.delivery.consume);
+    }
+
+    #[test]
+    fn only_a_part_that_works_on_nothing_itself_sends_on() {
+        let layers = environment(&[
+            ("PROCESSOR_URL", "http://localhost:8082"),
+            ("INGEST_URL", "http://localhost:8081"),
+        ]);
+        let target = |part| {
+            let delivery = layers.resolve(part).unwrap().settings.delivery;
+            delivery.remote.map(|remote| (remote.setting, remote.target.port))
+        };
+        assert_eq!((target(Part::All), target(Part::Processor)), (None, None));
+        assert_eq!(target(Part::ApiGateway), Some(("remote.ingest_url", 8081)));
+        assert_eq!(target(Part::Ingest), Some(("remote.processor_url", 8082)));
+        let layers = environment(&[("PROCESSOR_URL", "http://localhost:8082")]);
+        let delivery = layers.resolve(Part::ApiGateway).unwrap().settings.delivery;
+        assert_eq!(delivery.remote.as_ref().unwrap().setting, "remote.processor_url");
+        assert!(delivery.providers.is_empty() && !delivery.has_log());
+    }
+
+    #[test]
+    fn a_part_that_sends_on_keeps_nothing_and_speaks_no_tls() {
+        let refused =
+            |pairs: &[(&str, &str)]| environment(pairs).resolve(Part::Ingest).unwrap_err()[0].to_string();
+        let both = [("PROCESSOR_URL", "http://far:1"), ("TIDEGATE_DATA_DIRECTORY", "/tmp/x")];
+        assert!(refused(&both).contains("remote.processor_url"), "{}", refused(&both));
+        let tls = refused(&[("PROCESSOR_URL", "https://far:1")]);
+        assert!(tls.contains("PROCESSOR_URL") && tls.contains("TLS"), "{tls}");
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub use keys::{KEYS, Key, Kind, find, nearest};
 pub use layers::{Layers, Origin, Problem, Resolved};
 pub use value::expectation;
 
+use crate::events::EventShapes;
+
 /// How the core loops wait for sockets.
 pub use transports::DriverChoice;
 
@@ -51,6 +53,10 @@ pub struct Settings {
     pub partition_key: String,
     /// Where messages go.
     pub delivery: Delivery,
+    /// The topics of Kafka, whether it is used or not.
+    pub kafka_topics: EventShapes,
+    /// The settings that name another process, whether this part sends messages on or not.
+    pub remote_named: Vec<&'static str>,
     /// Messages in flight, over all cores.
     pub queue_size: usize,
     /// Bytes of large bodies in flight, over all cores.

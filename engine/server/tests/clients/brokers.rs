@@ -17,7 +17,7 @@ use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually,
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whether NATS and Kafka can be had; under CI they have to.
-fn can_be_had() -> bool {
+pub(crate) fn can_be_had() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
         let installed = process::install_services();

@@ -187,7 +187,7 @@ fn the_older_systems_variables_are_understood() {
         ("PROCESSOR_WORKERS", "1"),
         ("QUEUE_SIZE", "50"),
         ("QUEUE_TYPE", "memory"),
-        // Of parts that are not there yet; known all the same.
+        // Not used by everything together; known all the same.
         ("PROCESSOR_URL", "http://localhost:8082"),
         ("INGEST_URL", "http://localhost:8081"),
         ("NATS_URL", "nats://localhost:4222"),

@@ -1,0 +1,50 @@
+//! `tidegate topics create|list`: the topics of the contract at the Kafka of the settings.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use brokers::kafka::topics;
+
+use crate::{cli::TopicsAction, settings::Settings};
+
+/// Does what was asked.
+///
+/// # Errors
+/// What stands in the way, with the setting to look at.
+pub fn run(action: &TopicsAction, settings: &Settings) -> Result<ExitCode> {
+    let (kafka, wanted) = (&settings.delivery.kafka, settings.kafka_topics.all_topics());
+    match action {
+        TopicsAction::Create => {
+            // One after the other: each is said, also when the next cannot be had.
+            for topic in &wanted {
+                let made =
+                    topics::create(kafka, std::slice::from_ref(topic)).map_err(|error| anyhow!(error))?;
+                let kept = topic.retention.map(|time| format!(", kept {}", humantime::format_duration(time)));
+                match made.first() {
+                    Some(true) => {
+                        println!(
+                            "{}: created, {} partitions{}",
+                            topic.name,
+                            topic.partitions,
+                            kept.unwrap_or_default()
+                        );
+                    }
+                    _ => println!("{}: is there; left as it is", topic.name),
+                }
+            }
+        }
+        TopicsAction::List => {
+            let found = topics::list(kafka).map_err(|error| anyhow!(error))?;
+            println!("{:<32} {:>10} {:>12} {:>12}", "topic", "partitions", "records", "lag");
+            for topic in &found {
+                let lag = topic.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
+                println!("{:<32} {:>10} {:>12} {lag:>12}", topic.name, topic.partitions, topic.records);
+            }
+            for topic in wanted.iter().filter(|topic| found.iter().all(|found| found.name != topic.name)) {
+                println!("{:<32} is not there: tidegate topics create", topic.name);
+            }
+            println!("lag: what the group {} has not worked on (kafka.consumer_group)", kafka.consumer_group);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
