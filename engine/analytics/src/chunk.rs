@@ -58,8 +58,13 @@ impl Chunk {
         self.len() >= CHUNK_EVENTS || self.texts.len() >= CHUNK_BYTES
     }
 
-    /// An empty one behind this one, with room for as much.
-    pub(crate) fn next(&self) -> Self {
+    /// An empty one behind this one, with room for as much; in the memory of `spare`, if there is one.
+    pub(crate) fn next(&self, spare: Option<Self>) -> Self {
+        if let Some(mut spare) = spare {
+            spare.clear();
+            spare.first_row = self.first_row + self.len() as u64;
+            return spare;
+        }
         const ROWS: usize = CHUNK_EVENTS;
         Self {
             timestamps_ms: Vec::with_capacity(ROWS),
@@ -74,6 +79,20 @@ impl Chunk {
             texts: Vec::with_capacity(self.texts.len() + self.texts.len() / 16),
             ..Self::new(self.first_row + self.len() as u64)
         }
+    }
+
+    fn clear(&mut self) {
+        self.timestamps_ms.clear();
+        self.users.clear();
+        self.names.clear();
+        self.sources.clear();
+        self.kinds.clear();
+        self.amounts.clear();
+        self.errors.clear();
+        self.previous.clear();
+        self.ends.clear();
+        self.texts.clear();
+        (self.first_ms, self.last_ms) = (i64::MAX, i64::MIN);
     }
 
     pub(crate) fn push(&mut self, event: &Event<'_>, row: Row) {

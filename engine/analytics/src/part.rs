@@ -103,16 +103,21 @@ impl Part {
         Arc::make_mut(&mut self.open).push(event, row);
         self.next_row += 1;
         if self.open.is_full() {
-            let next = Arc::new(self.open.next());
-            let chunk = std::mem::replace(&mut self.open, next);
-            self.full_bytes += chunk.bytes();
-            self.full.push_back(chunk);
-            while (self.full.len() * CHUNK_EVENTS > self.bounds.events
+            let full = Arc::new(Chunk::new(0));
+            let full = std::mem::replace(&mut self.open, full);
+            // Memory that was just given up is better than memory the kernel has to clear first.
+            let mut spare = None;
+            self.full_bytes += full.bytes();
+            while ((self.full.len() + 1) * CHUNK_EVENTS > self.bounds.events
                 || self.full_bytes > self.bounds.event_bytes)
                 && let Some(oldest) = self.full.pop_front()
             {
                 self.full_bytes -= oldest.bytes();
+                // Unless a query looks at it.
+                spare = Arc::into_inner(oldest);
             }
+            self.open = Arc::new(full.next(spare));
+            self.full.push_back(full);
         }
     }
 

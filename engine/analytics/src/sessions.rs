@@ -3,8 +3,7 @@
 //! The order in which events come does not matter: a late one joins, widens or merges what is there. Only the last
 //! [`SESSIONS_MAX`] sessions of a user are kept; a late event can not join an older one, and counts as a new one.
 
-use std::sync::Arc;
-
+use compact_str::CompactString;
 use smallvec::SmallVec;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +17,7 @@ pub const SESSIONS_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// The id that its events name; `None`: it is cut by gaps.
-    pub id: Option<Arc<str>>,
+    pub id: Option<CompactString>,
     /// Time of its first event, in milliseconds.
     pub start_ms: i64,
     /// Time of its last event.

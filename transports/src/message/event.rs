@@ -198,6 +198,7 @@ fn check_pair(bytes: &[u8]) -> Option<&[u8]> {
 
 /// Reads an event whose bytes [`decode_event`] found plain before, without looking at all of the rules again. `None`:
 /// the bytes are no message at all. Texts are not checked to be UTF-8.
+#[inline]
 pub fn read_event(bytes: &[u8]) -> Option<EventProto<'_>> {
     let mut event = EventProto::default();
     let mut wire = Wire { bytes, at: 0 };
