@@ -35,7 +35,7 @@ use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House, Processor},
     delivery::Behind,
-    events::{Older, Platform, Rules, producer::Counters},
+    events::{self, Older, Platform, Rules, producer::Counters},
     logging,
     role::Part,
     settings::Settings,
@@ -43,6 +43,11 @@ use crate::{
 
 /// Requests that may wait for the cold lane; further ones are answered 503.
 const COLD_CALLS_MAX: usize = 1024;
+
+/// Threads that work out queries which take more than a moment.
+const QUERY_THREADS: usize = 2;
+/// How far these stand back behind the cores (nice(2)).
+const QUERY_NICENESS: i32 = 10;
 
 /// Exit code after a second signal, as a shell reports an interrupted program.
 const INTERRUPTED: i32 = 130;
@@ -124,6 +129,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         producer,
         guard,
         node,
+        queries: events::query_turns(),
     };
     start_cold_lane(calls, house, platform)?;
 
@@ -241,6 +247,13 @@ fn start_cold_lane(
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // Those that work queries out.
+        .max_blocking_threads(QUERY_THREADS)
+        .thread_name("queries")
+        .on_thread_start(|| {
+            // In Linux this is a thread's own. Where it is refused, queries compete as equals.
+            let _ = rustix::process::nice(QUERY_NICENESS);
+        })
         .build()
         .context("the cold lane's runtime cannot be started")?;
     thread::Builder::new()

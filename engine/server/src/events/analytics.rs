@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     pin::Pin,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -16,6 +17,7 @@ use tidegate_proto::analytics::v1::{
     TimeSeriesMetadata, TopMetric, UserMetrics, UserProfile, UserSession,
     analytics_service_server::AnalyticsService,
 };
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
@@ -26,6 +28,8 @@ use super::{
     validate::milliseconds,
 };
 
+/// Queries that are worked out apart or wait for that.
+const QUERIES_MAX: usize = 64;
 /// Buckets of a series.
 const SERIES_MAX: usize = 10_000;
 /// Events that a user's answer lists.
@@ -33,6 +37,11 @@ const EVENTS_MAX: usize = 100;
 /// Metrics at the top of a summary.
 const TOP_MAX: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// The turns that queries take.
+pub fn query_turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(QUERIES_MAX))
+}
 
 pub(super) fn timestamp(ms: i64) -> Timestamp {
     Timestamp { seconds: ms.div_euclid(1000), nanos: (ms.rem_euclid(1000) * 1_000_000) as i32 }
@@ -215,75 +224,9 @@ impl Platform {
         }
         totals
     }
-}
 
-fn top_metrics(now: &Total, before: &Total) -> Vec<TopMetric> {
-    let mut names: Vec<(&str, &str)> =
-        vec![("revenue", "currency"), ("transactions", "count"), ("errors", "count"), ("sessions", "count")];
-    let mut custom: Vec<(&String, u64)> =
-        now.metrics.iter().map(|(name, values)| (name, values.count)).collect();
-    custom.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-    names.extend(custom.into_iter().map(|(name, _)| (name.as_str(), "")));
-    let metric = |(name, unit): (&str, &str)| {
-        let (value, earlier) = (now.metric(name), before.metric(name));
-        TopMetric {
-            name: name.to_owned(),
-            value,
-            unit: unit.to_owned(),
-            change_percentage: if earlier == 0.0 { 0.0 } else { 100.0 * (value - earlier) / earlier.abs() },
-        }
-    };
-    names.into_iter().map(metric).filter(|metric| metric.value != 0.0).take(TOP_MAX).collect()
-}
-
-pub(super) fn counts(of: &BTreeMap<String, u64>) -> HashMap<String, i64> {
-    of.iter().map(|(name, count)| (name.clone(), *count as i64)).collect()
-}
-
-#[tonic::async_trait]
-impl AnalyticsService for Platform {
-    type GetRealTimeAnalyticsStream =
-        Pin<Box<dyn Stream<Item = Result<RealTimeAnalyticsResponse, Status>> + Send>>;
-
-    async fn get_analytics_summary(
-        &self,
-        request: Request<GetAnalyticsSummaryRequest>,
-    ) -> Result<Response<AnalyticsSummary>, Status> {
-        let since = Instant::now();
-        let request = request.into_inner();
-        let range = Range::read(request.time_range.as_ref())?.unwrap_or_else(|| Range::last(HOUR));
-        let filter = filter(&request.event_types, &request.filters)?;
-        if !matches!(request.group_by.as_str(), "" | "event_type") {
-            return Err(Status::invalid_argument("group_by: expected event_type, or nothing"));
-        }
-        let length = range.to_ms - range.from_ms;
-        let before = Range { from_ms: range.from_ms.saturating_sub(length), to_ms: range.from_ms };
-        let (total, earlier) = if filter.is_open() {
-            (self.total(range), self.total(before))
-        } else {
-            let one = |range| self.scanned(range, &filter, |_| 0).remove(&0).unwrap_or_default();
-            (one(range), one(before))
-        };
-        Ok(Response::new(AnalyticsSummary {
-            total_events: total.events as i64,
-            unique_users: total.users as i64,
-            sessions: total.sessions,
-            events_by_type: counts(&total.by_name),
-            top_metrics: top_metrics(&total, &earlier),
-            last_updated: Some(SystemTime::now().into()),
-            metadata: Some(SummaryMetadata {
-                time_range: range.message(),
-                processing_time: elapsed(since),
-                cache_status: "live".to_owned(),
-            }),
-        }))
-    }
-
-    async fn get_time_series(
-        &self,
-        request: Request<GetTimeSeriesRequest>,
-    ) -> Result<Response<GetTimeSeriesResponse>, Status> {
-        let request = request.into_inner();
+    /// A series, bucket by bucket.
+    fn series(&self, request: GetTimeSeriesRequest) -> Result<GetTimeSeriesResponse, Status> {
         let range = Range::required(request.time_range.as_ref())?;
         if request.metric.is_empty() {
             return Err(Status::invalid_argument(
@@ -349,7 +292,100 @@ impl AnalyticsService for Platform {
             granularity: granularity.into(),
             data_points: i32::try_from(series.len()).unwrap_or(i32::MAX),
         };
-        Ok(Response::new(GetTimeSeriesResponse { series, metadata: Some(metadata) }))
+        Ok(GetTimeSeriesResponse { series, metadata: Some(metadata) })
+    }
+
+    /// Works a query out on a thread of its own, which takes second place to the cores: whatever takes more than a moment
+    /// is not for the thread that answers everybody.
+    async fn apart<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Self) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let Ok(turn) = Arc::clone(&self.queries).try_acquire_owned() else {
+            let text =
+                format!("{QUERIES_MAX} queries are being worked out or wait to be; ask again in a moment");
+            return Err(Status::resource_exhausted(text));
+        };
+        let platform = self.clone();
+        let worked_out = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            query(&platform)
+        });
+        worked_out.await.map_err(|error| Status::internal(error.to_string()))?
+    }
+}
+
+fn top_metrics(now: &Total, before: &Total) -> Vec<TopMetric> {
+    let mut names: Vec<(&str, &str)> =
+        vec![("revenue", "currency"), ("transactions", "count"), ("errors", "count"), ("sessions", "count")];
+    let mut custom: Vec<(&String, u64)> =
+        now.metrics.iter().map(|(name, values)| (name, values.count)).collect();
+    custom.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    names.extend(custom.into_iter().map(|(name, _)| (name.as_str(), "")));
+    let metric = |(name, unit): (&str, &str)| {
+        let (value, earlier) = (now.metric(name), before.metric(name));
+        TopMetric {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            change_percentage: if earlier == 0.0 { 0.0 } else { 100.0 * (value - earlier) / earlier.abs() },
+        }
+    };
+    names.into_iter().map(metric).filter(|metric| metric.value != 0.0).take(TOP_MAX).collect()
+}
+
+pub(super) fn counts(of: &BTreeMap<String, u64>) -> HashMap<String, i64> {
+    of.iter().map(|(name, count)| (name.clone(), *count as i64)).collect()
+}
+
+#[tonic::async_trait]
+impl AnalyticsService for Platform {
+    type GetRealTimeAnalyticsStream =
+        Pin<Box<dyn Stream<Item = Result<RealTimeAnalyticsResponse, Status>> + Send>>;
+
+    async fn get_analytics_summary(
+        &self,
+        request: Request<GetAnalyticsSummaryRequest>,
+    ) -> Result<Response<AnalyticsSummary>, Status> {
+        let since = Instant::now();
+        let request = request.into_inner();
+        let range = Range::read(request.time_range.as_ref())?.unwrap_or_else(|| Range::last(HOUR));
+        let filter = filter(&request.event_types, &request.filters)?;
+        if !matches!(request.group_by.as_str(), "" | "event_type") {
+            return Err(Status::invalid_argument("group_by: expected event_type, or nothing"));
+        }
+        let length = range.to_ms - range.from_ms;
+        let before = Range { from_ms: range.from_ms.saturating_sub(length), to_ms: range.from_ms };
+        let (total, earlier) = if filter.is_open() {
+            (self.total(range), self.total(before))
+        } else {
+            let sums = self.apart(move |platform| {
+                let one = |range| platform.scanned(range, &filter, |_| 0).remove(&0).unwrap_or_default();
+                Ok((one(range), one(before)))
+            });
+            sums.await?
+        };
+        Ok(Response::new(AnalyticsSummary {
+            total_events: total.events as i64,
+            unique_users: total.users as i64,
+            sessions: total.sessions,
+            events_by_type: counts(&total.by_name),
+            top_metrics: top_metrics(&total, &earlier),
+            last_updated: Some(SystemTime::now().into()),
+            metadata: Some(SummaryMetadata {
+                time_range: range.message(),
+                processing_time: elapsed(since),
+                cache_status: "live".to_owned(),
+            }),
+        }))
+    }
+
+    async fn get_time_series(
+        &self,
+        request: Request<GetTimeSeriesRequest>,
+    ) -> Result<Response<GetTimeSeriesResponse>, Status> {
+        let request = request.into_inner();
+        self.apart(move |platform| platform.series(request)).await.map(Response::new)
     }
 
     async fn get_real_time_analytics(
@@ -371,9 +407,14 @@ impl AnalyticsService for Platform {
             loop {
                 ticks.tick().await;
                 let range = Range::last(Duration::from_secs(seconds));
-                let total = platform.scanned(range, &filter, |_| 0).remove(&0).unwrap_or_default();
-                // Who asked may be gone: that is the end.
-                if sender.send(Ok(real_time(&total, range, seconds))).await.is_err() {
+                let wanted = filter.clone();
+                let total = platform.apart(move |platform| {
+                    Ok(platform.scanned(range, &wanted, |_| 0).remove(&0).unwrap_or_default())
+                });
+                let told = total.await.map(|total| real_time(&total, range, seconds));
+                let is_end = told.is_err();
+                // Who asked may be gone: that is the end, too.
+                if sender.send(told).await.is_err() || is_end {
                     return;
                 }
             }
@@ -491,9 +532,8 @@ impl AnalyticsService for Platform {
         if timeout_ms.is_some_and(|timeout| timeout < 0) {
             return Err(Status::invalid_argument("step_timeout: expected 0 or more"));
         }
-        let views: Vec<_> = self.parts.iter().map(|part| part.lock().view()).collect();
-        // A million events take a good part of a second: not on the thread that answers everybody.
-        let counted = tokio::task::spawn_blocking(move || {
+        let counted = self.apart(move |platform| {
+            let views: Vec<_> = platform.parts.iter().map(|part| part.lock().view()).collect();
             let mut sum = vec![Step::default(); steps.len()];
             for view in &views {
                 for (sum, step) in
@@ -503,9 +543,9 @@ impl AnalyticsService for Platform {
                     sum.total_ms += step.total_ms;
                 }
             }
-            sum
+            Ok(sum)
         });
-        let counted = counted.await.map_err(|error| Status::internal(error.to_string()))?;
+        let counted = counted.await?;
         let share = |of: u64, all: u64| if all == 0 { 0.0 } else { of as f64 / all as f64 };
         let mut results = Vec::new();
         for (place, step) in counted.iter().enumerate() {

@@ -25,9 +25,11 @@ use engine_analytics::{Bounds, Part};
 use http::{HeaderMap, header::CONTENT_TYPE};
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tower_http::decompression::RequestDecompressionLayer;
 use transports::{Guard, inject::Injector};
 
+pub use analytics::query_turns;
 pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use kafka::EventShapes;
@@ -78,6 +80,8 @@ pub struct Platform {
     pub guard: Guard,
     /// What this process calls itself.
     pub node: Arc<str>,
+    /// Turns to work a query out.
+    pub queries: Arc<Semaphore>,
 }
 
 /// A body with `events`: an object that has them, or one to a line (`application/x-ndjson`).
