@@ -19,6 +19,7 @@ use crate::{
     cold::ColdSender,
     counters::{Answered, Cause, FrontCounters, Tally},
     events::EventPlan,
+    facade::Draft,
     grpc::Inflater,
     grpc_answer::GrpcBlocks,
     h1,
@@ -100,6 +101,8 @@ pub(crate) struct Core {
     pub(crate) body: RefCell<Vec<u8>>,
     /// Room for events that came as JSON.
     pub(crate) transcoded: RefCell<Vec<u8>>,
+    /// Room for a message of an older system's route.
+    pub(crate) draft: RefCell<Draft>,
     /// Undoes the compression of gRPC messages.
     pub(crate) inflater: RefCell<Inflater>,
     /// Pre-encoded gRPC blocks.
@@ -140,6 +143,7 @@ impl Core {
             block: RefCell::new(Block::new(200)),
             body: RefCell::default(),
             transcoded: RefCell::default(),
+            draft: RefCell::default(),
             inflater: RefCell::new(Inflater::new(grpc_message_bytes_max)),
             grpc: GrpcBlocks::new(),
             h2_limits,

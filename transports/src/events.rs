@@ -10,6 +10,7 @@ use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter, Refused, TRA
 use crate::{
     answer::{Reached, Refusal},
     core::Core,
+    facade::Facade,
     grpc::Code,
     guard::Guard,
     lane::{Accepted, Incoming},
@@ -44,6 +45,8 @@ pub struct EventPlan {
     pub node: Arc<str>,
     /// What judges an event that is not plain, where the cold lane cannot be asked: in the middle of a stream.
     pub rules: Arc<dyn EventRules>,
+    /// The older systems' routes.
+    pub facade: Arc<dyn Facade>,
 }
 
 /// Judges events that are not plain.
@@ -103,8 +106,16 @@ impl EventHead {
     /// Whether the caller may send events, and what it asks for can be had now.
     pub(crate) fn is_admitted(&self, core: &Core) -> bool {
         let shared = &core.shared;
-        shared.events.guard.admits(self.api_key.as_deref(), self.authorization.as_deref()).is_ok()
-            && self.terms.admit(&shared.acks).is_ok()
+        let guard = &shared.events.guard;
+        // The older systems' routes ask for no key (contracts C23).
+        let may_ask = self.endpoint.facade().is_some()
+            || guard.admits(self.api_key.as_deref(), self.authorization.as_deref()).is_ok();
+        may_ask && self.terms.admit(&shared.acks).is_ok()
+    }
+
+    /// The caller's `traceparent`.
+    pub(crate) fn trace(&self) -> Option<&[u8]> {
+        self.trace.as_deref()
     }
 
     /// Calls `then` with the id that the answer carries: the request's own, or one of ours.

@@ -18,6 +18,7 @@ mod core;
 mod counters;
 mod driver;
 pub mod events;
+pub mod facade;
 mod fleet;
 pub mod grpc;
 mod grpc_answer;

@@ -1,5 +1,7 @@
 //! The hot routes: what takes messages in. Everything else goes to the cold lane.
 
+use crate::facade::FACADE_PATHS;
+
 /// How a request of a hot route is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hot {
@@ -29,6 +31,13 @@ pub(crate) enum Hot {
     EventJson,
     /// A batch of events as proto JSON, or as lines of it.
     EventsJson,
+    /// A route of an older system, by its number in [`FACADE_PATHS`](crate::facade::FACADE_PATHS).
+    Facade {
+        /// Which.
+        route: usize,
+        /// Whether it speaks gRPC.
+        is_grpc: bool,
+    },
 }
 
 /// A hot route as it is counted: its pattern is the `endpoint` label.
@@ -53,7 +62,7 @@ const fn row(path: &'static str, method: &'static str, hot: Hot) -> Row {
 }
 
 /// The route table of the hot lane.
-pub const ENDPOINTS: [Row; 15] = [
+pub const ENDPOINTS: [Row; 24] = [
     row("/api/v1/ingest", "POST", Hot::IngestJson),
     row("/ingest", "POST", Hot::IngestJson),
     row("/api/ingest", "POST", Hot::IngestJson),
@@ -69,7 +78,20 @@ pub const ENDPOINTS: [Row; 15] = [
     row("/analytics.v1.EventIngestionService/StreamEvents", "POST", Hot::GrpcEventStream),
     row("/v1/events", "POST", Hot::EventJson),
     row("/v1/events/batch", "POST", Hot::EventsJson),
+    facade(0),
+    facade(1),
+    facade(2),
+    facade(3),
+    facade(4),
+    facade(5),
+    facade(6),
+    facade(7),
+    facade(8),
 ];
+
+const fn facade(route: usize) -> Row {
+    row(FACADE_PATHS[route], "POST", Hot::Facade { route, is_grpc: route + 1 == FACADE_PATHS.len() })
+}
 
 impl Endpoint {
     /// The row of this endpoint.
@@ -82,6 +104,7 @@ impl Endpoint {
         match self.row().hot {
             Hot::GrpcIngest { .. } | Hot::GrpcIngestStream { .. } => true,
             Hot::GrpcEvent | Hot::GrpcEvents | Hot::GrpcEventStream => true,
+            Hot::Facade { is_grpc, .. } => is_grpc,
             Hot::IngestJson | Hot::EnqueueJson | Hot::Health | Hot::EventJson | Hot::EventsJson => false,
         }
     }
@@ -93,8 +116,17 @@ impl Endpoint {
 
     /// Whether it takes events in. What of these is not plain, another method among it, is the cold lane's to answer.
     pub(crate) fn is_event(self) -> bool {
-        use Hot::{EventJson, EventsJson, GrpcEvent, GrpcEventStream, GrpcEvents};
-        matches!(self.row().hot, GrpcEvent | GrpcEvents | GrpcEventStream | EventJson | EventsJson)
+        use Hot::{EventJson, EventsJson, Facade, GrpcEvent, GrpcEventStream, GrpcEvents};
+        let hot = self.row().hot;
+        matches!(hot, GrpcEvent | GrpcEvents | GrpcEventStream | EventJson | EventsJson | Facade { .. })
+    }
+
+    /// The route of an older system that it is.
+    pub(crate) fn facade(self) -> Option<usize> {
+        match self.row().hot {
+            Hot::Facade { route, .. } => Some(route),
+            _ => None,
+        }
     }
 
     /// Whether a request of it carries several events.

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use engine_core::AckLevel;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     core::Core,
     counters::{Cause, Tally, status_index},
     events::{Batch, EventHead, is_worth_retrying, refusal_over_rest, take_event, write_answer},
+    facade::{self, Taken},
     grpc::Code,
     h1::{Accept, Answer, Application, Connection, Limits, Reply, RequestHead, Waiting},
     hook::{Hook, Phase},
@@ -49,6 +51,8 @@ enum Waits {
     Event(Box<EventHead>),
     /// A batch of events.
     Batch(Box<EventHead>, Batch),
+    /// The one of an older system's route, with the answer for a success.
+    Facade(Endpoint, usize, Vec<u8>),
 }
 
 /// A request that the cold lane is working on.
@@ -145,6 +149,11 @@ impl Http1 {
                     Err(refusal) => refuse_event(core, origin, &head, &refusal, reply),
                 },
                 Waits::Batch(head, batch) => answer_batch(core, origin, &head, &batch, reply),
+                Waits::Facade(endpoint, route, answer) => {
+                    let mut body = Vec::new();
+                    let (status, level) = facade::settle(core, route, &settled, &answer, &mut body);
+                    answer_facade(core, origin, (endpoint, route), (status, level), &body, reply)
+                }
             });
         }
         if let Some(call) = &mut self.call {
@@ -388,6 +397,25 @@ fn refuse_event(
     })
 }
 
+/// Writes the answer of an older system's route.
+fn answer_facade(
+    core: &Core,
+    origin: &Origin,
+    (endpoint, route): (Endpoint, usize),
+    (status, level): (u16, Option<AckLevel>),
+    body: &[u8],
+    reply: Reply<'_>,
+) -> Answer {
+    core.answered.note(origin.role, endpoint, status_index(status));
+    let own = core.shared.events.facade.fields(route);
+    let fields = [(&b"Content-Type"[..], &b"application/json"[..])]
+        .into_iter()
+        .chain(level.map(|level| (&b"Tidegate-Ack"[..], level.name().as_bytes())))
+        .chain((status == 503).then_some((&b"Retry-After"[..], &b"1"[..])))
+        .chain(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+    reply.full(status, fields, body)
+}
+
 /// Whether a content type is one of lines of JSON.
 pub(crate) fn is_lines(content_type: Option<&[u8]>) -> bool {
     let known = [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"];
@@ -424,6 +452,20 @@ impl Service<'_> {
         let Some(event_head) = event_head else { return self.pass_on(head, body, reply) };
         let hook = self.hook;
         let caller = |place| Caller { hook: Rc::clone(hook), stream: 0, place };
+        if let Some(route) = endpoint.facade() {
+            return match facade::take(core, route, body, &event_head, || caller(0)) {
+                None => self.pass_on(head, body, reply),
+                Some(Taken::Stored) => {
+                    let (draft, status) = (core.draft.borrow(), core.shared.events.facade.status(route));
+                    let told = (status, Some(AckLevel::Queued));
+                    answer_facade(core, self.origin, (endpoint, route), told, &draft.answer, reply)
+                }
+                Some(Taken::Waits(_, answer)) => {
+                    self.waits = Some(Waits::Facade(endpoint, route, answer));
+                    reply.later()
+                }
+            };
+        }
         let mut transcoded = core.transcoded.borrow_mut();
         transcoded.clear();
         if endpoint.is_single_event() {

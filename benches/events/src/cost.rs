@@ -13,7 +13,8 @@ fn stream(connections: usize, frame_messages: usize) -> Scenario {
     Scenario {
         protocol: Protocol::EventStream,
         connections,
-        in_flight: 512,
+        // Enough to keep the core busy, and less than the queue holds.
+        in_flight: 8192 / connections,
         frame_messages,
         stream_messages: u64::MAX,
         message: Message::of_size(0),

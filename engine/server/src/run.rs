@@ -35,7 +35,7 @@ use crate::{
     banner::Banner,
     cold::{self, ColdCounts, CoreView, HealthReport, House, Processor},
     delivery::Behind,
-    events::{self, Older, Platform, Rules, producer::Counters},
+    events::{self, Facades, Older, Platform, Rules, producer::Counters},
     logging,
     role::Part,
     settings::Settings,
@@ -78,6 +78,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let draining = Arc::new(AtomicBool::new(false));
     let probe_token = random_token();
     let queue_size = settings.queue_size;
+    let producer = Arc::<Counters>::default();
     let guard = Guard::new(&settings.api_keys, &settings.auth_tokens);
     let node: Arc<str> = rustix::system::uname().nodename().to_string_lossy().into();
     let fleet = Fleet::start(Plan {
@@ -99,13 +100,13 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
             guard: guard.clone(),
             node: Arc::clone(&node),
             rules: Arc::new(Rules::new(Arc::clone(&node))),
+            facade: Arc::new(Facades::new(behind.log.is_some(), Arc::clone(&producer))),
         },
         inboxes,
     })
     .context("the core threads cannot be started")?;
     let watcher = behind.watch()?;
     let views = fleet.fronts.iter().zip(&fleet.engines);
-    let producer = Arc::<Counters>::default();
     let house = Arc::new(House {
         cores: views
             .map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() })

@@ -3,6 +3,7 @@
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
+use engine_core::AckLevel;
 
 use super::{
     Head, Service, Stream, Then,
@@ -14,6 +15,7 @@ use crate::{
     answer::{Reached, Refusal},
     counters::status_index,
     events::{self, Batch, EventHead},
+    facade::{self, Taken},
     grpc::{Code, Encoding, PREFIX_BYTES, Status, parse_timeout},
     grpc_answer::{is_grpc, whole_message},
     h2::{Block, Replies, RequestHead, StreamId},
@@ -21,7 +23,7 @@ use crate::{
     message::{event_of_request, events_of_request, transcode_event, transcode_events, transcode_lines},
     routes::{Endpoint, Hot},
     session_h1::is_lines,
-    waiting::{Caller, MessageId},
+    waiting::{Caller, MessageId, Settled},
 };
 
 /// A request for an event route.
@@ -160,11 +162,30 @@ impl Service {
         let mut transcoded = core.transcoded.borrow_mut();
         transcoded.clear();
         let message = match hot {
-            Hot::GrpcEvent | Hot::GrpcEvents => inflater.plain(whole_message(body)?, call.encoding).ok()?,
+            _ if call.endpoint().is_grpc() => inflater.plain(whole_message(body)?, call.encoding).ok()?,
             _ => body,
         };
         let caller = |place| Caller { place, ..self.caller(id) };
         match hot {
+            Hot::Facade { route, .. } => {
+                match facade::take(core, route, message, &call.head, || self.caller(id))? {
+                    Taken::Stored => {
+                        let (draft, status) = (core.draft.borrow(), core.shared.events.facade.status(route));
+                        Some(self.answer_facade(
+                            id,
+                            call,
+                            route,
+                            status,
+                            &draft.answer,
+                            Some(AckLevel::Queued),
+                            replies,
+                        ))
+                    }
+                    Taken::Waits(token, answer) => {
+                        Some(Stream::Facade { call: Rc::clone(call), token, answer })
+                    }
+                }
+            }
             Hot::GrpcEvent => {
                 let event = event_of_request(message)?;
                 self.take_one(id, call, event, replies)
@@ -287,6 +308,66 @@ impl Service {
         } else if is_grpc {
             replies.trailers(id, &core.grpc.ok);
         }
+        Stream::Answered
+    }
+
+    /// It is known what became of the message of an older system's route.
+    pub(super) fn settle_facade(
+        &self,
+        id: StreamId,
+        call: &EventCall,
+        settled: &Settled,
+        answer: &[u8],
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let Some(route) = call.endpoint().facade() else { return Stream::Answered };
+        let mut body = Vec::new();
+        let (status, level) = facade::settle(&self.core, route, settled, answer, &mut body);
+        self.answer_facade(id, call, route, status, &body, level, replies)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "an answer's parts, named at both calls")]
+    fn answer_facade(
+        &self,
+        id: StreamId,
+        call: &EventCall,
+        route: usize,
+        status: u16,
+        body: &[u8],
+        level: Option<AckLevel>,
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let core = &*self.core;
+        let endpoint = call.endpoint();
+        if endpoint.is_grpc() {
+            // A refusal is an OK there, too; its message says so.
+            self.note(endpoint, 0);
+            let mut framed = vec![0; PREFIX_BYTES];
+            framed.extend_from_slice(body);
+            set_length(&mut framed, 0);
+            replies.head(id, &core.grpc.heads[level.unwrap_or_default() as usize], false);
+            let _all = replies.data(id, &framed, false);
+            replies.trailers(id, &core.grpc.ok);
+            return Stream::Answered;
+        }
+        self.note(endpoint, status_index(status));
+        let mut block = core.block.borrow_mut();
+        block.restart(status);
+        block.push(b"content-type", b"application/json");
+        block.push(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
+        block.push(b"date", &core.date.get());
+        if let Some(level) = level {
+            block.push(b"tidegate-ack", level.name().as_bytes());
+        }
+        if status == 503 {
+            block.push(b"retry-after", b"1");
+        }
+        for (name, value) in core.shared.events.facade.fields(route) {
+            block.push(name.as_bytes(), value.as_bytes());
+        }
+        replies.head(id, &block, false);
+        // At most some 10 KB: what the window does not take, the stream's queue does.
+        let _all = replies.data(id, body, true);
         Stream::Answered
     }
 

@@ -80,6 +80,8 @@ pub(crate) enum Stream {
     ForCold { head: Rc<ColdHead>, body: Vec<u8> },
     /// Its message is in the queue; the answer waits for what becomes of it. With its request when it is an event.
     Waiting { endpoint: Endpoint, token: NonZeroU64, event: Option<Rc<EventCall>> },
+    /// The message of an older system's route is in the queue; with the answer for a success.
+    Facade { call: Rc<EventCall>, token: NonZeroU64, answer: Vec<u8> },
     /// A request of an event route that is being collected.
     Event { call: Rc<EventCall>, body: Vec<u8> },
     /// Its events are in the queue; the answer waits for what becomes of all of them.
@@ -465,6 +467,10 @@ impl Service {
             }
             return;
         }
+        if let Stream::Facade { call, answer, .. } = stream {
+            *stream = self.settle_facade(id, call, settled, answer, replies);
+            return;
+        }
         if let Stream::Batch { call, batch } = stream {
             batch.settle(settled, acks);
             let after = batch.is_complete().then(|| self.answer_batch(id, call, batch, replies));
@@ -579,6 +585,10 @@ impl Service {
                 self.fail(id, call.endpoint(), status, replies)
             }
             Stream::Events(events) => self.fail_begun(id, events, status, replies),
+            Stream::Facade { call, token, .. } => {
+                self.core.lane.borrow_mut().waiting().forget(*token);
+                self.fail(id, call.endpoint(), status, replies)
+            }
             Stream::Waiting { endpoint, token, .. } => {
                 self.core.lane.borrow_mut().waiting().forget(*token);
                 self.fail(id, *endpoint, status, replies)
@@ -614,7 +624,7 @@ impl Service {
             Stream::Streaming(streaming) => self.stalled -= usize::from(streaming.stalled),
             Stream::Events(events) => self.stalled -= usize::from(events.stalled),
             Stream::Cold(_) => self.cold_streams -= 1,
-            Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => {}
+            Stream::Answered | Stream::Waiting { .. } | Stream::Facade { .. } | Stream::Batch { .. } => {}
         }
     }
 
@@ -793,7 +803,7 @@ impl Application for Service {
     ) -> Credit {
         let mut credit = Credit::Now;
         let after = match stream {
-            Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => None,
+            Stream::Answered | Stream::Waiting { .. } | Stream::Facade { .. } | Stream::Batch { .. } => None,
             Stream::Json { endpoint, probe, terms, body } => {
                 if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max
                 {
@@ -887,7 +897,7 @@ impl Application for Service {
     }
 
     fn reset(&mut self, id: StreamId, stream: Stream, _why: Reset) -> Work {
-        let remains = matches!(stream, Stream::Waiting { .. } | Stream::Batch { .. });
+        let remains = matches!(stream, Stream::Waiting { .. } | Stream::Facade { .. } | Stream::Batch { .. });
         self.closed(id, stream);
         if remains {
             self.abandoned.push(id);

@@ -25,6 +25,8 @@ use transports::{
     AckPolicy, BoxedSink, DriverChoice, EventPlan, EventRules, Examined, Farewell, Fleet, Guard, Health,
     Limits, Plan, Role, SinkMaker, Tally, bind, choose,
     cold::{ColdReceiver, bridge},
+    facade::{Draft, Facade},
+    inject::NotTaken,
 };
 
 /// Longest a condition may take to come true; only a broken fleet takes that long.
@@ -184,6 +186,27 @@ impl EventRules for NothingIsGood {
     }
 }
 
+/// No older system's routes: all of them are the cold lane's.
+impl Facade for NothingIsGood {
+    fn read(&self, _route: usize, _body: &[u8], _unix_ms: u64, _draft: &mut Draft) -> bool {
+        false
+    }
+
+    fn status(&self, _route: usize) -> u16 {
+        200
+    }
+
+    fn fields(&self, _route: usize) -> &[(&'static str, &'static str)] {
+        &[]
+    }
+
+    fn stored(&self, _route: usize, _took_ns: u64) {}
+
+    fn refuse(&self, _route: usize, _id: &str, why: &NotTaken, _out: &mut Vec<u8>) -> u16 {
+        why.status
+    }
+}
+
 /// A running fleet.
 pub(crate) struct TestFleet {
     fleet: Option<Fleet>,
@@ -255,6 +278,7 @@ impl TestFleet {
                 guard: Guard::default(),
                 node: "test".into(),
                 rules: Arc::new(NothingIsGood),
+                facade: Arc::new(NothingIsGood),
             },
             inboxes: Vec::new(),
         })

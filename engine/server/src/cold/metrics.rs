@@ -17,7 +17,7 @@ use prometheus::{
 };
 use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
 
-use super::{families::Family, house::House};
+use super::{families::Family, house::House, short_pattern};
 use crate::events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS;
 
 /// gRPC code names as `grpc_code` labels, by number.
@@ -190,7 +190,7 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
             status = STATUSES[outcome.min(STATUSES.len() - 1)].to_string();
         }
         let method = if status == "405" { "OTHER" } else { row.method };
-        let key = (method.to_owned(), row.path.to_owned(), status);
+        let key = (method.to_owned(), short_pattern(row.path).to_owned(), status);
         all.entry(key.clone()).or_default().merge(&durations);
         if role == Role::Gateway {
             gateway.entry(key).or_default().merge(&durations);

@@ -60,11 +60,7 @@ async fn answer_one(
     };
     let (mut parts, mut body) = response.into_parts();
     let endpoint = match parts.extensions.get::<MatchedPath>() {
-        // The producer service's dashboards know its routes by their last two parts.
-        Some(path) => match path.as_str().strip_prefix("/api/v1") {
-            Some(short) if short.starts_with("/events/") => short.to_owned(),
-            _ => path.as_str().to_owned(),
-        },
+        Some(path) => short_pattern(path.as_str()).to_owned(),
         // Paths that nobody serves are one series, or a scan would fill the memory.
         None => "unmatched".to_owned(),
     };
@@ -96,6 +92,11 @@ async fn answer_one(
     }
     answer.end(trailers)?;
     Ok((endpoint, status))
+}
+
+/// A route's pattern as a label: the producer service's dashboards know its routes by their last two parts.
+fn short_pattern(path: &str) -> &str {
+    path.strip_prefix("/api/v1").filter(|short| short.starts_with("/events/")).unwrap_or(path)
 }
 
 /// A method as a label: the known ones by name, the rest as one.

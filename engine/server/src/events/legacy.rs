@@ -17,6 +17,7 @@ use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tidegate_proto::analytics::legacy as proto;
 use transports::{
     events::SCHEMA_KEY,
     inject::{Fate, Injected},
@@ -29,7 +30,7 @@ use super::{Platform, batch_value, record};
 pub(super) const BATCH_MAX: usize = 1000;
 
 /// An event as the older system writes it.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub(super) struct Event {
     pub(super) id: String,
@@ -39,6 +40,19 @@ pub(super) struct Event {
     /// Seconds of the Unix epoch; 0: now.
     pub(super) timestamp: i64,
     pub(super) source: String,
+}
+
+/// Whether an event with these is one that is taken.
+pub(super) fn is_sound(id: &str, user_id: &str, event_type: &str, source: &str) -> bool {
+    let longest = [id, user_id, event_type, source].map(str::len).into_iter().max();
+    !id.is_empty() && !event_type.is_empty() && longest <= Some(EVENT_NAME_BYTES_MAX)
+}
+
+impl From<proto::Event> for Event {
+    fn from(event: proto::Event) -> Self {
+        let proto::Event { id, user_id, event_type, properties, timestamp, source } = event;
+        Self { id, user_id, event_type, properties: Some(properties), timestamp, source }
+    }
 }
 
 impl Event {
@@ -61,9 +75,9 @@ impl Event {
         if self.id.is_empty() || self.event_type.is_empty() {
             return Some("Event ID and type are required".to_owned());
         }
-        let kept = [&self.id, &self.user_id, &self.event_type, &self.source];
-        let long = kept.iter().any(|text| text.len() > EVENT_NAME_BYTES_MAX);
-        long.then(|| format!("id, user_id, event_type and source have at most {EVENT_NAME_BYTES_MAX} bytes"))
+        let is_sound = is_sound(&self.id, &self.user_id, &self.event_type, &self.source);
+        (!is_sound)
+            .then(|| format!("id, user_id, event_type and source have at most {EVENT_NAME_BYTES_MAX} bytes"))
     }
 
     /// `how` it was sent, for its headers in Kafka: `async`, `batch`, or nothing for one that is waited for.

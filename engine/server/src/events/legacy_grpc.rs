@@ -28,17 +28,6 @@ fn healthy() -> Response<HealthResponse> {
     Response::new(HealthResponse { healthy: true, status: "healthy".to_owned(), timestamp: now() })
 }
 
-fn event(event: Event) -> legacy::Event {
-    legacy::Event {
-        id: event.id,
-        user_id: event.user_id,
-        event_type: event.event_type,
-        properties: Some(event.properties),
-        timestamp: event.timestamp,
-        source: event.source,
-    }
-}
-
 /// The range in seconds; both 0 is the last hour.
 fn range(from: i64, to: i64) -> Result<Range, Status> {
     match (from, to) {
@@ -59,7 +48,7 @@ fn metric(total: &Total, name: &str) -> Metric {
 #[tonic::async_trait]
 impl ProducerService for Older {
     async fn send_event(&self, request: Request<Event>) -> Result<Response<EventResponse>, Status> {
-        let event = event(request.into_inner());
+        let event = legacy::Event::from(request.into_inner());
         let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
         Ok(Response::new(match self.0.send_older(std::slice::from_ref(&event)).await.pop() {
             Some(Ok(())) => EventResponse {
@@ -76,7 +65,8 @@ impl ProducerService for Older {
         &self,
         request: Request<BatchEventsRequest>,
     ) -> Result<Response<BatchEventsResponse>, Status> {
-        let events: Vec<legacy::Event> = request.into_inner().events.into_iter().map(event).collect();
+        let events: Vec<legacy::Event> =
+            request.into_inner().events.into_iter().map(legacy::Event::from).collect();
         if events.is_empty() || events.len() > BATCH_MAX {
             let message = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
             return Ok(Response::new(BatchEventsResponse { message, ..BatchEventsResponse::default() }));

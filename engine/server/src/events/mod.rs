@@ -6,6 +6,7 @@
 
 mod analytics;
 mod calendar;
+mod facade;
 mod guard;
 mod ingestion;
 mod kafka;
@@ -30,6 +31,7 @@ use tower_http::decompression::RequestDecompressionLayer;
 use transports::{Guard, inject::Injector};
 
 pub use analytics::query_turns;
+pub use facade::Facades;
 pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use kafka::EventShapes;

@@ -1,6 +1,9 @@
 //! The producer service (contracts 5): user, order and payment events, with its own answers and counters.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use axum::{
     Router,
@@ -12,23 +15,22 @@ use axum::{
 };
 use engine_core::MetadataWriter;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use transports::{
     events::SCHEMA_KEY,
-    inject::{Fate, Injected},
+    inject::{Fate, Injected, NotTaken},
 };
 
 use super::Platform;
 
 /// Longest `data`, in bytes.
-const DATA_BYTES_MAX: usize = 10_000;
+pub(super) const DATA_BYTES_MAX: usize = 10_000;
 /// Upper bounds of the publish times, in seconds: Prometheus' defaults.
 pub const DURATION_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// The kinds of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     User,
     Order,
     Payment,
@@ -37,7 +39,7 @@ enum Kind {
 impl Kind {
     const ALL: [Kind; 3] = [Kind::User, Kind::Order, Kind::Payment];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Kind::User => "user_created",
             Kind::Order => "order_placed",
@@ -45,7 +47,7 @@ impl Kind {
         }
     }
 
-    fn success(self) -> &'static str {
+    pub(super) fn success(self) -> &'static str {
         match self {
             Kind::User => "User created event sent to Kafka",
             Kind::Order => "Order placed event sent to Kafka",
@@ -69,30 +71,62 @@ pub struct Counted {
     pub seconds: f64,
 }
 
-/// The counters of the service.
+/// The counters of the events of one kind.
 #[derive(Debug, Default)]
-pub struct Counters(Mutex<([Counted; 3], Option<SystemTime>)>);
+struct Cells {
+    published: AtomicU64,
+    invalid: AtomicU64,
+    failed: AtomicU64,
+    buckets: [AtomicU64; DURATION_BOUNDS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+/// The counters of the service; every core counts in them.
+#[derive(Debug, Default)]
+pub struct Counters {
+    kinds: [Cells; 3],
+    /// When the last event was published, in milliseconds of the Unix epoch; 0: none was.
+    last_ms: AtomicU64,
+}
 
 impl Counters {
     /// The counts by the names of the kinds.
     pub fn read(&self) -> Vec<(&'static str, Counted)> {
-        let counters = self.0.lock();
-        Kind::ALL.into_iter().map(|kind| (kind.name(), counters.0[kind as usize].clone())).collect()
+        let read = |kind: Kind| {
+            let cells = &self.kinds[kind as usize];
+            let counted = Counted {
+                published: cells.published.load(Relaxed),
+                invalid: cells.invalid.load(Relaxed),
+                failed: cells.failed.load(Relaxed),
+                buckets: std::array::from_fn(|at| cells.buckets[at].load(Relaxed)),
+                seconds: cells.nanoseconds.load(Relaxed) as f64 / 1e9,
+            };
+            (kind.name(), counted)
+        };
+        Kind::ALL.map(read).into()
     }
 
-    fn note(&self, kind: Kind, then: impl FnOnce(&mut Counted)) {
-        then(&mut self.0.lock().0[kind as usize]);
+    /// When the last event was published.
+    fn last(&self) -> Option<SystemTime> {
+        let ms = self.last_ms.load(Relaxed);
+        (ms != 0).then(|| UNIX_EPOCH + Duration::from_millis(ms))
     }
 
-    fn published(&self, kind: Kind, since: Instant) {
-        let seconds = since.elapsed().as_secs_f64();
-        let mut counters = self.0.lock();
-        counters.1 = Some(SystemTime::now());
-        let counted = &mut counters.0[kind as usize];
-        counted.published += 1;
-        counted.seconds += seconds;
-        let bucket = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound);
-        counted.buckets[bucket.unwrap_or(DURATION_BOUNDS.len())] += 1;
+    fn invalid(&self, kind: Kind) {
+        self.kinds[kind as usize].invalid.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn failed(&self, kind: Kind) {
+        self.kinds[kind as usize].failed.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn published(&self, kind: Kind, took: Duration) {
+        self.last_ms.fetch_max(super::ingestion::now_ms().unsigned_abs(), Relaxed);
+        let cells = &self.kinds[kind as usize];
+        cells.published.fetch_add(1, Relaxed);
+        cells.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let bucket = DURATION_BOUNDS.iter().position(|bound| took.as_secs_f64() <= *bound);
+        cells.buckets[bucket.unwrap_or(DURATION_BOUNDS.len())].fetch_add(1, Relaxed);
     }
 }
 
@@ -122,23 +156,56 @@ pub(super) fn routes(platform: Platform) -> Router {
         .with_state(platform)
 }
 
-/// CORS with a preflight that works, and what keeps browsers from guessing.
+/// The source of the service's events.
+pub(super) const SOURCE: &str = "producer-service";
+
+/// Fields of every answer: CORS, and what keeps browsers from guessing.
+pub(super) const FIELDS: [(&str, &str); 7] = [
+    ("access-control-allow-origin", "*"),
+    ("access-control-allow-methods", "GET, POST, PUT, DELETE, OPTIONS"),
+    ("access-control-allow-headers", "Content-Type, Authorization, X-Requested-With"),
+    ("access-control-max-age", "86400"),
+    ("x-content-type-options", "nosniff"),
+    ("x-frame-options", "DENY"),
+    ("x-xss-protection", "1; mode=block"),
+];
+
+/// Adds these fields, and answers a preflight.
 async fn dress(request: Request, next: Next) -> Response {
-    const FIELDS: [(HeaderName, &str); 7] = [
-        (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, PUT, DELETE, OPTIONS"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "Content-Type, Authorization, X-Requested-With"),
-        (header::ACCESS_CONTROL_MAX_AGE, "86400"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::X_XSS_PROTECTION, "1; mode=block"),
-    ];
     let preflight = request.method() == Method::OPTIONS;
     let mut response = if preflight { StatusCode::OK.into_response() } else { next.run(request).await };
     for (name, value) in FIELDS {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+        response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
+}
+
+/// An id for an event of this kind and time (RFC 3339, in whole seconds).
+pub(super) fn new_id(kind: Kind, timestamp: &str) -> String {
+    const LETTERS: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut id = String::with_capacity(64);
+    id.push_str(kind.name());
+    id.push('_');
+    id.extend(timestamp.chars().filter(char::is_ascii_digit));
+    id.push('_');
+    id.extend((0..8).map(|_| char::from(LETTERS[fastrand::usize(..LETTERS.len())])));
+    id
+}
+
+/// Status and body of a refusal.
+fn refusal_body(status: StatusCode, code: &str, message: &str) -> Value {
+    let error = status.canonical_reason().unwrap_or_default();
+    json!({"error": error, "message": message, "code": code, "timestamp": now()})
+}
+
+/// Status and body for an event that was not taken.
+pub(super) fn refusal(why: &NotTaken) -> (u16, Value) {
+    let (status, code) = match why.status {
+        503 | 504 => (why.status, "UNAVAILABLE"),
+        _ => (500, "INTERNAL_ERROR"),
+    };
+    let named = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+    (status, refusal_body(named, code, &why.text))
 }
 
 fn now() -> String {
@@ -150,9 +217,11 @@ fn answer(status: StatusCode, value: &Value) -> Response {
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
-    let error = status.canonical_reason().unwrap_or_default();
-    let mut response =
-        answer(status, &json!({"error": error, "message": message, "code": code, "timestamp": now()}));
+    dress_refusal(status, &refusal_body(status, code, message))
+}
+
+fn dress_refusal(status: StatusCode, body: &Value) -> Response {
+    let mut response = answer(status, body);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
@@ -181,17 +250,15 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
     let (data, metadata) = match read(body) {
         Ok(read) => read,
         Err(message) => {
-            platform.producer.note(kind, |counted| counted.invalid += 1);
+            platform.producer.invalid(kind);
             return refuse(StatusCode::BAD_REQUEST, "VALIDATION_ERROR", &message);
         }
     };
     let timestamp = now();
-    let digits: String = timestamp.chars().filter(char::is_ascii_digit).collect();
-    let suffix: String = std::iter::repeat_with(|| fastrand::char('a'..='z')).take(8).collect();
-    let id = format!("{}_{digits}_{suffix}", kind.name());
+    let id = new_id(kind, &timestamp);
     let event = json!({
         "id": id, "type": kind.name(), "data": data, "timestamp": timestamp,
-        "version": "1.0", "source": "producer-service",
+        "version": "1.0", "source": SOURCE,
     });
     let mut pairs = Vec::new();
     let mut writer = MetadataWriter::new(&mut pairs);
@@ -202,33 +269,26 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
     }
     let injected = Injected {
         id: id.into_bytes(),
-        source: b"producer-service".to_vec(),
+        source: SOURCE.into(),
         payload: event.to_string().into_bytes(),
         metadata: pairs,
         ..Injected::default()
     };
     match platform.injector.send(vec![injected], None).await.pop() {
         Some(Fate::Ok(_)) => {
-            platform.producer.published(kind, since);
+            platform.producer.published(kind, since.elapsed());
             let message = kind.success();
             answer(
                 StatusCode::OK,
                 &json!({"status": "success", "message": message, "event": event, "timestamp": now()}),
             )
         }
-        fate => {
-            platform.producer.note(kind, |counted| counted.failed += 1);
-            match fate {
-                Some(Fate::Err(why)) if matches!(why.status, 503 | 504) => {
-                    let status = StatusCode::from_u16(why.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-                    refuse(status, "UNAVAILABLE", &why.text)
-                }
-                Some(Fate::Err(why)) => {
-                    refuse(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", &why.text)
-                }
-                _ => refuse(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "an event without a fate"),
-            }
+        Some(Fate::Err(why)) => {
+            platform.producer.failed(kind);
+            let (status, body) = refusal(&why);
+            dress_refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), &body)
         }
+        None => refuse(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "an event without a fate"),
     }
 }
 
@@ -245,7 +305,7 @@ async fn stats(State(platform): State<Platform>) -> Response {
     let mut data = json!({
         "total_events": total, "events_by_type": by_type, "error_count": errors, "success_rate": rate,
     });
-    if let Some(last) = platform.producer.0.lock().1 {
+    if let Some(last) = platform.producer.last() {
         data["last_event_time"] = humantime::format_rfc3339_seconds(last).to_string().into();
     }
     answer(StatusCode::OK, &json!({"status": "success", "data": data}))
