@@ -184,7 +184,12 @@ impl Core {
     ) -> Result<Accepted, engine_core::Refused> {
         let (unix_ms, now_ns) = (self.clock.unix_ms(), self.clock.now_ns());
         let outcome = self.lane.borrow_mut().offer(message, kind, terms, caller, unix_ms, now_ns);
-        count_offer(&self.counters, kind, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
+        count_offer(
+            &self.counters,
+            kind,
+            message.payload.len(),
+            outcome.as_ref().map(|_| ()).map_err(|refused| *refused),
+        );
         outcome
     }
 
@@ -199,7 +204,12 @@ impl Core {
         let (unix_ms, now_ns) = (self.clock.unix_ms(), self.clock.now_ns());
         let outcome = self.lane.borrow_mut().offer(message, 0, terms, caller, unix_ms, now_ns);
         if !matches!(outcome, Err(QueueFull | OverBudget)) {
-            count_offer(&self.counters, 0, outcome.as_ref().map(|_| ()).map_err(|refused| *refused));
+            count_offer(
+                &self.counters,
+                0,
+                message.payload.len(),
+                outcome.as_ref().map(|_| ()).map_err(|refused| *refused),
+            );
         }
         outcome
     }

@@ -120,6 +120,8 @@ tallies! {
     MessagesAccepted,
     /// Messages that were refused: queue full, draining.
     MessagesRefused,
+    /// Bytes of payload of the messages that went into the queue.
+    MessageBytes,
     /// Probes of `/api/v1/trace` that went into the queue; they are in no other count.
     Probes,
     /// Requests handed to the cold lane.

@@ -171,13 +171,19 @@ impl Lane {
 }
 
 /// Counts the fate of messages.
-pub(crate) fn count_offer(counters: &FrontCounters, kind: u8, outcome: Result<(), Refused>) {
+pub(crate) fn count_offer(
+    counters: &FrontCounters,
+    kind: u8,
+    payload_bytes: usize,
+    outcome: Result<(), Refused>,
+) {
     match (kind, outcome) {
         (KIND_PROBE, Ok(())) => counters.add(Tally::Probes, 1),
         (KIND_PROBE, Err(_)) => {}
         (_, Ok(())) => {
             counters.add(Tally::MessagesReceived, 1);
             counters.add(Tally::MessagesAccepted, 1);
+            counters.add(Tally::MessageBytes, payload_bytes as u64);
         }
         (_, Err(_)) => {
             counters.add(Tally::MessagesReceived, 1);

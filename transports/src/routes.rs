@@ -114,6 +114,11 @@ impl Endpoint {
         !matches!(self.row().hot, Hot::Health) && !self.is_event()
     }
 
+    /// Whether it takes messages or events in.
+    pub fn brings_messages(self) -> bool {
+        self.is_ingest() || self.is_event()
+    }
+
     /// Whether it takes events in. What of these is not plain, another method among it, is the cold lane's to answer.
     pub(crate) fn is_event(self) -> bool {
         use Hot::{EventJson, EventsJson, Facade, GrpcEvent, GrpcEventStream, GrpcEvents};

@@ -64,6 +64,8 @@ pub struct Found {
     pub records: i64,
     /// Of these, how many the group of the settings has not passed; `None`: it has read nothing of it.
     pub lag: Option<i64>,
+    /// The same by partition.
+    pub lags: Vec<(i32, i64)>,
 }
 
 /// Every topic but the broker's own.
@@ -85,7 +87,7 @@ pub fn list(config: &KafkaConfig) -> Result<Vec<Found>, String> {
             list.add_partition(topic.name(), partition.id());
         }
         let committed = consumer.committed_offsets(list, TIMEOUT).map_err(|error| unreachable(&error))?;
-        let (mut records, mut lag, mut read) = (0, 0, false);
+        let (mut records, mut lags, mut read) = (0, Vec::new(), false);
         for place in committed.elements() {
             let (low, high) = consumer
                 .fetch_watermarks(topic.name(), place.partition(), TIMEOUT)
@@ -93,13 +95,14 @@ pub fn list(config: &KafkaConfig) -> Result<Vec<Found>, String> {
             records += high - low;
             let passed = place.offset().to_raw().filter(|offset| *offset >= 0);
             read |= passed.is_some();
-            lag += high - passed.unwrap_or(low).max(low);
+            lags.push((place.partition(), high - passed.unwrap_or(low).max(low)));
         }
         found.push(Found {
             name: topic.name().to_owned(),
             partitions: topic.partitions().len(),
             records,
-            lag: read.then_some(lag),
+            lag: read.then(|| lags.iter().map(|(_, lag)| lag).sum()),
+            lags,
         });
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));

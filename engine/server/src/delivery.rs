@@ -5,11 +5,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -91,6 +91,8 @@ pub struct Behind {
     pub parts: Parts,
     /// Whether they do.
     analyses: bool,
+    /// Messages worked on when that was last looked at, and when they last became more, in milliseconds of the Unix epoch.
+    progress: [AtomicU64; 2],
 }
 
 /// The folder of the dead letters in a data directory.
@@ -157,6 +159,7 @@ impl Behind {
         Ok(Arc::new(Self {
             parts,
             analyses,
+            progress: Default::default(),
             brokers: places.map(broker).collect(),
             dead_letters: DeadLetters::new(dead_letter_folder(&data)),
             log,
@@ -367,6 +370,11 @@ impl Behind {
     }
 
     fn look(&self) {
+        let worked = self.worked().processed;
+        if self.progress[0].swap(worked, Ordering::Relaxed) != worked {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.progress[1].store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
         if let Some(remote) = &self.remote {
             // Whatever level is asked for, it is the other process's.
             let trouble = remote.side.is_open().then(|| remote.side.trouble().unwrap_or_default());
@@ -463,6 +471,12 @@ impl Behind {
     /// Whether the workers add events up.
     pub fn analyses(&self) -> bool {
         self.analyses
+    }
+
+    /// When the workers last did something, to a tenth of a second.
+    pub fn last_worked(&self) -> Option<SystemTime> {
+        let ms = self.progress[1].load(Ordering::Relaxed);
+        (ms != 0).then(|| UNIX_EPOCH + Duration::from_millis(ms))
     }
 
     /// What the workers did, over all cores.

@@ -33,7 +33,7 @@ use transports::{Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inje
 
 use crate::{
     banner::Banner,
-    cold::{self, ColdCounts, CoreView, HealthReport, House, Processor},
+    cold::{self, ColdCounts, CoreView, HealthReport, House, Processor, Rate},
     delivery::Behind,
     events::{self, Facades, Older, Platform, Rules, producer::Counters},
     logging,
@@ -120,6 +120,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         draining: Arc::clone(&draining),
         behind: Arc::clone(&behind),
         cold: ColdCounts::default(),
+        rates: std::array::from_fn(|_| Rate::new(started)),
         producer: Arc::clone(&producer),
     });
     health.know(Arc::clone(&house));

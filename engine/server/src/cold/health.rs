@@ -8,14 +8,14 @@ use std::{
 use serde_json::{Map, Value, json};
 use transports::{Health, Role};
 
-use super::house::House;
+use super::{house::House, platform};
 
-/// How a port calls itself.
-fn service(role: Role) -> &'static str {
+/// How a port calls itself: as the older system did whose clients read this field.
+pub(super) fn service(role: Role) -> &'static str {
     match role {
-        Role::Gateway => "api-gateway",
-        Role::Ingest => "ingest",
-        Role::Processor => "processor",
+        Role::Gateway => "producer-service",
+        Role::Ingest => "producer",
+        Role::Processor => "consumer",
         Role::Analytics => "analytics",
         Role::Grpc => "grpc-server",
         Role::Metrics => "metrics",
@@ -67,6 +67,7 @@ impl Health for HealthReport {
                 }
                 map.insert("remote".into(), remote);
             }
+            map.extend(platform::fields(house, role));
         }
         (200, body.to_string().into_bytes())
     }
@@ -95,5 +96,9 @@ pub fn ready(house: &House, role: Role) -> (bool, Value) {
     body.insert("checks".into(), Value::Object(checks));
     body.insert("uptime_seconds".into(), json!(house.started.elapsed().as_secs_f64()));
     body.insert("messages_processed".into(), json!(totals.processed));
+    body.insert("messages_sent".into(), json!(totals.accepted));
+    for part in ["producer_ready", "consumer_ready", "stream_ready"] {
+        body.insert(part.into(), json!(ready));
+    }
     (ready, Value::Object(body))
 }

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
-use super::probe::Processor;
+use super::{platform::Rate, probe::Processor};
 use crate::{delivery::Behind, events::producer::Counters};
 
 /// The view of one core.
@@ -52,6 +52,8 @@ pub struct House {
     pub behind: Arc<Behind>,
     /// Requests that the cold lane answered.
     pub cold: ColdCounts,
+    /// Of messages taken in, messages worked on, events counted.
+    pub rates: [Rate; 3],
 }
 
 /// The messages' way through the process, counted.

@@ -6,6 +6,7 @@ mod families;
 mod health;
 mod house;
 mod metrics;
+mod platform;
 mod probe;
 mod routes;
 
@@ -23,6 +24,7 @@ use transports::{
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::ingest_requests;
+pub use platform::Rate;
 pub use probe::Processor;
 pub use routes::router;
 

@@ -1,6 +1,6 @@
 //! The cold lane's routes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use axum::{
     Json, Router,
@@ -17,7 +17,12 @@ use serde_json::{Value, json};
 use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
-use super::{behind, elsewhere, health::ready, house::House, metrics, probe};
+use super::{
+    behind, elsewhere,
+    health::{ready, service},
+    house::House,
+    metrics, platform, probe,
+};
 use crate::{
     events::{self, Platform},
     live,
@@ -33,6 +38,7 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
         .route("/status", get(status))
         .route("/api/v1/trace", get(trace))
         .route("/stats", get(stats))
+        .route("/lag", get(platform::lag))
         .route("/ready", get(readiness))
         .route("/metrics", get(metrics_page));
     if house.metrics_path.starts_with('/') && house.metrics_path != "/metrics" {
@@ -98,17 +104,29 @@ async fn trace(State(house): HouseState) -> Json<Value> {
 }
 
 async fn stats(State(house): HouseState, request: Request) -> Json<Value> {
-    Json(match role(&request) {
-        Role::Ingest => house.ingest_stats(),
-        Role::Processor => house.processor_stats(),
-        Role::Gateway | Role::Analytics | Role::Grpc | Role::Metrics => {
-            let (mut all, processor) = (house.ingest_stats(), house.processor_stats());
-            if let (Value::Object(all), Value::Object(processor)) = (&mut all, processor) {
-                all.extend(processor);
-            }
-            all
+    let role = role(&request);
+    let mut stats = json!({
+        "service": service(role),
+        "uptime_seconds": house.started.elapsed().as_secs_f64(),
+        "timestamp": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+    });
+    let (ingest, processor) = match role {
+        Role::Ingest => (true, false),
+        Role::Processor => (false, true),
+        Role::Gateway | Role::Analytics | Role::Grpc | Role::Metrics => (true, true),
+    };
+    let parts = [
+        ingest.then(|| house.ingest_stats()),
+        processor.then(|| house.processor_stats()),
+        ingest.then(|| Value::Object(platform::fields(&house, Role::Ingest))),
+        processor.then(|| Value::Object(platform::fields(&house, Role::Processor))),
+    ];
+    for part in parts.into_iter().flatten() {
+        if let (Value::Object(stats), Value::Object(part)) = (&mut stats, part) {
+            stats.extend(part);
         }
-    })
+    }
+    Json(stats)
 }
 
 async fn readiness(State(house): HouseState, request: Request) -> impl IntoResponse {

@@ -17,6 +17,7 @@ mod http2_clients;
 mod kafka_shapes;
 mod live_page;
 mod metrics;
+mod older_probes;
 mod roles;
 mod settings_cli;
 mod shutdown;

@@ -1,0 +1,184 @@
+//! What the probes of the older analytics system read beside the rest (contracts 3.2): its fields of `/health`, `/ready` and
+//! `/stats` on 8081 (its producer) and 8082 (its consumer), and `/lag`.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use axum::{
+    Json,
+    extract::State,
+    response::{IntoResponse, Response},
+};
+use brokers::kafka::topics;
+use http::StatusCode;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use transports::{Durations, Endpoint, Role, Tally};
+
+use super::house::{House, Totals};
+use crate::settings::Provider;
+
+/// A rate is measured over at least so long.
+const RATE_OVER_MIN: Duration = Duration::from_secs(1);
+
+/// Things a second, from one asking to the next that comes a second or more behind it; the first time since the start.
+#[derive(Debug)]
+pub struct Rate(Mutex<(Instant, u64, f64)>);
+
+impl Rate {
+    /// From now on.
+    pub fn new(now: Instant) -> Self {
+        Self(Mutex::new((now, 0, 0.0)))
+    }
+
+    /// Takes the count of this moment.
+    fn of(&self, count: u64, now: Instant) -> f64 {
+        let mut mark = self.0.lock();
+        let over = now.saturating_duration_since(mark.0);
+        if over >= RATE_OVER_MIN {
+            *mark = (now, count, count.saturating_sub(mark.1) as f64 / over.as_secs_f64());
+        }
+        mark.2
+    }
+}
+
+fn per(sum: Duration, count: u64) -> f64 {
+    if count == 0 { 0.0 } else { sum.as_secs_f64() * 1000.0 / count as f64 }
+}
+
+/// Milliseconds that a request which brought messages took on average, from its last byte to its answer.
+fn average_answer_ms(house: &House) -> f64 {
+    let mut all = Durations::default();
+    for role in Role::ALL {
+        for endpoint in Endpoint::all().filter(|endpoint| endpoint.brings_messages()) {
+            // The first outcome is success, in HTTP and in gRPC.
+            all.merge(&house.durations(role, endpoint, 0));
+        }
+    }
+    per(Duration::from_secs_f64(all.sum_seconds), all.count())
+}
+
+/// Fields of `/stats` and `/health` that are this port's.
+pub fn fields(house: &House, role: Role) -> Map<String, Value> {
+    let (totals, now) = (house.totals(), Instant::now());
+    let mut fields = Map::new();
+    if role == Role::Ingest {
+        fields.insert("messages_sent".into(), json!(totals.accepted));
+        fields.insert("messages_error".into(), json!(totals.refused));
+        fields.insert("bytes_sent".into(), json!(house.tally(Tally::MessageBytes)));
+        fields.insert("avg_latency_ms".into(), json!(average_answer_ms(house)));
+        fields.insert("throughput_per_sec".into(), json!(house.rates[0].of(totals.accepted, now)));
+    }
+    if role == Role::Processor {
+        fields.insert("consumer".into(), consumer(house, &totals, now));
+        fields.insert("stream".into(), stream(house, &totals, now));
+    }
+    if matches!(role, Role::Ingest | Role::Processor) {
+        fields.insert("kafka_health".into(), kafka_health(house));
+    }
+    fields
+}
+
+fn consumer(house: &House, totals: &Totals, now: Instant) -> Value {
+    let last = house.behind.last_worked().map(|last| humantime::format_rfc3339_seconds(last).to_string());
+    json!({
+        "processed_events": totals.processed,
+        "failed_events": totals.errors,
+        // Of what comes back from brokers: messages that another side, or an earlier run, had brought before.
+        "retried_events": house.behind.worked().repeated,
+        "dlq_events": house.behind.dead_letters.count(),
+        "processing_rate": house.rates[1].of(totals.processed, now),
+        "avg_processing_ms": per(totals.busy, totals.processed),
+        "last_message_time": last,
+    })
+}
+
+fn stream(house: &House, totals: &Totals, now: Instant) -> Value {
+    let events: u64 = house.behind.parts.iter().map(|part| part.lock().events()).sum();
+    json!({
+        "events_processed": events,
+        // Nothing is left out on the way: filters are for questions.
+        "events_filtered": 0,
+        "events_error": totals.errors,
+        "avg_latency_ms": per(totals.busy, totals.processed),
+        "throughput_per_sec": house.rates[2].of(events, now),
+    })
+}
+
+/// How Kafka is, as far as this process talks to it.
+fn kafka_health(house: &House) -> Value {
+    let since = Instant::now();
+    let behind = &house.behind;
+    let broker = behind.brokers.iter().find(|broker| broker.provider == Provider::Kafka);
+    let addresses = &behind.delivery.kafka.brokers;
+    let healthy = broker.is_none_or(|broker| !broker.status.is_open());
+    let mut health = json!({
+        "is_healthy": healthy,
+        "brokers": [],
+        "topics": [],
+        "response_time": 0,
+        "timestamp": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+    });
+    match broker {
+        None => health["error_message"] = json!("not configured (QUEUE_TYPE)"),
+        Some(broker) => {
+            let listed = addresses.split(',').map(str::trim).enumerate();
+            let listed =
+                listed.map(|(id, address)| json!({"id": id, "address": address, "is_online": healthy}));
+            health["brokers"] = listed.collect();
+            if let Some(trouble) = broker.status.trouble() {
+                health["error_message"] = json!(trouble);
+            }
+        }
+    }
+    // Of what is known here; no broker is asked for a probe's sake.
+    health["response_time"] = json!(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    health
+}
+
+/// `GET /lag`: topic, partition, messages that are not worked on. Without Kafka the consumers of the log stand for topics.
+pub async fn lag(State(house): State<Arc<House>>) -> Response {
+    let uses_kafka = house.behind.delivery.providers.contains(&Provider::Kafka);
+    let mut lag: BTreeMap<String, BTreeMap<String, i64>> = BTreeMap::new();
+    if let Some(log) = &house.behind.log {
+        for (consumer, behind) in log.lags() {
+            let behind = i64::try_from(behind).unwrap_or(i64::MAX);
+            lag.insert(format!("log:{consumer}"), [("0".to_owned(), behind)].into());
+        }
+    }
+    if uses_kafka {
+        let config = house.behind.delivery.kafka.clone();
+        let found = tokio::task::spawn_blocking(move || topics::list(&config)).await;
+        match found.map_err(|error| error.to_string()).and_then(|found| found) {
+            Ok(found) => lag.extend(found.into_iter().filter(|topic| topic.lag.is_some()).map(|topic| {
+                let partitions = topic.lags.iter().map(|(partition, lag)| (partition.to_string(), *lag));
+                (topic.name, partitions.collect())
+            })),
+            Err(error) => {
+                let error = format!("Failed to get consumer lag: {error}");
+                return (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": error }))).into_response();
+            }
+        }
+    }
+    let timestamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+    Json(json!({"service": "consumer", "lag": lag, "timestamp": timestamp})).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_of_the_time_since_it_was_asked_for() {
+        let start = Instant::now();
+        let rate = Rate::new(start);
+        assert_eq!(rate.of(50, start + Duration::from_millis(500)), 0.0);
+        assert_eq!(rate.of(100, start + Duration::from_secs(1)), 100.0);
+        // Too soon: what was last measured.
+        assert_eq!(rate.of(900, start + Duration::from_millis(1500)), 100.0);
+        assert_eq!(rate.of(1100, start + Duration::from_secs(3)), 500.0);
+    }
+}

@@ -1,0 +1,46 @@
+//! What the older analytics system's probes and dashboards read: `/health`, `/ready`, `/stats` and `/lag` of its three
+//! programs (contracts 3.2), under the names that its clients know.
+
+use serde_json::json;
+
+use crate::harness::{Peer, Scratch, Start, eventually, get, post_json};
+
+#[test]
+fn the_producers_and_the_consumers_counts_are_those_of_the_events_sent() {
+    let folder = Scratch::new();
+    let directory = format!("data.directory={}", folder.path().join("data").display());
+    let server = Start::new().set("queue.type=log").set(&directory).run();
+    for number in 0..3 {
+        let event = json!({"id": format!("e-{number}"), "user_id": "u", "event_type": "page_view"});
+        assert_eq!(post_json(server.ingest(), "/events", &event.to_string()).status, 200);
+    }
+    let health = get(server.ingest(), "/health").json();
+    assert_eq!((&health["service"], &health["messages_sent"]), (&json!("producer"), &json!(3)));
+    let stats = get(server.ingest(), "/stats").json();
+    assert_eq!((&stats["messages_sent"], &stats["messages_error"]), (&json!(3), &json!(0)));
+    assert!(
+        stats["bytes_sent"].as_u64() > Some(100) && stats["avg_latency_ms"].as_f64() > Some(0.0),
+        "{stats}"
+    );
+    assert_eq!(stats["TotalSent"], 3);
+    eventually("the events are worked on", || {
+        let stats = get(server.processor(), "/stats").json();
+        (stats["consumer"]["processed_events"] == 3
+            && stats["stream"]["events_processed"] == 3
+            && stats["consumer"]["last_message_time"].is_string())
+        .then_some(())
+    });
+    let health = get(server.processor(), "/health").json();
+    assert_eq!((&health["service"], &health["consumer"]["failed_events"]), (&json!("consumer"), &json!(0)));
+    assert_eq!(health["kafka_health"]["is_healthy"], true);
+    let ready = get(server.processor(), "/ready").json();
+    assert_eq!((&ready["consumer_ready"], &ready["stream_ready"]), (&json!(true), &json!(true)));
+    eventually("the log has nothing left", || {
+        let lag = get(server.processor(), "/lag").json();
+        assert_eq!(lag["service"], "consumer");
+        (lag["lag"]["log:workers"]["0"] == 0).then_some(())
+    });
+    let mut peer = Peer::connect(server.processor());
+    peer.send("POST /lag HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(peer.answer(false).unwrap().status, 405);
+}
