@@ -14,6 +14,7 @@ mod resend;
 mod role;
 pub mod run;
 pub mod settings;
+pub mod snapshots;
 
 pub use commands::main;
 pub use role::Part;

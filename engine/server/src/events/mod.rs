@@ -30,7 +30,7 @@ use transports::{Guard, inject::Injector};
 pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use legacy_grpc::Older;
-pub use record::Worker;
+pub use record::{Worker, is_event};
 
 /// The aggregates of every core.
 pub type Parts = Arc<[Arc<Mutex<Part>>]>;

@@ -17,7 +17,7 @@ use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually,
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Whether NATS and Kafka can be had; under CI they have to.
-fn can_be_had() -> bool {
+pub(crate) fn can_be_had() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
     *CAN.get_or_init(|| {
         let installed = process::install_services();
@@ -30,13 +30,13 @@ fn can_be_had() -> bool {
     })
 }
 
-fn nats(folder: &Scratch) -> (Process, String) {
+pub(crate) fn nats(folder: &Scratch) -> (Process, String) {
     let nats = process::nats(folder.path()).unwrap();
     let url = format!("nats://127.0.0.1:{}", nats.port);
     (nats, url)
 }
 
-fn kafka(folder: &Scratch) -> (Process, String) {
+pub(crate) fn kafka(folder: &Scratch) -> (Process, String) {
     let kafka = process::kafka(folder.path()).unwrap();
     let brokers = format!("127.0.0.1:{}", kafka.port);
     (kafka, brokers)

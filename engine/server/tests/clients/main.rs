@@ -5,6 +5,7 @@
 mod harness;
 
 mod acceptance;
+mod aggregates;
 mod brokers;
 mod delivery;
 mod events;
