@@ -252,7 +252,7 @@ fn killed_behind_a_broker(kills: usize, start: impl Fn() -> Start) {
         let (first, last) = part.split_at(part.len() / 2);
         let before = origin(&server).0;
         send(&server, first);
-        // Kafka takes minutes to notice the death of a member that it has given nothing yet, and that has committed nothing.
+        // So that the kill meets a consumer that was given something.
         eventually("the broker's messages come back", || {
             (counted(&server) >= before + first.len() as u64 && lag(&server) == Some(0.0)).then_some(())
         });
