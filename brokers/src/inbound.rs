@@ -9,6 +9,7 @@
 //! meets itself. As many are under way as the rings hold; then nothing more is taken.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -99,6 +100,8 @@ struct Done {
 pub struct InboundPort {
     parcels: Consumer<Parcel>,
     done: Producer<Done>,
+    /// Worked on, and not told before the journal has come to this offset; oldest first. As many as the ring holds.
+    waiting: VecDeque<(u64, Done)>,
     waker: Waker,
 }
 
@@ -109,19 +112,30 @@ impl std::fmt::Debug for InboundPort {
 }
 
 impl InboundPort {
-    /// Gives at most `max` messages to `each`, which says whether they were worked on; returns how many there were.
-    pub fn poll(&mut self, max: usize, mut each: impl FnMut(&Record<'_>) -> bool) -> usize {
-        let done = &mut self.done;
-        let taken = self.parcels.take(max, |parcel| {
-            let processed = entry::decode(&parcel.entry).is_ok_and(|record| each(&record));
-            let staged = done.stage(Done { parcel, processed });
+    /// Gives at most `max` messages to `each`, which says whether they were worked on, and how far the journal has to have
+    /// come before their broker is told; returns how many there were.
+    pub fn poll(&mut self, max: usize, mut each: impl FnMut(&Record<'_>) -> (bool, u64)) -> usize {
+        let waiting = &mut self.waiting;
+        self.parcels.take(max, |parcel| {
+            let (processed, upto) = entry::decode(&parcel.entry).map_or((false, 0), |record| each(&record));
+            waiting.push_back((upto, Done { parcel, processed }));
+        })
+    }
+
+    /// Tells what need not wait any longer: the journal is settled up to here.
+    pub fn tell(&mut self, settled_upto: u64) {
+        let mut told = false;
+        while self.waiting.front().is_some_and(|(upto, _)| *upto <= settled_upto)
+            && let Some((_, done)) = self.waiting.pop_front()
+        {
+            let staged = self.done.stage(done);
             debug_assert!(staged.is_ok(), "the ring back holds as many as the ring there");
-        });
-        if taken > 0 {
+            told = true;
+        }
+        if told {
             self.done.publish();
             self.waker.wake_by_ref();
         }
-        taken
     }
 }
 
@@ -186,7 +200,8 @@ pub fn consume<S: Source>(
         })
         .map_err(|error| format!("a consumer's thread cannot be started: {error}"))?;
     let waker = made.recv().map_err(|_| "a consumer's thread has ended at once".to_owned())??;
-    let port = |(parcels, done)| InboundPort { parcels, done, waker: waker.clone() };
+    let port =
+        |(parcels, done)| InboundPort { parcels, done, waiting: VecDeque::new(), waker: waker.clone() };
     let ports = halves.into_iter().map(port).collect();
     Ok((InboundThread { stop, waker, thread }, ports))
 }

@@ -21,6 +21,7 @@ pub mod delivery;
 pub mod direct;
 pub mod entry;
 pub mod inbound;
+pub mod journal;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod log;
@@ -35,5 +36,5 @@ pub mod stored;
 pub mod window;
 pub mod work;
 
-pub use pipeline::{Pipeline, Way};
+pub use pipeline::{Onlooker, Pipeline, Progress, Way};
 pub use publisher::{Ack, Busy, Publisher, Rejected};

@@ -19,9 +19,10 @@ use crate::remote::Forward;
 use crate::{
     direct::Direct,
     inbound::InboundPort,
+    journal::Journal,
     stored::Stored,
     window::{Id, Seen, Window},
-    work::Work,
+    work::{Fate, Work},
 };
 
 /// Marks our own probe: it asks whether messages get through, and is kept nowhere.
@@ -54,8 +55,19 @@ impl Way {
     }
 }
 
+/// How far a core has come with what it works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The offset behind what it worked on of its shard of the log, if it works on that.
+    pub log: Option<u64>,
+    /// The offset behind what it wrote to its shard of the journal, if it has one.
+    pub journal: Option<u64>,
+}
+
+/// Looks at a core between two messages, once per turn: what it computed is just what `Progress` says then.
+pub type Onlooker = Box<dyn FnMut(Progress) + Send>;
+
 /// The sink of a core.
-#[derive(Debug)]
 pub struct Pipeline<P> {
     way: Way,
     /// Whether messages are worked on as they come, whatever else becomes of them.
@@ -65,7 +77,15 @@ pub struct Pipeline<P> {
     repeats: HashMap<Id, Vec<Ticket>>,
     work: Work<P>,
     inbound: Vec<InboundPort>,
+    journal: Option<Journal>,
+    onlooker: Option<Onlooker>,
     doorbell: Doorbell,
+}
+
+impl<P: std::fmt::Debug> std::fmt::Debug for Pipeline<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("way", &self.way).field("work", &self.work).finish_non_exhaustive()
+    }
 }
 
 /// Why a message went nowhere.
@@ -96,7 +116,60 @@ impl<P: Process> Pipeline<P> {
         doorbell: Doorbell,
     ) -> Self {
         let works_at_once = works_at_once || matches!(way, Way::Memory);
-        Self { way, works_at_once, window, repeats: HashMap::new(), work, inbound, doorbell }
+        let (repeats, journal, onlooker) = (HashMap::new(), None, None);
+        Self { way, works_at_once, window, repeats, work, inbound, journal, onlooker, doorbell }
+    }
+
+    /// With a journal of what is worked on and is not in the log.
+    #[must_use]
+    pub fn journal(mut self, journal: Option<Journal>) -> Self {
+        self.journal = journal;
+        self
+    }
+
+    /// With somebody who looks on.
+    #[must_use]
+    pub fn onlooker(mut self, onlooker: Option<Onlooker>) -> Self {
+        self.onlooker = onlooker;
+        self
+    }
+
+    /// Takes what came back from brokers.
+    fn take_inbound(&mut self) {
+        let Self { work, inbound, journal, doorbell, .. } = self;
+        let Some(journal) = journal else {
+            for port in inbound {
+                if port.poll(INBOUND_BATCH, |record| (work.work(record) != Fate::Failed, 0)) >= INBOUND_BATCH
+                {
+                    doorbell.ring();
+                }
+                port.tell(0);
+            }
+            return;
+        };
+        for port in &mut *inbound {
+            let mut taken = 0;
+            while taken < INBOUND_BATCH && !journal.is_busy() {
+                let came = port.poll(1, |record| {
+                    let fate = work.work(record);
+                    if fate == Fate::Processed {
+                        journal.append(record);
+                    }
+                    // A repeat may be of one that is not synced yet.
+                    (fate != Fate::Failed, journal.next_offset())
+                });
+                if came == 0 {
+                    break;
+                }
+                taken += came;
+            }
+            if taken >= INBOUND_BATCH {
+                doorbell.ring();
+            }
+        }
+        journal.commit();
+        let settled_upto = journal.settled_upto();
+        inbound.iter_mut().for_each(|port| port.tell(settled_upto));
     }
 
     /// A repeat of a message that has come to `outcome`.
@@ -176,7 +249,10 @@ impl<P: Process> Sink for Pipeline<P> {
                     }
                 }
             }
-            let processed = (self.works_at_once && !probe).then(|| self.work.work(&record));
+            let fate = (self.works_at_once && !probe).then(|| self.work.work(&record));
+            if let (Some(Fate::Processed), Some(journal)) = (fate, &mut self.journal) {
+                journal.append(&record);
+            }
             let Some(ticket) = batch.take() else { break };
             match &mut self.way {
                 Way::Log(stored) if !probe => stored.keep(ticket, id),
@@ -184,7 +260,8 @@ impl<P: Process> Sink for Pipeline<P> {
                 #[cfg(feature = "remote")]
                 Way::Remote(forward) if !probe => forward.keep(ticket),
                 _ => {
-                    let outcome = if processed == Some(false) { Outcome::Failed } else { Outcome::Processed };
+                    let outcome =
+                        if fate == Some(Fate::Failed) { Outcome::Failed } else { Outcome::Processed };
                     if let Some(id) = id {
                         self.window.decide(id, outcome);
                     }
@@ -231,12 +308,15 @@ impl<P: Process> Sink for Pipeline<P> {
                 done.complete(ticket, outcome);
             }
         }
-        for port in &mut self.inbound {
-            if port.poll(INBOUND_BATCH, |record| self.work.work(record)) >= INBOUND_BATCH {
-                self.doorbell.ring();
-            }
-        }
+        self.take_inbound();
         self.work.publish();
+        if let Some(onlooker) = &mut self.onlooker {
+            let log = match &self.way {
+                Way::Log(stored) => stored.worked_upto(),
+                _ => None,
+            };
+            onlooker(Progress { log, journal: self.journal.as_ref().map(Journal::next_offset) });
+        }
     }
 }
 

@@ -120,6 +120,11 @@ impl Stored {
         Ok(())
     }
 
+    /// The offset behind what this core has worked on, if it works on the log.
+    pub(crate) fn worked_upto(&self) -> Option<u64> {
+        self.follower.as_ref().map(|follower| follower.position)
+    }
+
     pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), NotSent> {
         self.appended =
             self.writer.append(record.key_hash, |out| entry::encode(record, out)).map_err(|pushback| {
@@ -228,6 +233,7 @@ impl Follower {
             if let Err(error) = read {
                 tracing::error!(shard, %error, "the log cannot be read back; its messages wait for the next start");
                 self.reader = None;
+                self.cursor.advance(shard, self.position);
                 return false;
             }
         } else {

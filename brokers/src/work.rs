@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use engine_core::{Outcome, Process, Record};
@@ -42,6 +42,17 @@ impl WorkCounters {
     }
 }
 
+/// What a message came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Worked on now.
+    Processed,
+    /// It was before.
+    Repeated,
+    /// The processing step gave it up.
+    Failed,
+}
+
 /// The processing step of one core.
 #[derive(Debug)]
 pub struct Work<P> {
@@ -54,10 +65,9 @@ pub struct Work<P> {
 }
 
 impl<P: Process> Work<P> {
-    /// Works with `process`. `sides` from which messages are read: with more than one a message is worked on when the
-    /// first brings it, as long as the others follow within `entries` messages and `age`.
-    pub fn new(process: P, sides: usize, entries: usize, age: Duration, counters: Arc<WorkCounters>) -> Self {
-        let seen = (sides > 1).then(|| Window::new(entries, age));
+    /// Works with `process`. With `seen` a message is worked on when it comes for the first time, as long as it comes again
+    /// within that window: for those that come from several sides, or again after a crash.
+    pub fn new(process: P, seen: Option<Window>, counters: Arc<WorkCounters>) -> Self {
         Self { process, result: Vec::new(), seen, worked: Worked::default(), counters }
     }
 
@@ -69,8 +79,8 @@ impl<P: Process> Work<P> {
         self.counters.repeated.store(self.worked.repeated, Relaxed);
     }
 
-    /// Works on a message; false when the processing step gave it up.
-    pub fn work(&mut self, record: &Record<'_>) -> bool {
+    /// Works on a message, unless it was worked on before.
+    pub(crate) fn work(&mut self, record: &Record<'_>) -> Fate {
         let id = match &mut self.seen {
             None => None,
             Some(seen) => {
@@ -81,7 +91,7 @@ impl<P: Process> Work<P> {
                     Seen::Conflict => None,
                     Seen::UnderWay | Seen::Done(_) => {
                         self.worked.repeated += 1;
-                        return true;
+                        return Fate::Repeated;
                     }
                 }
             }
@@ -91,18 +101,20 @@ impl<P: Process> Work<P> {
         if let (Some(id), Some(seen)) = (id, &mut self.seen) {
             seen.decide(id, outcome);
         }
-        let processed = outcome == Outcome::Processed;
-        if processed {
+        if outcome == Outcome::Processed {
             self.worked.processed += 1;
+            Fate::Processed
         } else {
             self.worked.failed += 1;
+            Fate::Failed
         }
-        processed
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use engine_core::Prefix;
 
     use super::*;
@@ -110,9 +122,10 @@ mod tests {
     #[test]
     fn a_message_from_two_sides_is_worked_on_once() {
         let counters = Arc::new(WorkCounters::default());
-        let mut work = Work::new(Prefix, 2, 100, Duration::from_secs(60), Arc::clone(&counters));
-        for id in [&b"a"[..], b"b", b"a"] {
-            assert!(work.work(&Record { id, payload: b"same", ..Record::default() }));
+        let window = Window::new(100, Duration::from_secs(60));
+        let mut work = Work::new(Prefix, Some(window), Arc::clone(&counters));
+        for (id, fate) in [(&b"a"[..], Fate::Processed), (b"b", Fate::Processed), (b"a", Fate::Repeated)] {
+            assert_eq!(work.work(&Record { id, payload: b"same", ..Record::default() }), fate);
         }
         work.publish();
         assert_eq!(counters.read(), Worked { processed: 2, failed: 0, repeated: 1 });

@@ -194,6 +194,8 @@ struct Shared {
     epoch: u64,
     shards: BTreeMap<usize, Arc<ShardState>>,
     cursors: Mutex<Vec<Cursor>>,
+    /// By shard: what is kept whatever the consumers have passed.
+    holds: Mutex<BTreeMap<usize, u64>>,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
     strangers: Vec<(String, Positions)>,
     _lock: File,
@@ -230,8 +232,15 @@ impl Log {
             shards.insert(shard, Arc::new(ShardState::new(shard, next_offset, found.segments)));
             recovery.shards.push(ShardRecovery { next_offset, ..found.report });
         }
-        let shared =
-            Shared { config, epoch, shards, cursors: Mutex::default(), strangers: cursors, _lock: lock };
+        let shared = Shared {
+            config,
+            epoch,
+            shards,
+            cursors: Mutex::default(),
+            holds: Mutex::default(),
+            strangers: cursors,
+            _lock: lock,
+        };
         Ok((Log { shared: Arc::new(shared) }, recovery))
     }
 
@@ -299,6 +308,16 @@ impl Log {
             Cursor::open(&folder, consumer, start).map_err(LogError::io("open", folder.join(consumer)))?;
         self.shared.cursors.lock().push(cursor.clone());
         Ok(cursor)
+    }
+
+    /// Keeps the shard's records from this offset on, though every consumer has passed them; `None`: no longer. For as long
+    /// as the process runs.
+    pub fn hold(&self, shard: usize, from: Option<u64>) {
+        let mut holds = self.shared.holds.lock();
+        match from {
+            Some(from) => holds.insert(shard, from),
+            None => holds.remove(&shard),
+        };
     }
 
     /// The segment that holds an offset: its path, epoch and first offset.
@@ -390,6 +409,7 @@ impl Log {
                 .iter()
                 .map(|cursor| cursor.durable_position(*shard))
                 .chain(absent.iter().map(|(_, positions)| positions.get(shard).copied().unwrap_or(0)))
+                .chain(self.shared.holds.lock().get(shard).copied())
                 .min()
                 .unwrap_or(0);
             self.delete_passed(*shard, state, passed)?;

@@ -192,7 +192,7 @@ impl ShardWriter {
         if self.state.failed.load(Ordering::Relaxed) {
             return Err(Pushback::Failed);
         }
-        if self.open.len() >= BATCH_BYTES_MAX.min(self.record_bytes_max / 2) {
+        if !self.has_room() {
             return Err(Pushback::Busy);
         }
         let (start, offset) = (self.open.len(), self.next_offset);
@@ -208,6 +208,12 @@ impl ShardWriter {
         self.gathered += 1;
         self.next_offset += 1;
         Ok(offset)
+    }
+
+    /// Whether a record may be appended before the batch is handed over.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.open.len() < BATCH_BYTES_MAX.min(self.record_bytes_max / 2)
     }
 
     /// Hands what was gathered to the thread, if that is idle; to be called once per turn, and again when

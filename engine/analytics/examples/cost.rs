@@ -99,6 +99,26 @@ fn main() {
     println!("  a view: {:.1} µs", started.elapsed().as_secs_f64() * 1e3);
 
     snapshot(&mut part);
+    let time = |part: &mut Part| {
+        let mut times: Vec<u128> = Vec::new();
+        for event in &day[..100_000] {
+            let started = Instant::now();
+            add(part, event);
+            times.push(started.elapsed().as_nanos());
+        }
+        times.sort_unstable();
+        let all: u128 = times.iter().sum();
+        format!(
+            "{} ns an event, p99.9 {} µs, worst {} µs",
+            all / 100_000,
+            times[99_900] / 1000,
+            times[99_999] / 1000
+        )
+    };
+    let before = time(&mut part);
+    let held = part.snapshot();
+    println!("  while a snapshot is held {}; without {before}", time(&mut part));
+    drop(held);
 
     let mut part = Part::new(Bounds { events: 8192, ..Bounds::default() });
     let before = resident();

@@ -164,6 +164,11 @@ impl Part {
         })
     }
 
+    /// What bounds it.
+    pub fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// Events so far, kept or not.
     pub fn events(&self) -> u64 {
         self.next_row

@@ -19,8 +19,8 @@ use brokers::{
     delivered::Delivered,
     delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
     direct::{Direct, Misses, Side},
-    entry,
     inbound::{InboundPort, InboundThread, consume},
+    journal::Journal,
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
     nats::{consume::NatsSource, publish::NatsPublisher},
@@ -30,13 +30,14 @@ use brokers::{
     window::Window,
     work::{Work, WorkCounters, Worked},
 };
-use engine_core::{AckLevel, Doorbell, shard_of};
+use engine_core::{AckLevel, Doorbell};
 use parking_lot::Mutex;
 use transports::{AckPolicy, BoxedSink, Far, Gate, SinkMaker};
 
 use crate::{
     events::{self, Parts, Worker},
     settings::{DEFAULT_DIRECTORY, Delivery, Provider, Settings},
+    snapshots::{Plan, Snapshots},
 };
 
 /// How often the sinks are looked at.
@@ -47,6 +48,9 @@ const MAINTAIN: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The name of the workers' cursor.
 const WORKERS: &str = "workers";
+/// Messages, per core, whose repeats workers recognise that take from a broker what it may bring again after a crash: at least
+/// a second of Kafka's, which commits so often. Beyond, the oldest is forgotten, and would be counted twice.
+const RECOGNISED_MIN: usize = 1 << 17;
 /// Publishes of one core that may be under way to one broker, without a log: the slab bounds them first.
 const DIRECT_MAX: usize = 1 << 20;
 
@@ -93,40 +97,15 @@ pub struct Behind {
     analyses: bool,
     /// Messages worked on when that was last looked at, and when they last became more, in milliseconds of the Unix epoch.
     progress: [AtomicU64; 2],
+    /// What makes that outlive the process, where there is a place for it.
+    pub snapshots: Option<Arc<Snapshots>>,
+    /// What recognises repeats at the workers, by core, until these have it.
+    windows: Mutex<Vec<Option<Window>>>,
 }
 
 /// The folder of the dead letters in a data directory.
 pub fn dead_letter_folder(data: &Path) -> PathBuf {
     data.join("dead-letter")
-}
-
-/// Fills the aggregates with what was worked on before the start, as far as the log still holds it. What comes behind
-/// is worked on anew, and so counted, in this run.
-fn remember_events(log: &Log, workers: &Cursor, parts: &Parts) {
-    let started = Instant::now();
-    let mut count = 0_u64;
-    for shard in log.shards() {
-        let upto = workers.position(shard);
-        let mut reader = log.reader(shard, log.first_offset(shard));
-        let read = reader.read(usize::MAX, |offset, _, bytes| {
-            if offset >= upto {
-                return false;
-            }
-            if let Ok(record) = entry::decode(bytes) {
-                // As it was routed when it came, or would be with the cores of today.
-                let core = shard_of(record.key_hash, parts.len());
-                let counted = Worker::new(Some(Arc::clone(&parts[core]))).analyse(&record);
-                count += u64::from(counted == Some(true));
-            }
-            true
-        });
-        if let Err(error) = read {
-            tracing::warn!(shard, %error, "what was counted before the start is not known in full");
-        }
-    }
-    if count > 0 {
-        tracing::info!(messages = count, took = ?started.elapsed(), "the aggregates were computed anew from the log");
-    }
 }
 
 impl Behind {
@@ -153,13 +132,14 @@ impl Behind {
         let data = delivery.data_directory.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY));
         let parts = events::parts(cores, settings.analytics_bounds.unwrap_or_default());
         let analyses = settings.analytics_bounds.is_some();
-        if let (Some(log), Some(workers), true) = (&log, &workers, analyses) {
-            remember_events(log, workers, &parts);
-        }
+        let mut windows: Vec<Option<Window>> = (0..cores).map(|_| None).collect();
+        let snapshots = snapshots(settings, &log, &workers, &parts, &mut windows)?;
         Ok(Arc::new(Self {
             parts,
             analyses,
             progress: Default::default(),
+            snapshots,
+            windows: Mutex::new(windows),
             brokers: places.map(broker).collect(),
             dead_letters: DeadLetters::new(dead_letter_folder(&data)),
             log,
@@ -191,14 +171,9 @@ impl Behind {
         }
     }
 
-    /// Places that messages are worked on from.
-    fn sides_read(&self) -> usize {
-        if self.delivery.consume { self.delivery.providers.len() } else { 0 }
-    }
-
     /// Whether a message may come to be worked on from several places, and so has to meet itself on one core.
     pub fn route_by_id(&self) -> bool {
-        self.sides_read() > 1
+        sides_read(&self.delivery) > 1
     }
 
     /// Makes the cores' sinks, and starts the brokers' threads.
@@ -225,11 +200,12 @@ impl Behind {
         let works_at_once = self.delivery.consume && self.delivery.providers.contains(&Provider::Memory);
         let share = self.delivery.idempotency_entries.div_ceil(doorbells.len());
         let age = self.delivery.idempotency_window;
+        let mut journals = self.journals(doorbells)?;
         let sinks = ways.drain(..).zip(inbound).zip(doorbells).enumerate();
         let sinks = sinks.map(|(core, ((way, inbound), doorbell))| -> BoxedSink {
             let counters = Arc::clone(&self.work[core]);
             let worker = Worker::new(self.analyses.then(|| Arc::clone(&self.parts[core])));
-            let work = Work::new(worker, self.sides_read(), share, age, counters);
+            let work = Work::new(worker, self.windows.lock()[core].take(), counters);
             let mut window = Window::new(share, age);
             if let Some(log) = &self.log
                 && let Err(error) = Stored::fill_window(log, core, &mut window, share, age)
@@ -238,9 +214,14 @@ impl Behind {
             }
             // A backlog from before is worked on without waiting for a message.
             doorbell.ring();
-            Box::new(Pipeline::new(way, works_at_once, window, work, inbound, doorbell.clone()))
+            let pipeline = Pipeline::new(way, works_at_once, window, work, inbound, doorbell.clone());
+            let onlooker = self.snapshots.as_ref().map(|snapshots| snapshots.onlooker(core));
+            Box::new(pipeline.journal(journals[core].take()).onlooker(onlooker))
         });
         let sinks = sinks.collect();
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.start(doorbells).map_err(|error| format!("{error:#}"))?;
+        }
         if let Some(log) = &self.log {
             for consumer in log.absent_consumers() {
                 tracing::warn!(
@@ -251,6 +232,21 @@ impl Behind {
             }
         }
         Ok(sinks)
+    }
+
+    /// The cores' ends of the journal, if there is one.
+    fn journals(&self, doorbells: &[Doorbell]) -> Result<Vec<Option<Journal>>, String> {
+        let of = |(core, doorbell): (usize, &Doorbell)| {
+            let Some((snapshots, log)) = self.snapshots.as_ref().and_then(|all| Some((all, all.journal()?)))
+            else {
+                return Ok(None);
+            };
+            let bell = doorbell.clone();
+            let missed = Arc::clone(&snapshots.counts.journal_missed);
+            let journal = Journal::new(log, core, Arc::new(move || bell.ring()), events::is_event, missed);
+            journal.map(Some).map_err(|error| error.to_string())
+        };
+        doorbells.iter().enumerate().map(of).collect()
     }
 
     /// Log first; the brokers follow.
@@ -454,6 +450,13 @@ impl Behind {
         }
     }
 
+    /// Writes down what the workers have computed, when the cores have ended.
+    pub fn keep_numbers(&self) {
+        if let Some(snapshots) = &self.snapshots {
+            snapshots.finish();
+        }
+    }
+
     /// Ends the brokers' threads and the watching, with the consumers' positions written.
     pub fn stop(&self, watcher: JoinHandle<()>) {
         for thread in self.outbound.lock().drain(..) {
@@ -493,6 +496,53 @@ impl Behind {
         let lags = self.log.as_ref().map(Log::lags).unwrap_or_default();
         lags.iter().map(|(_, lag)| *lag).max().unwrap_or(0)
     }
+}
+
+/// Places that messages are worked on from.
+fn sides_read(delivery: &Delivery) -> usize {
+    if delivery.consume { delivery.providers.len() } else { 0 }
+}
+
+/// Makes the windows that the workers need, and the aggregates what they were.
+fn snapshots(
+    settings: &Settings,
+    log: &Option<Log>,
+    workers: &Option<Cursor>,
+    parts: &Parts,
+    windows: &mut [Option<Window>],
+) -> Result<Option<Arc<Snapshots>>> {
+    let delivery = &settings.delivery;
+    let interval = settings.analytics_snapshot_interval;
+    let consumes = delivery.consume && delivery.providers.iter().any(|provider| provider.is_broker());
+    let bounds = settings.analytics_bounds.filter(|_| delivery.consume);
+    let journal = delivery.log.as_ref().filter(|_| consumes && bounds.is_some());
+    let keeps_journal = journal.is_some() && !interval.is_zero();
+    let mut entries = delivery.idempotency_entries.div_ceil(windows.len());
+    if keeps_journal {
+        entries = entries.max(RECOGNISED_MIN);
+    }
+    if sides_read(delivery) > 1 || keeps_journal {
+        windows.fill_with(|| Some(Window::new(entries, delivery.idempotency_window)));
+    }
+    let (Some(_), Some(data)) = (bounds, &delivery.data_directory) else {
+        if consumes && bounds.is_some() {
+            tracing::info!(
+                "there is no data.directory: the numbers computed from events begin anew with every start"
+            );
+        }
+        return Ok(None);
+    };
+    let plan = Plan {
+        data,
+        interval,
+        parts,
+        bounds: parts.first().map(|part| part.lock().bounds()).unwrap_or_default(),
+        log: log.clone().zip(workers.clone()),
+        journal,
+        windows,
+        entries,
+    };
+    Snapshots::open(plan).map(Some)
 }
 
 fn open_log(config: &LogConfig, cores: usize) -> Result<Log> {

@@ -15,6 +15,7 @@ mod resend;
 mod role;
 pub mod run;
 pub mod settings;
+pub mod snapshots;
 mod topics;
 
 pub use commands::main;

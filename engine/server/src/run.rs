@@ -371,6 +371,7 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
 fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> Result<ExitCode> {
     fleet.drain(timeout);
     let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
+    behind.keep_numbers();
     tracing::info!(
         accepted = end.accepted,
         processed = end.processed,

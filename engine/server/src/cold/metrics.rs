@@ -53,6 +53,7 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     requests(house, &mut families);
     delivery(house, &mut families);
     remote(house, &mut families);
+    snapshots(house, &mut families);
     own(house, &mut families);
     producer(house, &mut families);
     families.extend(ProcessCollector::for_self().collect());
@@ -400,6 +401,39 @@ fn remote(house: &House, families: &mut Vec<MetricFamily>) {
         ]
         .into_iter()
         .flatten(),
+    );
+}
+
+/// What makes the aggregates outlive the process.
+fn snapshots(house: &House, families: &mut Vec<MetricFamily>) {
+    let Some(snapshots) = &house.behind.snapshots else { return };
+    let counts = &snapshots.counts;
+    let mut age = Family::gauge(
+        "tidegate_snapshot_age_seconds",
+        "Since the aggregates on the disk were those in memory.",
+    );
+    if let Some(since) = counts.age() {
+        age = age.level(&[], since.as_secs_f64());
+    }
+    families.extend(
+        [
+            age,
+            Family::gauge("tidegate_snapshot_bytes", "Bytes of the snapshots written last, over all cores.")
+                .level(&[], counts.bytes.load(Relaxed) as f64),
+            Family::gauge("tidegate_snapshot_duration_seconds", "How long the last round of them took.")
+                .level(&[], counts.round_nanoseconds.load(Relaxed) as f64 / 1e9),
+            Family::counter("tidegate_snapshots_total", "Snapshots written in this run, one for each core.")
+                .count(&[], counts.taken.load(Relaxed)),
+            Family::counter("tidegate_snapshot_failures_total", "Snapshots that could not be written.")
+                .count(&[], counts.failed.load(Relaxed)),
+            Family::counter(
+                "tidegate_journal_missed_total",
+                "Events from brokers that the journal had no room for: a crash forgets them in the aggregates.",
+            )
+            .count(&[], counts.journal_missed.load(Relaxed)),
+        ]
+        .into_iter()
+        .filter_map(Family::finish),
     );
 }
 

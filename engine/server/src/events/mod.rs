@@ -36,7 +36,7 @@ pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use kafka::EventShapes;
 pub use legacy_grpc::Older;
-pub use record::Worker;
+pub use record::{Worker, is_event};
 
 /// The aggregates of every core.
 pub type Parts = Arc<[Arc<Mutex<Part>>]>;

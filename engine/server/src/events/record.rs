@@ -68,6 +68,11 @@ fn schema(record: &Record<'_>) -> Option<Schema> {
     }
 }
 
+/// Whether a record says that it is an event.
+pub fn is_event(record: &Record<'_>) -> bool {
+    schema(record).is_some()
+}
+
 /// The processing step: events go into the core's aggregates, everything else gets the older system's prefix.
 pub struct Worker {
     part: Option<Arc<Mutex<Part>>>,

@@ -625,6 +625,13 @@ pub const KEYS: &[Key] = &[
         "Users with a profile, over all cores; some 400 bytes each. Further ones are counted by estimate (1.6 % standard error) and are in no funnel.",
     ),
     key(
+        "analytics.snapshot_interval",
+        Kind::Duration { min_ms: 0, max_ms: 86_400_000 },
+        "\"60s\"",
+        &[],
+        "How often the aggregates are written to data.directory/snapshots, if they have changed; also at an orderly end. The last two of each core are kept. A start reads the newest and what came since from the log; with a broker, what came since is kept in data.directory/journal, of a quarter of data.bytes_max at most. 0: never, and a start computes everything anew from what the log still holds.",
+    ),
+    key(
         "live.viewers_max",
         Kind::Integer { min: 0, max: 10_000 },
         "64",

@@ -337,6 +337,7 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
             users: number("analytics.users_max"),
             ..engine_analytics::Bounds::default()
         }),
+        analytics_snapshot_interval: time("analytics.snapshot_interval"),
         live_viewers_max: number("live.viewers_max"),
         api_keys: text("auth.api_keys"),
         auth_tokens: text("auth.tokens"),

@@ -31,6 +31,8 @@ pub struct Settings {
     pub analytics: Vec<SocketAddr>,
     /// How much of the events is added up; `None`: nothing.
     pub analytics_bounds: Option<engine_analytics::Bounds>,
+    /// How often that is written down, where there is a data directory; zero: never.
+    pub analytics_snapshot_interval: Duration,
     /// Viewers that the live page may have at a time; 0: there is no page.
     pub live_viewers_max: usize,
     /// API keys that are good, separated by commas; with tokens, none: everybody may ask.

@@ -322,7 +322,11 @@ fn each_port_answers_stats_as_itself() {
     assert_eq!(post_json(server.processor(), "/enqueue", r#"{"payload":"aGk="}"#).status, 202);
     server.settled();
     let ingest = get(server.ingest(), "/stats").json();
-    assert_eq!(ingest, serde_json::json!({"TotalReceived": 1, "TotalSent": 1, "TotalFailed": 0}));
+    assert!(
+        ingest["TotalReceived"] == 1 && ingest["TotalSent"] == 1 && ingest["TotalFailed"] == 0,
+        "{ingest}"
+    );
+    assert!(ingest.get("pool").is_none(), "{ingest}");
     let processor = get(server.processor(), "/stats").json();
     assert!(processor["queue"]["TotalEnqueued"] == 1 && processor["pool"]["processed"] == 1, "{processor}");
     let both = get(server.gateway(), "/stats").json();

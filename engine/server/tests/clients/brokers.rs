@@ -30,13 +30,13 @@ pub(crate) fn can_be_had() -> bool {
     })
 }
 
-fn nats(folder: &Scratch) -> (Process, String) {
+pub(crate) fn nats(folder: &Scratch) -> (Process, String) {
     let nats = process::nats(folder.path()).unwrap();
     let url = format!("nats://127.0.0.1:{}", nats.port);
     (nats, url)
 }
 
-fn kafka(folder: &Scratch) -> (Process, String) {
+pub(crate) fn kafka(folder: &Scratch) -> (Process, String) {
     let kafka = process::kafka(folder.path()).unwrap();
     let brokers = format!("127.0.0.1:{}", kafka.port);
     (kafka, brokers)

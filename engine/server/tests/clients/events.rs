@@ -16,7 +16,7 @@ use tonic::{Code, Request, transport::Channel};
 use crate::harness::{Answer, Peer, Scratch, Server, Start, eventually, get, post_json};
 
 /// The day on which everything happens.
-const DAY_MS: i64 = 1_780_012_800_000;
+pub(crate) const DAY_MS: i64 = 1_780_012_800_000;
 const DAY: &str = "time_range.start=2026-05-29T00:00:00Z&time_range.end=2026-05-30T00:00:00Z";
 
 fn with_fields(server: &Server, request_line: &str, fields: &str, body: &str) -> Answer {
@@ -29,7 +29,7 @@ fn with_fields(server: &Server, request_line: &str, fields: &str, body: &str) ->
 }
 
 /// A made-up event as `analytics.v1` writes it; its name is a property.
-fn typed(event: &DayEvent) -> Value {
+pub(crate) fn typed(event: &DayEvent) -> Value {
     let mut properties: BTreeMap<&str, &str> = event.properties.iter().copied().collect();
     properties.insert("name", event.name);
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(event.timestamp_ms as u64);
@@ -66,7 +66,7 @@ fn lasting(mut value: Value) -> Value {
     value
 }
 
-fn answers(server: &Server) -> Vec<Value> {
+pub(crate) fn answers(server: &Server) -> Vec<Value> {
     let steps: Vec<Value> = ["page_view", "add_to_cart", "checkout", "purchase"]
         .into_iter()
         .map(|name| json!({"name": name, "filters": {"properties.name": name}}))

@@ -5,6 +5,7 @@
 mod harness;
 
 mod acceptance;
+mod aggregates;
 mod brokers;
 mod client_libraries;
 mod delivery;
