@@ -17,7 +17,7 @@ use prometheus::{
 };
 use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
 
-use super::{families::Family, house::House, short_pattern};
+use super::{events_metrics, families::Family, house::House, short_pattern};
 use crate::events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS;
 
 /// gRPC code names as `grpc_code` labels, by number.
@@ -56,6 +56,7 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     snapshots(house, &mut families);
     own(house, &mut families);
     producer(house, &mut families);
+    events_metrics::append(house, &mut families);
     families.extend(ProcessCollector::for_self().collect());
     let mut text = Vec::new();
     encoder.encode(&families, &mut text)?;

@@ -2,6 +2,7 @@
 
 mod behind;
 mod elsewhere;
+mod events_metrics;
 mod families;
 mod health;
 mod house;

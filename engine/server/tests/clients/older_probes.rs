@@ -40,6 +40,19 @@ fn the_producers_and_the_consumers_counts_are_those_of_the_events_sent() {
         assert_eq!(lag["service"], "consumer");
         (lag["lag"]["log:workers"]["0"] == 0).then_some(())
     });
+    let page = get(server.processor(), "/metrics");
+    for line in [
+        r#"events_processed_total{service="analytics",event_type="page_view",status="success"} 3"#,
+        "events_total 3",
+        r#"errors_total{service="consumer",error_type="processing"} 0"#,
+    ] {
+        assert!(page.text().lines().any(|found| found == line), "{line} in {}", page.text());
+    }
+    for name in
+        ["event_processing_duration_seconds_count", "service_uptime_seconds", "active_connections_total"]
+    {
+        assert!(page.text().contains(&format!("\n{name}{{")), "{name}");
+    }
     let mut peer = Peer::connect(server.processor());
     peer.send("POST /lag HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(peer.answer(false).unwrap().status, 405);
