@@ -110,7 +110,7 @@ health ready: ## Ask a running server's ports
 	@for port in 8080 8081 8082; do curl -fsS --max-time 5 http://localhost:$$port/$@ && echo; done
 
 metrics: ## The request metrics of a running server
-	@curl -fsS --max-time 5 http://localhost:9090/metrics | grep -E '^(ingest_|processor_|gateway_|http_)'
+	@curl -fsS --max-time 5 http://localhost:9090/metrics | grep -E '^(ingest_|processor_|gateway_|producer_|http_)'
 
 clean: ## Remove what was built
 	$(CARGO) clean

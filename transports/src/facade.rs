@@ -11,7 +11,7 @@ use crate::{
     answer::{Reached, Refusal},
     core::Core,
     events::EventHead,
-    inject::NotTaken,
+    inject::{Injected, NotTaken},
     lane::{Accepted, Incoming},
     terms::Terms,
     waiting::{Caller, Settled},
@@ -34,18 +34,8 @@ pub const FACADE_PATHS: [&str; 9] = [
 /// needs no allocation.
 #[derive(Clone, Debug, Default)]
 pub struct Draft {
-    /// Its id; empty: it gets one of ours.
-    pub id: Vec<u8>,
-    /// Where it comes from.
-    pub source: Vec<u8>,
-    /// Its content.
-    pub payload: Vec<u8>,
-    /// Pairs as [`MetadataWriter`] writes them.
-    pub metadata: Vec<u8>,
-    /// Its time, in seconds of the Unix epoch; `None`: now.
-    pub timestamp_seconds: Option<i64>,
-    /// Whether a repeat of the id is recognised.
-    pub once: bool,
+    /// The message.
+    pub message: Injected,
     /// The level that the route asks for, if it does.
     pub level: Option<AckLevel>,
     /// The body of the answer: JSON, or a protobuf message.
@@ -54,13 +44,13 @@ pub struct Draft {
 
 impl Draft {
     fn clear(&mut self) {
-        for bytes in [&mut self.id, &mut self.source, &mut self.payload, &mut self.metadata, &mut self.answer]
-        {
+        let Injected { id, source, payload, metadata, timestamp_seconds, once } = &mut self.message;
+        for bytes in [id, source, payload, metadata, &mut self.answer] {
             bytes.clear();
             // A large one is not kept.
             bytes.shrink_to(DRAFT_KEPT_BYTES_MAX);
         }
-        (self.timestamp_seconds, self.once, self.level) = (None, false, None);
+        (*timestamp_seconds, *once, self.level) = (None, false, None);
     }
 }
 
@@ -108,7 +98,7 @@ pub(crate) fn take(
         return None;
     }
     if let Some(trace) = head.trace() {
-        MetadataWriter::new(&mut draft.metadata).push(TRACE_KEY, trace);
+        MetadataWriter::new(&mut draft.message.metadata).push(TRACE_KEY, trace);
     }
     let mut terms = Terms { key: None, ..head.terms.clone() };
     if let Some(level) = draft.level.filter(|_| !terms.named) {
@@ -121,13 +111,14 @@ pub(crate) fn take(
     {
         return None;
     }
+    let message = &draft.message;
     let incoming = Incoming {
-        id: (!draft.id.is_empty()).then_some(&draft.id),
-        source: &draft.source,
-        payload: &draft.payload,
-        metadata: &draft.metadata,
-        timestamp_seconds: draft.timestamp_seconds,
-        once: draft.once,
+        id: (!message.id.is_empty()).then_some(&message.id),
+        source: &message.source,
+        payload: &message.payload,
+        metadata: &message.metadata,
+        timestamp_seconds: message.timestamp_seconds,
+        once: message.once,
     };
     match core.accept(&incoming, 0, &terms, caller).ok()? {
         Accepted::Now(_) => {

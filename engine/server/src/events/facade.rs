@@ -143,9 +143,9 @@ impl Facades {
         if !is_sound(&event.id, &event.user_id, &event.event_type, &event.source) {
             return false;
         }
-        draft.id.extend_from_slice(event.id.as_bytes());
-        draft.source.extend_from_slice(event.source.as_bytes());
-        let mut writer = MetadataWriter::new(&mut draft.metadata);
+        draft.message.id.extend_from_slice(event.id.as_bytes());
+        draft.message.source.extend_from_slice(event.source.as_bytes());
+        let mut writer = MetadataWriter::new(&mut draft.message.metadata);
         if !event.user_id.is_empty() {
             writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
         }
@@ -153,9 +153,9 @@ impl Facades {
         if !how.is_empty() {
             writer.push(HOW_SENT, how);
         }
-        draft.timestamp_seconds = (event.timestamp != 0).then_some(event.timestamp);
-        draft.once = true;
-        serde_json::to_writer(&mut draft.payload, event).is_ok()
+        draft.message.timestamp_seconds = (event.timestamp != 0).then_some(event.timestamp);
+        draft.message.once = true;
+        serde_json::to_writer(&mut draft.message.payload, event).is_ok()
     }
 
     fn read_producer(kind: Kind, body: &[u8], unix_ms: u64, draft: &mut Draft) -> bool {
@@ -171,22 +171,22 @@ impl Facades {
         let at = UNIX_EPOCH + Duration::from_millis(unix_ms);
         let timestamp = humantime::format_rfc3339_seconds(at).to_string();
         let id = producer::new_id(kind, &timestamp);
-        let mut writer = MetadataWriter::new(&mut draft.metadata);
+        let mut writer = MetadataWriter::new(&mut draft.message.metadata);
         writer.push(SCHEMA_KEY, b"producer.Event");
         writer.push(b"event-type", kind.name().as_bytes());
         if let Some(metadata) = metadata {
             writer.push(b"event-metadata", metadata.as_bytes());
         }
         let source = producer::SOURCE;
-        draft.source.extend_from_slice(source.as_bytes());
+        draft.message.source.extend_from_slice(source.as_bytes());
         let published =
             Published { id: &id, r#type: kind.name(), data, timestamp: &timestamp, version: "1.0", source };
-        if serde_json::to_writer(&mut draft.payload, &published).is_err() {
+        if serde_json::to_writer(&mut draft.message.payload, &published).is_err() {
             return false;
         }
-        draft.id.extend_from_slice(id.as_bytes());
+        draft.message.id.extend_from_slice(id.as_bytes());
         let _ = write!(draft.answer, r#"{{"status":"success","message":"{}","event":"#, kind.success());
-        draft.answer.extend_from_slice(&draft.payload);
+        draft.answer.extend_from_slice(&draft.message.payload);
         let _ = write!(draft.answer, r#","timestamp":"{timestamp}"}}"#);
         true
     }
@@ -286,9 +286,9 @@ mod tests {
     fn an_event_is_kept_as_the_general_reader_would_keep_it() {
         let body = r#"{"id":"e-1","user_id":"u","event_type":"page_view","properties":{"a":"\u00e9","b":""},"extra":[1]}"#;
         let draft = draft(1, body).unwrap();
-        let kept: Event = serde_json::from_slice(&draft.payload).unwrap();
+        let kept: Event = serde_json::from_slice(&draft.message.payload).unwrap();
         assert_eq!(kept, serde_json::from_str(body).unwrap());
-        assert_eq!((draft.level, draft.once), (Some(AckLevel::Durable), true));
+        assert_eq!((draft.level, draft.message.once), (Some(AckLevel::Durable), true));
         let answer: serde_json::Value = serde_json::from_slice(&draft.answer).unwrap();
         assert_eq!(answer["event_id"], "e-1");
     }
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_producer_event_is_published_with_an_id_of_its_kind() {
         let draft = draft(5, r#"{"data":" Zürich ","metadata":{"a": 1},"timestamp":5}"#).unwrap();
-        let published: serde_json::Value = serde_json::from_slice(&draft.payload).unwrap();
+        let published: serde_json::Value = serde_json::from_slice(&draft.message.payload).unwrap();
         let id = published["id"].as_str().unwrap();
         assert!(id.starts_with("order_placed_20260529000000_") && id.len() == 36, "{id}");
         assert_eq!((&published["data"], &published["version"]), (&json!("Zürich"), &json!("1.0")));
