@@ -72,7 +72,9 @@ pub(crate) struct EventStream {
     /// Bytes of window that are withheld.
     withheld: usize,
     /// Whether it waits for room in the queue, or for its own events to be answered.
-    pub(super) stalled: bool,
+    stalled: bool,
+    /// Whether it is room in the queue that it waits for.
+    pub(super) wants_room: bool,
     ended: bool,
     /// The last status is written.
     finished: bool,
@@ -94,6 +96,7 @@ impl EventStream {
             rest: Vec::new(),
             withheld: 0,
             stalled: false,
+            wants_room: false,
             ended,
             finished: false,
         }
@@ -266,10 +269,20 @@ impl Service {
     /// Takes events from `data`; returns how many bytes were used.
     fn take_events(&mut self, id: StreamId, stream: &mut EventStream, data: &[u8]) -> Result<usize, Failure> {
         let core = Rc::clone(&self.core);
+        let (may_take, before) = (self.may_take_room(id), stream.count);
+        (stream.stalled, stream.wants_room) = (false, false);
         let EventStream {
-            call, deframer, turns, first, count, batch_size, flush_interval_ms, stalled, ..
+            call,
+            deframer,
+            turns,
+            first,
+            count,
+            batch_size,
+            flush_interval_ms,
+            stalled,
+            wants_room,
+            ..
         } = stream;
-        let was_stalled = std::mem::take(stalled);
         let mut inflater = core.inflater.borrow_mut();
         let mut failure = None;
         let used = deframer.feed(data, |message| {
@@ -282,13 +295,17 @@ impl Service {
                 .map_err(Failure::from)
                 .and_then(|plain| read_streamed(plain).map_err(|error| Failure::from(Refusal::from(error))));
             match request {
+                Ok(StreamedRequest::Event(_)) if !may_take => {
+                    (*stalled, *wants_room) = (true, true);
+                    return Take::Hold;
+                }
                 Ok(StreamedRequest::Event(event)) => {
                     let place = first.wrapping_add(turns.len() as u32);
                     let caller = || Caller { hook: Rc::clone(&self.hook), stream: id.get(), place };
                     match take_one(&core, event, call, *count, caller) {
                         Ok(Some(turn)) => turns.push_back(turn),
                         Ok(None) => {
-                            *stalled = true;
+                            (*stalled, *wants_room) = (true, true);
                             return Take::Hold;
                         }
                         Err(broken) => {
@@ -312,8 +329,7 @@ impl Service {
             }
             Take::Next
         });
-        self.stalled += usize::from(stream.stalled);
-        self.stalled -= usize::from(was_stalled);
+        self.had_its_turn(id, stream.wants_room, stream.count > before);
         let mut failure = match (failure, used) {
             (None, Ok(used)) => return Ok(used),
             (Some(failure), _) => failure,

@@ -8,7 +8,7 @@ mod event_stream;
 mod events;
 mod streaming;
 
-use std::{num::NonZeroU64, rc::Rc, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU64, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
@@ -123,7 +123,10 @@ pub(crate) struct Service {
     /// Streams of events of which something was settled.
     dirty: Vec<StreamId>,
     collecting: usize,
-    stalled: usize,
+    /// Streams that wait for room in the queue, in the order of their waiting: the connection's own [line](crate::room).
+    line: VecDeque<StreamId>,
+    /// Whether streams got room.
+    got_room: bool,
     cold_streams: usize,
 }
 
@@ -174,7 +177,8 @@ impl Service {
             flushes: Vec::new(),
             dirty: Vec::new(),
             collecting: 0,
-            stalled: 0,
+            line: VecDeque::new(),
+            got_room: false,
             cold_streams: 0,
         }
     }
@@ -188,9 +192,43 @@ impl Service {
         self.collecting
     }
 
-    /// Streams that wait for room in the queue.
-    pub(crate) fn stalled(&self) -> usize {
-        self.stalled
+    /// The stream that waits longest for room in the queue.
+    pub(crate) fn first_in_line(&self) -> Option<StreamId> {
+        self.line.front().copied()
+    }
+
+    /// Whether the stream waits for room.
+    pub(crate) fn is_in_line(&self, id: StreamId) -> bool {
+        self.line.contains(&id)
+    }
+
+    /// The stream does not wait for room any more.
+    pub(crate) fn leave_line(&mut self, id: StreamId) {
+        self.line.retain(|waiting| *waiting != id);
+    }
+
+    /// Whether streams got room since the last call.
+    pub(crate) fn got_room(&mut self) -> bool {
+        std::mem::take(&mut self.got_room)
+    }
+
+    /// Whether a stream may take room: no other stream or connection waits before it.
+    fn may_take_room(&self, id: StreamId) -> bool {
+        self.line.front().is_none_or(|first| *first == id) && self.core.room.admits(&self.hook)
+    }
+
+    /// A stream has taken room or has not, and wants more or does not.
+    fn had_its_turn(&mut self, id: StreamId, wants: bool, got_some: bool) {
+        self.got_room |= got_some;
+        if self.is_in_line(id) {
+            if wants && !got_some {
+                return;
+            }
+            self.leave_line(id);
+        }
+        if wants {
+            self.line.push_back(id);
+        }
     }
 
     /// Streams that the cold lane works on.
@@ -505,7 +543,7 @@ impl Service {
         };
         if let Some(after) = after {
             let before = std::mem::replace(stream, after);
-            self.forget(&before);
+            self.forget(id, &before);
         }
     }
 
@@ -596,11 +634,11 @@ impl Service {
             }
         };
         let before = std::mem::replace(stream, after);
-        self.forget(&before);
+        self.forget(id, &before);
     }
 
     /// Takes a stream's share out of the sums.
-    fn forget(&mut self, stream: &Stream) {
+    fn forget(&mut self, id: StreamId, stream: &Stream) {
         match stream {
             Stream::Discarding { .. } => self.collecting -= 1,
             Stream::Json { body, .. } | Stream::ForCold { body, .. } | Stream::Event { body, .. } => {
@@ -611,8 +649,7 @@ impl Service {
                 self.collecting -= 1;
                 self.core.release(collected.as_ref().map_or(0, |collected| collected.counted));
             }
-            Stream::Streaming(streaming) => self.stalled -= usize::from(streaming.stalled),
-            Stream::Events(events) => self.stalled -= usize::from(events.stalled),
+            Stream::Streaming(_) | Stream::Events(_) => self.leave_line(id),
             Stream::Cold(_) => self.cold_streams -= 1,
             Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => {}
         }
@@ -670,7 +707,7 @@ impl Service {
         let Stream::Events(events) = &mut *stream else { return };
         if let Some(after) = self.go_on(id, events, replies) {
             let before = std::mem::replace(stream, after);
-            self.forget(&before);
+            self.forget(id, &before);
         }
     }
 }
@@ -870,7 +907,7 @@ impl Application for Service {
         };
         if let Some(after) = after {
             let before = std::mem::replace(stream, after);
-            self.forget(&before);
+            self.forget(id, &before);
         }
         credit
     }
@@ -897,7 +934,7 @@ impl Application for Service {
     }
 
     fn closed(&mut self, id: StreamId, stream: Stream) {
-        self.forget(&stream);
+        self.forget(id, &stream);
         for times in [&mut self.deadlines, &mut self.flushes] {
             if !times.is_empty() {
                 times.retain(|(_, other)| *other != id);

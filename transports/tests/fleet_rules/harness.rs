@@ -131,9 +131,19 @@ impl Verdicts {
         self.held.load(Ordering::Acquire)
     }
 
+    /// Verdicts that the sink has not heard yet.
+    pub(crate) fn unheard(&self) -> usize {
+        self.next.lock().len()
+    }
+
     /// The oldest message of core 0 came to this.
     pub(crate) fn say(&self, outcome: Outcome) {
-        self.next.lock().push(outcome);
+        self.say_of_many(1, outcome);
+    }
+
+    /// The oldest messages of core 0 came to this.
+    pub(crate) fn say_of_many(&self, count: usize, outcome: Outcome) {
+        self.next.lock().extend(std::iter::repeat_n(outcome, count));
         self.doorbells.lock().iter().for_each(Doorbell::ring);
     }
 }
@@ -189,7 +199,7 @@ pub(crate) struct TestFleet {
     fleet: Option<Fleet>,
     pub(crate) address: SocketAddr,
     pub(crate) gate: Arc<Gate>,
-    _cold: ColdReceiver,
+    cold: Mutex<ColdReceiver>,
 }
 
 impl TestFleet {
@@ -206,6 +216,15 @@ impl TestFleet {
 
     /// One core, every level, and a sink that waits for the test's verdicts.
     pub(crate) fn holding(default: AckLevel, timeout: Duration) -> (Self, Arc<Verdicts>) {
+        Self::holding_so_many(100, default, timeout)
+    }
+
+    /// As [`TestFleet::holding`], with a queue of this size.
+    pub(crate) fn holding_so_many(
+        queue_size: usize,
+        default: AckLevel,
+        timeout: Duration,
+    ) -> (Self, Arc<Verdicts>) {
         let acks = AckPolicy {
             default,
             unreachable: [None, None, None],
@@ -220,7 +239,7 @@ impl TestFleet {
                 |doorbell: &Doorbell| -> BoxedSink { Box::new(HoldingSink::new(&behind, doorbell.clone())) };
             Ok(doorbells.iter().map(sink).collect())
         };
-        let fleet = Self::with(1, 100, PartitionKey::Arrival, acks, Arc::default(), Box::new(sink));
+        let fleet = Self::with(1, queue_size, PartitionKey::Arrival, acks, Arc::default(), Box::new(sink));
         (fleet, verdicts)
     }
 
@@ -259,7 +278,7 @@ impl TestFleet {
             inboxes: Vec::new(),
         })
         .unwrap();
-        Self { fleet: Some(fleet), address, gate, _cold: calls }
+        Self { fleet: Some(fleet), address, gate, cold: Mutex::new(calls) }
     }
 
     /// With the gate open.
@@ -267,6 +286,12 @@ impl TestFleet {
         let fleet = Self::shut(cores, 10_000, partition);
         fleet.gate.set(true);
         fleet
+    }
+
+    /// The path of the next request that the cold lane was asked for; nobody answers it.
+    pub(crate) fn passed_on(&self) -> Option<String> {
+        let call = self.cold.lock().try_recv().ok()?;
+        Some(call.request.uri().path().to_owned())
     }
 
     /// A front-end count over all cores.

@@ -5,5 +5,7 @@
 mod acks;
 mod backpressure;
 mod bytes;
+mod event_peer;
+mod events;
 mod harness;
 mod partition;
