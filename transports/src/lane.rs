@@ -144,6 +144,11 @@ impl Lane {
         for reply in self.shard.take_replies() {
             self.waiting.settle(reply.token, reply.outcome);
         }
+        if self.shard.has_work() {
+            // A turn offers the sink one batch. Whoever brought more may have no other turn before the sink is done
+            // with these: the worker task goes on.
+            self.shard.doorbell().ring();
+        }
         let before = std::mem::replace(&mut self.finished, self.shard.completed());
         (moved, self.finished - before)
     }

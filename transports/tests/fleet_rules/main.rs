@@ -5,6 +5,7 @@
 mod acks;
 mod backpressure;
 mod bytes;
+mod event_batches;
 mod event_peer;
 mod events;
 mod harness;
