@@ -133,8 +133,8 @@ impl Http2 {
             let id = StreamId::new(settled.stream);
             match connection.stream(id, out) {
                 Some((stream, mut replies)) => service.settle(id, stream, &settled, &mut replies),
-                // The client has reset it meanwhile; its work ends now.
-                None if service.take_abandoned(id) => connection.work_ended(),
+                // The client has reset it meanwhile; its work ends with the last of its messages.
+                None if service.settle_abandoned(id) => connection.work_ended(),
                 None => {}
             }
         }

@@ -112,6 +112,11 @@ impl EventStream {
         };
     }
 
+    /// Of how many of its events it is not known what became of them.
+    pub(super) fn left(&self) -> usize {
+        self.turns.iter().filter(|turn| matches!(turn, Turn::Waiting)).count()
+    }
+
     /// Appends the answers that are due, up to a piece.
     fn write_answers(&mut self, core: &Core, out: &mut Vec<u8>) {
         while out.len() < PIECE_BYTES

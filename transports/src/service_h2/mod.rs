@@ -114,8 +114,8 @@ pub(crate) struct Service {
     core: Rc<Core>,
     origin: Origin,
     hook: Rc<Hook>,
-    /// Reset streams whose message is still under way.
-    abandoned: Vec<StreamId>,
+    /// Reset streams whose messages are still under way, and how many those are.
+    abandoned: Vec<(StreamId, usize)>,
     events: Option<(ColdEventSender, ColdEvents)>,
     deadlines: Vec<(u64, StreamId)>,
     /// When streams of events hear how they are.
@@ -592,10 +592,19 @@ impl Service {
         Stream::Answered
     }
 
-    /// Whether the stream was reset while its message was under way; asked once.
-    pub(crate) fn take_abandoned(&mut self, id: StreamId) -> bool {
-        let place = self.abandoned.iter().position(|abandoned| *abandoned == id);
-        place.map(|place| self.abandoned.swap_remove(place)).is_some()
+    /// It is known what became of a message of a stream that is not open any more. True when the stream was reset
+    /// while messages of it were under way and this was the last of them.
+    pub(crate) fn settle_abandoned(&mut self, id: StreamId) -> bool {
+        let Some(place) = self.abandoned.iter().position(|(abandoned, _)| *abandoned == id) else {
+            return false;
+        };
+        let left = &mut self.abandoned[place].1;
+        *left -= 1;
+        let is_last = *left == 0;
+        if is_last {
+            self.abandoned.swap_remove(place);
+        }
+        is_last
     }
 
     /// The time of a request is over. What was accepted stays accepted.
@@ -924,13 +933,19 @@ impl Application for Service {
     }
 
     fn reset(&mut self, id: StreamId, stream: Stream, _why: Reset) -> Work {
-        let remains = matches!(stream, Stream::Waiting { .. } | Stream::Batch { .. });
+        let left = match &stream {
+            Stream::Waiting { .. } => 1,
+            Stream::Batch { batch, .. } => batch.left(),
+            Stream::Events(events) => events.left(),
+            Stream::Streaming(streaming) => usize::try_from(streaming.waiting).unwrap_or(usize::MAX),
+            _ => 0,
+        };
         self.closed(id, stream);
-        if remains {
-            self.abandoned.push(id);
-            return Work::Remains;
+        if left == 0 {
+            return Work::Ended;
         }
-        Work::Ended
+        self.abandoned.push((id, left));
+        Work::Remains
     }
 
     fn closed(&mut self, id: StreamId, stream: Stream) {
