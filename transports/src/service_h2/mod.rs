@@ -84,6 +84,9 @@ pub(crate) enum Stream {
     Event { call: Rc<EventCall>, body: Vec<u8> },
     /// Its events are in the queue; the answer waits for what becomes of all of them.
     Batch { call: Rc<EventCall>, batch: Box<Batch> },
+    /// It is answered as far as its client reads. What is left of the body, at most what a thousand refusals have to
+    /// say, goes out as there is room.
+    Sending { rest: Vec<u8>, endpoint: Endpoint },
     /// A stream of events.
     Events(Box<EventStream>),
     /// The cold lane works on it.
@@ -609,6 +612,11 @@ impl Service {
 
     /// The time of a request is over. What was accepted stays accepted.
     pub(crate) fn expire(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        if let Stream::Events(events) = stream {
+            events.expire(Status::new(Code::DeadlineExceeded, "deadline exceeded"));
+            self.leave_line(id);
+            return self.advance(id, stream, replies);
+        }
         let status = match &*stream {
             Stream::Streaming(streaming) => {
                 let text =
@@ -618,14 +626,18 @@ impl Service {
             _ => Status::new(Code::DeadlineExceeded, "deadline exceeded"),
         };
         let after = match &*stream {
-            Stream::Answered | Stream::Json { .. } | Stream::ForCold { .. } | Stream::Discarding { .. } => {
+            Stream::Answered
+            | Stream::Sending { .. }
+            | Stream::Events(_)
+            | Stream::Json { .. }
+            | Stream::ForCold { .. }
+            | Stream::Discarding { .. } => {
                 return;
             }
             Stream::Unary { call, .. } => self.fail(id, call.endpoint, status, replies),
             Stream::Event { call, .. } | Stream::Batch { call, .. } => {
                 self.fail(id, call.endpoint(), status, replies)
             }
-            Stream::Events(events) => self.fail_begun(id, events, status, replies),
             Stream::Waiting { endpoint, token, .. } => {
                 self.core.lane.borrow_mut().waiting().forget(*token);
                 self.fail(id, *endpoint, status, replies)
@@ -660,7 +672,7 @@ impl Service {
             }
             Stream::Streaming(_) | Stream::Events(_) => self.leave_line(id),
             Stream::Cold(_) => self.cold_streams -= 1,
-            Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => {}
+            Stream::Answered | Stream::Sending { .. } | Stream::Waiting { .. } | Stream::Batch { .. } => {}
         }
     }
 
@@ -839,7 +851,7 @@ impl Application for Service {
     ) -> Credit {
         let mut credit = Credit::Now;
         let after = match stream {
-            Stream::Answered | Stream::Waiting { .. } | Stream::Batch { .. } => None,
+            Stream::Answered | Stream::Sending { .. } | Stream::Waiting { .. } | Stream::Batch { .. } => None,
             Stream::Json { endpoint, probe, terms, body } => {
                 if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max
                 {
@@ -958,6 +970,11 @@ impl Application for Service {
     }
 
     fn writable(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        if let Stream::Sending { rest, endpoint } = stream {
+            let after = self.send_body(id, *endpoint, rest, replies);
+            *stream = after;
+            return;
+        }
         self.advance(id, stream, replies);
     }
 

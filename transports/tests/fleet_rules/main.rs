@@ -6,6 +6,7 @@ mod acks;
 mod backpressure;
 mod bytes;
 mod event_batches;
+mod event_faults;
 mod event_peer;
 mod events;
 mod harness;
