@@ -127,6 +127,7 @@ impl Connection {
                 Next::Again => yield_once().await,
                 Next::Wait { read, write } => self.wait(read, write).await?,
                 Next::Close => {
+                    self.core.room.leave(&self.hook);
                     self.socket.shutdown_write();
                     if !self.ended && self.hook.expired.get() != Some(Cause::ShutdownTimeout) {
                         // Time over is as good as the end.
@@ -188,11 +189,6 @@ impl Connection {
             if !write && protocol.poll_answers(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
-            if let Protocol::Http2(http2) = protocol
-                && http2.waits_for_room()
-            {
-                core.wait_for_room(hook);
-            }
             if deadline.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(()));
             }
@@ -207,6 +203,8 @@ impl Connection {
         let started_ns = core.clock.tick();
         let now_ms = core.clock.now_ms();
         if !self.unsent.is_empty() && !self.send_rest(now_ms)? {
+            // While its client takes nothing it takes no room.
+            core.room.leave(&self.hook);
             return Ok(match self.hook.expired.get() {
                 Some(cause) => self.cut(cause),
                 None => Next::Wait { read: false, write: true },
@@ -225,8 +223,11 @@ impl Connection {
             out = Vec::new();
         }
         *core.output.borrow_mut() = out;
+        if let Protocol::Http2(http2) = &mut self.protocol {
+            core.room.had_its_turn(&self.hook, http2.waits_for_room(), http2.got_room());
+        }
         // After the answers are on their way: the worker takes what this read brought.
-        let worked = core.work();
+        core.work();
         sent?;
         let (wants, more) = outcome?;
         self.closing = wants == Wants::Close;
@@ -239,11 +240,8 @@ impl Connection {
         }
         let more = more
             || match &self.protocol {
-                // Bodies may have waited for room in the output (if this turn wrote nothing, they wait for the
-                // client), messages for room in the queue.
-                Protocol::Http2(http2) => {
-                    (wrote && http2.wants_output()) || (worked && http2.waits_for_room())
-                }
+                // Bodies may have waited for room in the output; if this turn wrote nothing, they wait for the client.
+                Protocol::Http2(http2) => wrote && http2.wants_output(),
                 _ => false,
             };
         let (phase, body_bytes) = self.phase();

@@ -28,6 +28,7 @@ use crate::{
     lane::{Accepted, Incoming, Lane, count_offer},
     limits::Limits,
     listener::Role,
+    room::RoomLine,
     session_h2,
     terms::{AckPolicy, Terms},
     waiting::Caller,
@@ -85,8 +86,8 @@ pub(crate) struct Core {
     pub(crate) draining: Cell<bool>,
     /// The core's connections, for the sweep and the drain.
     pub(crate) hooks: RefCell<Vec<Rc<Hook>>>,
-    /// Connections with streams that wait for room in the queue, each at most once.
-    waiting_for_room: RefCell<Vec<Rc<Hook>>>,
+    /// Connections with streams that wait for room in the queue.
+    pub(crate) room: RoomLine,
     /// The one read buffer of the core; taken and put back within a turn.
     pub(crate) input: RefCell<Vec<u8>>,
     /// The one output buffer of the core.
@@ -135,7 +136,7 @@ impl Core {
             h1_enqueued: h1::Ready::new(202, &[("Tidegate-Ack", AckLevel::Queued.name())]),
             draining: Cell::new(false),
             hooks: RefCell::default(),
-            waiting_for_room: RefCell::default(),
+            room: RoomLine::default(),
             input: RefCell::new(vec![0; input_bytes]),
             output: RefCell::default(),
             metadata: RefCell::default(),
@@ -214,7 +215,7 @@ impl Core {
         outcome
     }
 
-    /// One turn of the worker, with its time since the last tick counted; wakes connections that waited for room.
+    /// One turn of the worker, with its time since the last tick counted; wakes who waits for room.
     /// Returns whether anything moved.
     pub(crate) fn work(&self) -> bool {
         let start = self.clock.now_ns();
@@ -224,11 +225,7 @@ impl Core {
             self.counters.processed(finished, took);
         }
         if moved > 0 {
-            for hook in self.waiting_for_room.borrow_mut().drain(..) {
-                hook.waits_for_room.set(false);
-                hook.nudged.set(true);
-                hook.wake();
-            }
+            self.room.wake_first();
         }
         moved > 0
     }
@@ -242,13 +239,6 @@ impl Core {
         }
     }
 
-    /// The connection wants to be woken when there may be room in the queue.
-    pub(crate) fn wait_for_room(&self, hook: &Rc<Hook>) {
-        if !hook.waits_for_room.replace(true) {
-            self.waiting_for_room.borrow_mut().push(Rc::clone(hook));
-        }
-    }
-
     /// A connection joins the core's.
     pub(crate) fn enlist(&self, hook: &Rc<Hook>) {
         let mut hooks = self.hooks.borrow_mut();
@@ -258,6 +248,7 @@ impl Core {
 
     /// It leaves them; the last one takes its place.
     pub(crate) fn strike(&self, hook: &Hook) {
+        self.room.leave(hook);
         let mut hooks = self.hooks.borrow_mut();
         hooks.swap_remove(hook.place.get());
         if let Some(moved) = hooks.get(hook.place.get()) {

@@ -264,6 +264,11 @@ impl Batch {
         }
     }
 
+    /// Of how many it is not known what became of them.
+    pub(crate) fn left(&self) -> usize {
+        self.left
+    }
+
     /// Whether it is known of all of them.
     pub(crate) fn is_complete(&self) -> bool {
         self.left == 0

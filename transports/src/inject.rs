@@ -191,10 +191,12 @@ impl Desk {
         loop {
             self.settle();
             if let Some(rest) = self.rest.take() {
+                let before = rest.messages.len();
                 self.go_on(rest);
+                let left = self.rest.as_ref().map_or(0, |rest| rest.messages.len());
+                self.core.room.had_its_turn(&self.hook, left > 0, left < before);
                 self.core.work();
-                if self.rest.is_some() && self.hook.settled.borrow().is_empty() {
-                    self.core.wait_for_room(&self.hook);
+                if self.rest.is_some() && self.hook.settled.borrow().is_empty() && !self.hook.nudged.get() {
                     return Poll::Pending;
                 }
                 continue;

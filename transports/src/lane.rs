@@ -68,13 +68,15 @@ pub(crate) struct Lane {
     partition: PartitionKey,
     route_by_id: bool,
     finished: u64,
+    /// Messages that moved outside of [`Lane::work`] since its last turn.
+    moved: usize,
     waiting: WaitingRoom,
 }
 
 impl Lane {
     pub(crate) fn new(shard: Shard<AnySink>, partition: PartitionKey, route_by_id: bool) -> Self {
         let (ids, waiting) = (MessageIds::new(), WaitingRoom::default());
-        Self { shard, ids, partition, route_by_id, finished: 0, waiting }
+        Self { shard, ids, partition, route_by_id, finished: 0, moved: 0, waiting }
     }
 
     /// Puts a message into the queue, on these terms; `caller` is told later when they make it wait.
@@ -129,7 +131,7 @@ impl Lane {
     fn submit(&mut self, core: usize, record: &Record<'_>) -> Result<(), Refused> {
         match self.shard.submit(core, record) {
             Err(Refused::QueueFull | Refused::OverBudget) => {
-                self.shard.poll();
+                self.moved += self.shard.poll();
                 self.shard.submit(core, record)
             }
             other => other,
@@ -138,9 +140,14 @@ impl Lane {
 
     /// One turn of the worker; tells those who wait. Returns how many messages moved and how many its sink finished.
     pub(crate) fn work(&mut self) -> (usize, u64) {
-        let moved = self.shard.poll();
+        let moved = self.shard.poll() + std::mem::take(&mut self.moved);
         for reply in self.shard.take_replies() {
             self.waiting.settle(reply.token, reply.outcome);
+        }
+        if self.shard.has_work() {
+            // A turn offers the sink one batch. Whoever brought more may have no other turn before the sink is done
+            // with these: the worker task goes on.
+            self.shard.doorbell().ring();
         }
         let before = std::mem::replace(&mut self.finished, self.shard.completed());
         (moved, self.finished - before)
@@ -155,7 +162,7 @@ impl Lane {
     pub(crate) fn has_room(&mut self, messages: usize) -> bool {
         let free = |shard: &Shard<AnySink>| shard.capacity() - shard.in_flight();
         if free(&self.shard) < messages {
-            self.shard.poll();
+            self.moved += self.shard.poll();
         }
         free(&self.shard) >= messages
     }

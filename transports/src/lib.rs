@@ -33,6 +33,7 @@ mod limits;
 mod listener;
 pub mod message;
 mod message_id;
+mod room;
 mod routes;
 mod service_h2;
 mod session_h1;

@@ -72,7 +72,12 @@ impl Http2 {
     }
 
     pub(crate) fn waits_for_room(&self) -> bool {
-        self.service.stalled() > 0
+        self.service.first_in_line().is_some()
+    }
+
+    /// Whether its streams got room since the last call.
+    pub(crate) fn got_room(&mut self) -> bool {
+        self.service.got_room()
     }
 
     pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
@@ -128,8 +133,8 @@ impl Http2 {
             let id = StreamId::new(settled.stream);
             match connection.stream(id, out) {
                 Some((stream, mut replies)) => service.settle(id, stream, &settled, &mut replies),
-                // The client has reset it meanwhile; its work ends now.
-                None if service.take_abandoned(id) => connection.work_ended(),
+                // The client has reset it meanwhile; its work ends with the last of its messages.
+                None if service.settle_abandoned(id) => connection.work_ended(),
                 None => {}
             }
         }
@@ -148,8 +153,15 @@ impl Http2 {
                 service.answer(StreamId::new(id), stream, event, &mut replies);
             }
         }
-        if service.stalled() > 0 {
-            connection.for_each_stream(out, |id, stream, replies| service.resume(id, stream, replies));
+        while let Some(id) = service.first_in_line() {
+            match connection.stream(id, out) {
+                Some((stream, mut replies)) => service.resume(id, stream, &mut replies),
+                None => service.leave_line(id),
+            }
+            if service.is_in_line(id) {
+                // It found no room, or not enough.
+                break;
+            }
         }
         for id in service.take_expired(now_ms) {
             if let Some((stream, mut replies)) = connection.stream(id, out) {

@@ -278,10 +278,10 @@ fn read_about(number: u32, bytes: &[u8]) -> Option<About<'_>> {
             let (mut currency, mut amount, mut kind, mut status) = (&b""[..], 0.0, 0, 0);
             check(&TRANSACTION_EVENT, bytes, |number, value| match (number, value) {
                 (1, Value::Delimited(id)) => name = id.bytes,
-                (2, Value::Varint(value)) => kind = value,
+                (2, Value::Varint(value)) => kind = enum_value(value),
                 (3, Value::Double(value)) => amount = value,
                 (4, Value::Delimited(text)) => currency = text.bytes,
-                (5, Value::Varint(value)) => status = value,
+                (5, Value::Varint(value)) => status = enum_value(value),
                 _ => {}
             })?;
             let good = !name.is_empty()
@@ -293,7 +293,7 @@ fn read_about(number: u32, bytes: &[u8]) -> Option<About<'_>> {
             let mut kind = 0;
             check(&SYSTEM_EVENT, bytes, |number, value| {
                 if let (2, Value::Varint(value)) = (number, value) {
-                    kind = value;
+                    kind = enum_value(value);
                 }
             })?;
             Some(About::System { kind })
@@ -309,6 +309,11 @@ fn read_about(number: u32, bytes: &[u8]) -> Option<About<'_>> {
             (!name.is_empty() && metrics.iter().all(good)).then_some(About::Custom(metrics))
         }
     }
+}
+
+/// The value of an enum: the lower half of its varint, as the general decoder takes it.
+fn enum_value(varint: u64) -> u64 {
+    u64::from(varint as u32)
 }
 
 /// Walks a message and shows its known fields. `None`: it is broken, a text is not UTF-8, a field has another type or

@@ -15,26 +15,31 @@ use super::{
 
 /// Appends the event of a body: it is the body, or lies in its `event`. `None`: the cold lane reads it.
 pub fn transcode_event(json: &[u8], out: &mut Vec<u8>) -> Option<()> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut reader = reader(json)?;
     OneEvent { out }.deserialize(&mut reader).ok()?;
     reader.end().ok()
 }
 
 /// Appends the events of a batch, `{"events": […]}`, and where each of them ends. `None`: the cold lane reads it.
 pub fn transcode_events(json: &[u8], out: &mut Vec<u8>, ends: &mut Vec<usize>) -> Option<()> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut reader = reader(json)?;
     reader.deserialize_map(BatchVisitor { out, ends }).ok()?;
     reader.end().ok()
 }
 
 /// Appends the events of lines of JSON, and where each of them ends. `None`: the cold lane reads it.
 pub fn transcode_lines(json: &[u8], out: &mut Vec<u8>, ends: &mut Vec<usize>) -> Option<()> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
+    let mut reader = reader(json)?;
     while reader.end().is_err() {
         Message { shape: &EVENT, out }.deserialize(&mut reader).ok()?;
         ends.push(out.len());
     }
     Some(())
+}
+
+/// What is not looked at has to be text, too.
+fn reader(json: &[u8]) -> Option<serde_json::Deserializer<serde_json::de::StrRead<'_>>> {
+    std::str::from_utf8(json).ok().map(serde_json::Deserializer::from_str)
 }
 
 /// Not for these eyes; its text is never shown.
@@ -290,7 +295,7 @@ impl<'de> Visitor<'de> for Value<'_> {
                 let value = names.iter().position(|name| *name == text).ok_or_else(unusual)?;
                 encode::number(self.out, number, value as u64);
             }
-            Kind::Time => {
+            Kind::Time if is_usual_time(text.as_bytes()) => {
                 let time = humantime::parse_rfc3339(text).map_err(|_| unusual())?;
                 let since = time.duration_since(UNIX_EPOCH).map_err(|_| unusual())?;
                 write_time(self.out, number, since.as_secs(), since.subsec_nanos());
@@ -364,6 +369,12 @@ impl<'de> Visitor<'de> for Value<'_> {
             _ => Err(unusual()),
         }
     }
+}
+
+/// Whether behind the seconds of a time there is a `Z`, or a point and digits before it (RFC 3339 §5.6); humantime takes
+/// any byte for the point, and no digits.
+fn is_usual_time(text: &[u8]) -> bool {
+    text.len() == 20 || (text.len() > 21 && text.get(19) == Some(&b'.'))
 }
 
 fn write_time(out: &mut Vec<u8>, number: u32, seconds: u64, nanos: u32) {
@@ -451,6 +462,8 @@ mod tests {
             r#"{"event_type":"USER"}"#,
             r#"{"event_type":-1}"#,
             r#"{"timestamp":"yesterday"}"#,
+            r#"{"timestamp":"2026-11-26T10:11:12.Z"}"#,
+            r#"{"timestamp":"2026-11-26T10:11:12Z9Z"}"#,
             r#"{"timestamp":"2026-11-26T10:11:12+01:00"}"#,
             r#"{"properties":{"a":1}}"#,
             r#"{"user_event":{},"custom_event":{}}"#,

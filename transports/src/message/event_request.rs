@@ -52,24 +52,33 @@ pub enum StreamedRequest<'a> {
 /// Reads a `StreamEventsRequest`.
 ///
 /// # Errors
-/// When the bytes are no message.
+/// When the bytes are no message, or carry more than one event or config: protobuf would make one of two, and of which
+/// half was meant nobody could be told.
 pub fn read_streamed(bytes: &[u8]) -> Result<StreamedRequest<'_>, MessageError> {
     let mut request = StreamedRequest::Nothing;
     let mut wire = Wire { bytes, at: 0 };
     while !wire.is_done() {
-        match wire.next()? {
+        let at = wire.at;
+        let field = wire.next()?;
+        if matches!(field, (1 | 2, Value::Delimited(_))) && request != StreamedRequest::Nothing {
+            return Err(MessageError::Protobuf { what: "a second event or config in one message", at });
+        }
+        match field {
             (1, Value::Delimited(event)) => request = StreamedRequest::Event(event.bytes),
             (2, Value::Delimited(config)) => {
-                let (mut batch_size, mut flush_interval_ms) = (0, 0);
+                let (mut batch_size, mut interval) = (0, Interval::default());
                 let mut wire = Wire { bytes: config.bytes, at: 0 };
                 while !wire.is_done() {
                     match wire.next()? {
                         // A negative one is as good as none.
-                        (1, Value::Varint(size)) => batch_size = u64::from(u32::try_from(size).unwrap_or(0)),
-                        (2, Value::Delimited(interval)) => flush_interval_ms = milliseconds(interval.bytes)?,
+                        (1, Value::Varint(size)) => batch_size = not_negative(size),
+                        (2, Value::Delimited(duration)) => {
+                            interval.read(duration.bytes)?;
+                        }
                         _ => {}
                     }
                 }
+                let flush_interval_ms = interval.seconds_ms + interval.nanos_ms;
                 request = StreamedRequest::Config { batch_size, flush_interval_ms };
             }
             _ => {}
@@ -78,18 +87,32 @@ pub fn read_streamed(bytes: &[u8]) -> Result<StreamedRequest<'_>, MessageError> 
     Ok(request)
 }
 
-/// Milliseconds of a `google.protobuf.Duration`; 0 for a negative one.
-fn milliseconds(bytes: &[u8]) -> Result<u64, MessageError> {
-    let mut ms = 0_u64;
-    let mut wire = Wire { bytes, at: 0 };
-    while !wire.is_done() {
-        match wire.next()? {
-            (1, Value::Varint(seconds)) => ms += u64::from(u32::try_from(seconds).unwrap_or(0)) * 1000,
-            (2, Value::Varint(nanos)) => ms += u64::from(u32::try_from(nanos).unwrap_or(0)) / 1_000_000,
-            _ => {}
+/// A `google.protobuf.Duration` in milliseconds; what is negative is 0.
+#[derive(Default)]
+struct Interval {
+    seconds_ms: u64,
+    nanos_ms: u64,
+}
+
+impl Interval {
+    fn read(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+        let mut wire = Wire { bytes, at: 0 };
+        while !wire.is_done() {
+            match wire.next()? {
+                (1, Value::Varint(seconds)) => {
+                    self.seconds_ms = u64::from(u32::try_from(seconds).unwrap_or(0)) * 1000;
+                }
+                (2, Value::Varint(nanos)) => self.nanos_ms = not_negative(nanos) / 1_000_000,
+                _ => {}
+            }
         }
+        Ok(())
     }
-    Ok(ms)
+}
+
+/// The value of an `int32`: the lower half of its varint, as the general decoder takes it; 0 for a negative one.
+fn not_negative(varint: u64) -> u64 {
+    u64::from(u32::try_from(varint as i32).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -145,5 +168,7 @@ mod tests {
         assert_eq!(read_streamed(&bytes).unwrap(), expected);
         assert_eq!(read_streamed(b"").unwrap(), StreamedRequest::Nothing);
         assert!(read_streamed(b"\x0a\x05x").is_err());
+        let error = read_streamed(b"\x0a\x00\x12\x00").unwrap_err().to_string();
+        assert!(error.contains("second event or config") && error.contains("byte 2"), "{error}");
     }
 }

@@ -143,7 +143,7 @@ impl Service {
         };
         if done {
             let before = std::mem::replace(stream, Stream::Answered);
-            self.forget(&before);
+            self.forget(id, &before);
         }
     }
 

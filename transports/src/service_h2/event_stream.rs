@@ -72,10 +72,14 @@ pub(crate) struct EventStream {
     /// Bytes of window that are withheld.
     withheld: usize,
     /// Whether it waits for room in the queue, or for its own events to be answered.
-    pub(super) stalled: bool,
+    stalled: bool,
+    /// Whether it is room in the queue that it waits for.
+    pub(super) wants_room: bool,
     ended: bool,
     /// The last status is written.
     finished: bool,
+    /// What ends it with an error, once the events before it are answered.
+    failure: Option<Failure>,
 }
 
 impl EventStream {
@@ -94,8 +98,10 @@ impl EventStream {
             rest: Vec::new(),
             withheld: 0,
             stalled: false,
+            wants_room: false,
             ended,
             finished: false,
+            failure: None,
         }
     }
 
@@ -107,6 +113,11 @@ impl EventStream {
             Ok(reached) => Turn::Stored { id, duplicate: reached.duplicate, since_ns },
             Err(refusal) => Turn::Refused { id, refusal },
         };
+    }
+
+    /// Of how many of its events it is not known what became of them.
+    pub(super) fn left(&self) -> usize {
+        self.turns.iter().filter(|turn| matches!(turn, Turn::Waiting)).count()
     }
 
     /// Appends the answers that are due, up to a piece.
@@ -138,8 +149,12 @@ impl EventStream {
                 self.write_status(out, "flushed");
             }
         }
-        let all_taken = self.ended && !self.stalled && self.rest.is_empty();
-        if all_taken && self.turns.is_empty() && !self.finished && out.len() < PIECE_BYTES {
+        if self.is_taken()
+            && self.failure.is_none()
+            && self.turns.is_empty()
+            && !self.finished
+            && out.len() < PIECE_BYTES
+        {
             self.finished = true;
             self.write_status(out, &format!("end of stream: {} events", self.count));
         }
@@ -151,6 +166,24 @@ impl EventStream {
         encode_stream_status(out, self.turns.len(), message);
         set_length(out, start);
         self.answered = 0;
+    }
+
+    /// Whether all of it was taken.
+    fn is_taken(&self) -> bool {
+        self.ended && !self.stalled && self.rest.is_empty()
+    }
+
+    /// Nothing more is taken.
+    fn fail(&mut self, failure: Failure) {
+        self.failure = Some(failure);
+        self.rest = Vec::new();
+        (self.stalled, self.wants_room) = (false, false);
+    }
+
+    /// Its time is over: what is not answered stays so, what is written is sent to the end of its message.
+    pub(super) fn expire(&mut self, status: Status) {
+        self.turns.clear();
+        self.fail(status.into());
     }
 
     /// Whether the client does not take its answers.
@@ -170,17 +203,17 @@ impl Service {
         replies: &mut Replies<'_>,
     ) -> (Credit, Option<Stream>) {
         stream.ended |= end_stream;
+        if stream.failure.is_some() {
+            return (Credit::Now, None);
+        }
         if stream.stalled || stream.is_blocked() || !stream.rest.is_empty() {
             stream.rest.extend_from_slice(data);
             stream.withheld += data.len();
             return (Credit::Later, None);
         }
-        let used = match self.take_events(id, stream, data) {
-            Ok(used) => used,
-            Err(failure) => return (Credit::Now, Some(self.fail_begun(id, stream, failure, replies))),
-        };
+        let used = self.take_events(id, stream, data);
         let mut credit = Credit::Now;
-        if used < data.len() || stream.stalled {
+        if stream.failure.is_none() && (used < data.len() || stream.stalled) {
             stream.rest.extend_from_slice(&data[used..]);
             stream.withheld += data.len();
             credit = Credit::Later;
@@ -196,16 +229,21 @@ impl Service {
         replies: &mut Replies<'_>,
     ) -> Option<Stream> {
         loop {
+            if stream.is_taken()
+                && stream.failure.is_none()
+                && let Err(error) = stream.deframer.finish()
+            {
+                stream.fail(error.into());
+            }
             self.send_answers(id, stream, replies);
             if stream.is_blocked() || (stream.rest.is_empty() && !stream.stalled) {
                 break;
             }
             let rest = std::mem::take(&mut stream.rest);
-            let used = match self.take_events(id, stream, &rest) {
-                Ok(used) => used,
-                Err(failure) => return Some(self.fail_begun(id, stream, failure, replies)),
-            };
-            stream.rest.extend_from_slice(&rest[used..]);
+            let used = self.take_events(id, stream, &rest);
+            if stream.failure.is_none() {
+                stream.rest.extend_from_slice(&rest[used..]);
+            }
             if stream.stalled {
                 break;
             }
@@ -214,11 +252,16 @@ impl Service {
         let back = stream.withheld.saturating_sub(stream.rest.len());
         stream.withheld -= back;
         replies.credit(id, back);
-        if !stream.finished || stream.is_blocked() {
+        if stream.is_blocked() {
             return None;
         }
-        if let Err(error) = stream.deframer.finish() {
-            return Some(self.fail_begun(id, stream, error, replies));
+        if stream.turns.is_empty()
+            && let Some(failure) = stream.failure.take()
+        {
+            return Some(self.fail_begun(id, stream, failure, replies));
+        }
+        if !stream.finished {
+            return None;
         }
         self.note(stream.call.endpoint(), 0);
         replies.trailers(id, &self.core.grpc.ok);
@@ -263,13 +306,23 @@ impl Service {
         events.unsent.extend_from_slice(&piece[taken..]);
     }
 
-    /// Takes events from `data`; returns how many bytes were used.
-    fn take_events(&mut self, id: StreamId, stream: &mut EventStream, data: &[u8]) -> Result<usize, Failure> {
+    /// Takes events from `data`; returns how many bytes were used. What is no event ends the stream.
+    fn take_events(&mut self, id: StreamId, stream: &mut EventStream, data: &[u8]) -> usize {
         let core = Rc::clone(&self.core);
+        let (may_take, before) = (self.may_take_room(id), stream.count);
+        (stream.stalled, stream.wants_room) = (false, false);
         let EventStream {
-            call, deframer, turns, first, count, batch_size, flush_interval_ms, stalled, ..
+            call,
+            deframer,
+            turns,
+            first,
+            count,
+            batch_size,
+            flush_interval_ms,
+            stalled,
+            wants_room,
+            ..
         } = stream;
-        let was_stalled = std::mem::take(stalled);
         let mut inflater = core.inflater.borrow_mut();
         let mut failure = None;
         let used = deframer.feed(data, |message| {
@@ -282,13 +335,17 @@ impl Service {
                 .map_err(Failure::from)
                 .and_then(|plain| read_streamed(plain).map_err(|error| Failure::from(Refusal::from(error))));
             match request {
+                Ok(StreamedRequest::Event(_)) if !may_take => {
+                    (*stalled, *wants_room) = (true, true);
+                    return Take::Hold;
+                }
                 Ok(StreamedRequest::Event(event)) => {
                     let place = first.wrapping_add(turns.len() as u32);
                     let caller = || Caller { hook: Rc::clone(&self.hook), stream: id.get(), place };
                     match take_one(&core, event, call, *count, caller) {
                         Ok(Some(turn)) => turns.push_back(turn),
                         Ok(None) => {
-                            *stalled = true;
+                            (*stalled, *wants_room) = (true, true);
                             return Take::Hold;
                         }
                         Err(broken) => {
@@ -312,16 +369,16 @@ impl Service {
             }
             Take::Next
         });
-        self.stalled += usize::from(stream.stalled);
-        self.stalled -= usize::from(was_stalled);
+        self.had_its_turn(id, stream.wants_room, stream.count > before);
         let mut failure = match (failure, used) {
-            (None, Ok(used)) => return Ok(used),
+            (None, Ok(used)) => return used,
             (Some(failure), _) => failure,
             (None, Err(error)) => Failure::from(error),
         };
         let text = &failure.status.message;
         failure.status.message = format!("message {}: {text}", stream.count).into();
-        Err(failure)
+        stream.fail(failure);
+        data.len()
     }
 
     /// Ends a stream that has its head already with an error; what was accepted stays accepted.

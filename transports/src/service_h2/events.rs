@@ -301,12 +301,25 @@ impl Service {
         }
         call.head.with_request_id(core, |request_id| block.push_text(&core.grpc.request_id, request_id));
         replies.head(id, &block, false);
-        // The answer to a thousand events that all failed is larger than a stream's queue, and what does not fit the
-        // window either is cut: then the client reads an error instead of half an answer.
-        if replies.data(id, &body, !is_grpc) < body.len() {
-            replies.reset(id, crate::h2::ErrorCode::INTERNAL_ERROR);
-        } else if is_grpc {
-            replies.trailers(id, &core.grpc.ok);
+        self.send_body(id, endpoint, &body, replies)
+    }
+
+    /// Sends the body of an answer and what comes behind it. The answer to a thousand events that failed is larger
+    /// than a stream's queue.
+    pub(super) fn send_body(
+        &self,
+        id: StreamId,
+        endpoint: Endpoint,
+        body: &[u8],
+        replies: &mut Replies<'_>,
+    ) -> Stream {
+        let is_grpc = endpoint.is_grpc();
+        let taken = replies.data(id, body, !is_grpc);
+        if taken < body.len() {
+            return Stream::Sending { rest: body[taken..].to_vec(), endpoint };
+        }
+        if is_grpc {
+            replies.trailers(id, &self.core.grpc.ok);
         }
         Stream::Answered
     }

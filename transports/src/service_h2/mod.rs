@@ -8,7 +8,7 @@ mod event_stream;
 mod events;
 mod streaming;
 
-use std::{num::NonZeroU64, rc::Rc, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU64, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 
@@ -86,6 +86,9 @@ pub(crate) enum Stream {
     Event { call: Rc<EventCall>, body: Vec<u8> },
     /// Its events are in the queue; the answer waits for what becomes of all of them.
     Batch { call: Rc<EventCall>, batch: Box<Batch> },
+    /// It is answered as far as its client reads. What is left of the body, at most what a thousand refusals have to
+    /// say, goes out as there is room.
+    Sending { rest: Vec<u8>, endpoint: Endpoint },
     /// A stream of events.
     Events(Box<EventStream>),
     /// The cold lane works on it.
@@ -116,8 +119,8 @@ pub(crate) struct Service {
     core: Rc<Core>,
     origin: Origin,
     hook: Rc<Hook>,
-    /// Reset streams whose message is still under way.
-    abandoned: Vec<StreamId>,
+    /// Reset streams whose messages are still under way, and how many those are.
+    abandoned: Vec<(StreamId, usize)>,
     events: Option<(ColdEventSender, ColdEvents)>,
     deadlines: Vec<(u64, StreamId)>,
     /// When streams of events hear how they are.
@@ -125,7 +128,10 @@ pub(crate) struct Service {
     /// Streams of events of which something was settled.
     dirty: Vec<StreamId>,
     collecting: usize,
-    stalled: usize,
+    /// Streams that wait for room in the queue, in the order of their waiting: the connection's own [line](crate::room).
+    line: VecDeque<StreamId>,
+    /// Whether streams got room.
+    got_room: bool,
     cold_streams: usize,
 }
 
@@ -176,7 +182,8 @@ impl Service {
             flushes: Vec::new(),
             dirty: Vec::new(),
             collecting: 0,
-            stalled: 0,
+            line: VecDeque::new(),
+            got_room: false,
             cold_streams: 0,
         }
     }
@@ -190,9 +197,43 @@ impl Service {
         self.collecting
     }
 
-    /// Streams that wait for room in the queue.
-    pub(crate) fn stalled(&self) -> usize {
-        self.stalled
+    /// The stream that waits longest for room in the queue.
+    pub(crate) fn first_in_line(&self) -> Option<StreamId> {
+        self.line.front().copied()
+    }
+
+    /// Whether the stream waits for room.
+    pub(crate) fn is_in_line(&self, id: StreamId) -> bool {
+        self.line.contains(&id)
+    }
+
+    /// The stream does not wait for room any more.
+    pub(crate) fn leave_line(&mut self, id: StreamId) {
+        self.line.retain(|waiting| *waiting != id);
+    }
+
+    /// Whether streams got room since the last call.
+    pub(crate) fn got_room(&mut self) -> bool {
+        std::mem::take(&mut self.got_room)
+    }
+
+    /// Whether a stream may take room: no other stream or connection waits before it.
+    fn may_take_room(&self, id: StreamId) -> bool {
+        self.line.front().is_none_or(|first| *first == id) && self.core.room.admits(&self.hook)
+    }
+
+    /// A stream has taken room or has not, and wants more or does not.
+    fn had_its_turn(&mut self, id: StreamId, wants: bool, got_some: bool) {
+        self.got_room |= got_some;
+        if self.is_in_line(id) {
+            if wants && !got_some {
+                return;
+            }
+            self.leave_line(id);
+        }
+        if wants {
+            self.line.push_back(id);
+        }
     }
 
     /// Streams that the cold lane works on.
@@ -511,7 +552,7 @@ impl Service {
         };
         if let Some(after) = after {
             let before = std::mem::replace(stream, after);
-            self.forget(&before);
+            self.forget(id, &before);
         }
     }
 
@@ -560,14 +601,28 @@ impl Service {
         Stream::Answered
     }
 
-    /// Whether the stream was reset while its message was under way; asked once.
-    pub(crate) fn take_abandoned(&mut self, id: StreamId) -> bool {
-        let place = self.abandoned.iter().position(|abandoned| *abandoned == id);
-        place.map(|place| self.abandoned.swap_remove(place)).is_some()
+    /// It is known what became of a message of a stream that is not open any more. True when the stream was reset
+    /// while messages of it were under way and this was the last of them.
+    pub(crate) fn settle_abandoned(&mut self, id: StreamId) -> bool {
+        let Some(place) = self.abandoned.iter().position(|(abandoned, _)| *abandoned == id) else {
+            return false;
+        };
+        let left = &mut self.abandoned[place].1;
+        *left -= 1;
+        let is_last = *left == 0;
+        if is_last {
+            self.abandoned.swap_remove(place);
+        }
+        is_last
     }
 
     /// The time of a request is over. What was accepted stays accepted.
     pub(crate) fn expire(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        if let Stream::Events(events) = stream {
+            events.expire(Status::new(Code::DeadlineExceeded, "deadline exceeded"));
+            self.leave_line(id);
+            return self.advance(id, stream, replies);
+        }
         let status = match &*stream {
             Stream::Streaming(streaming) => {
                 let text =
@@ -577,14 +632,18 @@ impl Service {
             _ => Status::new(Code::DeadlineExceeded, "deadline exceeded"),
         };
         let after = match &*stream {
-            Stream::Answered | Stream::Json { .. } | Stream::ForCold { .. } | Stream::Discarding { .. } => {
+            Stream::Answered
+            | Stream::Sending { .. }
+            | Stream::Events(_)
+            | Stream::Json { .. }
+            | Stream::ForCold { .. }
+            | Stream::Discarding { .. } => {
                 return;
             }
             Stream::Unary { call, .. } => self.fail(id, call.endpoint, status, replies),
             Stream::Event { call, .. } | Stream::Batch { call, .. } => {
                 self.fail(id, call.endpoint(), status, replies)
             }
-            Stream::Events(events) => self.fail_begun(id, events, status, replies),
             Stream::Facade { call, token, .. } => {
                 self.core.lane.borrow_mut().waiting().forget(*token);
                 self.fail(id, call.endpoint(), status, replies)
@@ -606,11 +665,11 @@ impl Service {
             }
         };
         let before = std::mem::replace(stream, after);
-        self.forget(&before);
+        self.forget(id, &before);
     }
 
     /// Takes a stream's share out of the sums.
-    fn forget(&mut self, stream: &Stream) {
+    fn forget(&mut self, id: StreamId, stream: &Stream) {
         match stream {
             Stream::Discarding { .. } => self.collecting -= 1,
             Stream::Json { body, .. } | Stream::ForCold { body, .. } | Stream::Event { body, .. } => {
@@ -621,10 +680,13 @@ impl Service {
                 self.collecting -= 1;
                 self.core.release(collected.as_ref().map_or(0, |collected| collected.counted));
             }
-            Stream::Streaming(streaming) => self.stalled -= usize::from(streaming.stalled),
-            Stream::Events(events) => self.stalled -= usize::from(events.stalled),
+            Stream::Streaming(_) | Stream::Events(_) => self.leave_line(id),
             Stream::Cold(_) => self.cold_streams -= 1,
-            Stream::Answered | Stream::Waiting { .. } | Stream::Facade { .. } | Stream::Batch { .. } => {}
+            Stream::Answered
+            | Stream::Sending { .. }
+            | Stream::Waiting { .. }
+            | Stream::Facade { .. }
+            | Stream::Batch { .. } => {}
         }
     }
 
@@ -680,7 +742,7 @@ impl Service {
         let Stream::Events(events) = &mut *stream else { return };
         if let Some(after) = self.go_on(id, events, replies) {
             let before = std::mem::replace(stream, after);
-            self.forget(&before);
+            self.forget(id, &before);
         }
     }
 }
@@ -803,7 +865,11 @@ impl Application for Service {
     ) -> Credit {
         let mut credit = Credit::Now;
         let after = match stream {
-            Stream::Answered | Stream::Waiting { .. } | Stream::Facade { .. } | Stream::Batch { .. } => None,
+            Stream::Answered
+            | Stream::Sending { .. }
+            | Stream::Waiting { .. }
+            | Stream::Facade { .. }
+            | Stream::Batch { .. } => None,
             Stream::Json { endpoint, probe, terms, body } => {
                 if end_stream && body.is_empty() && data.len() <= self.core.shared.limits.http_body_bytes_max
                 {
@@ -880,7 +946,7 @@ impl Application for Service {
         };
         if let Some(after) = after {
             let before = std::mem::replace(stream, after);
-            self.forget(&before);
+            self.forget(id, &before);
         }
         credit
     }
@@ -897,17 +963,23 @@ impl Application for Service {
     }
 
     fn reset(&mut self, id: StreamId, stream: Stream, _why: Reset) -> Work {
-        let remains = matches!(stream, Stream::Waiting { .. } | Stream::Facade { .. } | Stream::Batch { .. });
+        let left = match &stream {
+            Stream::Waiting { .. } | Stream::Facade { .. } => 1,
+            Stream::Batch { batch, .. } => batch.left(),
+            Stream::Events(events) => events.left(),
+            Stream::Streaming(streaming) => usize::try_from(streaming.waiting).unwrap_or(usize::MAX),
+            _ => 0,
+        };
         self.closed(id, stream);
-        if remains {
-            self.abandoned.push(id);
-            return Work::Remains;
+        if left == 0 {
+            return Work::Ended;
         }
-        Work::Ended
+        self.abandoned.push((id, left));
+        Work::Remains
     }
 
     fn closed(&mut self, id: StreamId, stream: Stream) {
-        self.forget(&stream);
+        self.forget(id, &stream);
         for times in [&mut self.deadlines, &mut self.flushes] {
             if !times.is_empty() {
                 times.retain(|(_, other)| *other != id);
@@ -916,6 +988,11 @@ impl Application for Service {
     }
 
     fn writable(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
+        if let Stream::Sending { rest, endpoint } = stream {
+            let after = self.send_body(id, *endpoint, rest, replies);
+            *stream = after;
+            return;
+        }
         self.advance(id, stream, replies);
     }
 

@@ -1,5 +1,7 @@
 //! A client stream of a hot route: taken message by message, and not credited while the queue is full.
 
+use std::rc::Rc;
+
 use super::{Call, Service, Stream};
 use crate::{
     grpc::{Deframer, PREFIX_BYTES, Take},
@@ -34,22 +36,27 @@ impl Streaming {
 impl Service {
     /// Takes messages of a client stream from `data`; returns how many bytes were used.
     pub(super) fn take(
-        &self,
+        &mut self,
         id: StreamId,
         streaming: &mut Streaming,
         data: &[u8],
     ) -> Result<usize, Failure> {
-        let core = &*self.core;
+        let core = Rc::clone(&self.core);
+        let (may_take, before) = (self.may_take_room(id), streaming.accepted);
         streaming.call.terms.admit(&core.shared.acks)?;
         let Streaming { deframer, accepted, waiting, call, stalled, .. } = streaming;
         let mut inflater = core.inflater.borrow_mut();
         let mut failure = None;
         *stalled = false;
         let used = deframer.feed(data, |message| {
+            if !may_take {
+                *stalled = true;
+                return Take::Hold;
+            }
             let taken = match inflater.plain(message, call.encoding) {
                 Ok(plain) => {
                     let caller = || self.caller(id);
-                    ingest::ingest_proto_streamed(core, plain, call.kind, &call.terms, caller)
+                    ingest::ingest_proto_streamed(&core, plain, call.kind, &call.terms, caller)
                         .map_err(Failure::from)
                 }
                 Err(status) => Err(Failure::from(status)),
@@ -74,6 +81,8 @@ impl Service {
                 }
             }
         });
+        self.had_its_turn(id, streaming.stalled, streaming.accepted > before);
+        let accepted = streaming.accepted;
         let mut failure = match (failure, used) {
             (None, Ok(used)) => return Ok(used),
             (Some(failure), _) => failure,
@@ -122,7 +131,6 @@ impl Service {
                 (Credit::Now, finished)
             }
             Ok(used) => {
-                self.stalled += 1;
                 streaming.rest.extend_from_slice(&data[used..]);
                 streaming.withheld += data.len();
                 (Credit::Later, None)
@@ -132,13 +140,15 @@ impl Service {
 
     /// There may be room in the queue again.
     pub(crate) fn resume(&mut self, id: StreamId, stream: &mut Stream, replies: &mut Replies<'_>) {
-        if matches!(stream, Stream::Events(events) if events.stalled) {
-            return self.advance(id, stream, replies);
-        }
-        let Stream::Streaming(streaming) = stream else { return };
-        if !streaming.stalled {
+        if let Stream::Events(_) = stream {
+            self.advance(id, stream, replies);
+            // It may wait for something else by now.
+            if !matches!(stream, Stream::Events(events) if events.wants_room) {
+                self.leave_line(id);
+            }
             return;
         }
+        let Stream::Streaming(streaming) = stream else { return self.leave_line(id) };
         let rest = std::mem::take(&mut streaming.rest);
         let after = match self.take(id, streaming, &rest) {
             Err(failure) => Some(self.fail(id, streaming.call.endpoint, failure, replies)),
@@ -147,9 +157,8 @@ impl Service {
                 (!streaming.stalled && streaming.is_complete()).then(|| self.finish(id, streaming, replies))
             }
         };
-        if after.is_some() || !streaming.stalled {
-            self.stalled -= 1;
-            streaming.stalled = false;
+        if after.is_some() {
+            self.leave_line(id);
         }
         // What waits keeps its window; all else is given back.
         let keep = streaming.rest.len();

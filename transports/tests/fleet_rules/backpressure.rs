@@ -107,7 +107,7 @@ fn a_malformed_message_is_refused_as_malformed_also_when_the_queue_is_full() {
 }
 
 /// Pushes until a round trip gives no more window. Bytes that were taken, and the stream.
-async fn push_until_withheld(
+pub(crate) async fn push_until_withheld(
     peer: &mut H2Peer,
     mut stream: h2::SendStream<Bytes>,
     body: &mut Bytes,

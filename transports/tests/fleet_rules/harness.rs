@@ -46,8 +46,13 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 }
 
 /// As [`eventually`], where the runtime has to go on meanwhile.
-pub(crate) async fn eventually_meanwhile(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) async fn eventually_meanwhile(what: &str, condition: impl FnMut() -> bool) {
+    eventually_within(PATIENCE, what, condition).await;
+}
+
+/// As [`eventually_meanwhile`], where something else would make it come true after a longer time.
+pub(crate) async fn eventually_within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !condition() {
         assert!(Instant::now() < deadline, "never came true: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -133,9 +138,19 @@ impl Verdicts {
         self.held.load(Ordering::Acquire)
     }
 
+    /// Verdicts that the sink has not heard yet.
+    pub(crate) fn unheard(&self) -> usize {
+        self.next.lock().len()
+    }
+
     /// The oldest message of core 0 came to this.
     pub(crate) fn say(&self, outcome: Outcome) {
-        self.next.lock().push(outcome);
+        self.say_of_many(1, outcome);
+    }
+
+    /// The oldest messages of core 0 came to this.
+    pub(crate) fn say_of_many(&self, count: usize, outcome: Outcome) {
+        self.next.lock().extend(std::iter::repeat_n(outcome, count));
         self.doorbells.lock().iter().for_each(Doorbell::ring);
     }
 }
@@ -212,7 +227,7 @@ pub(crate) struct TestFleet {
     fleet: Option<Fleet>,
     pub(crate) address: SocketAddr,
     pub(crate) gate: Arc<Gate>,
-    _cold: ColdReceiver,
+    cold: Mutex<ColdReceiver>,
 }
 
 impl TestFleet {
@@ -229,6 +244,15 @@ impl TestFleet {
 
     /// One core, every level, and a sink that waits for the test's verdicts.
     pub(crate) fn holding(default: AckLevel, timeout: Duration) -> (Self, Arc<Verdicts>) {
+        Self::holding_so_many(100, default, timeout)
+    }
+
+    /// As [`TestFleet::holding`], with a queue of this size.
+    pub(crate) fn holding_so_many(
+        queue_size: usize,
+        default: AckLevel,
+        timeout: Duration,
+    ) -> (Self, Arc<Verdicts>) {
         let acks = AckPolicy {
             default,
             unreachable: [None, None, None],
@@ -243,7 +267,7 @@ impl TestFleet {
                 |doorbell: &Doorbell| -> BoxedSink { Box::new(HoldingSink::new(&behind, doorbell.clone())) };
             Ok(doorbells.iter().map(sink).collect())
         };
-        let fleet = Self::with(1, 100, PartitionKey::Arrival, acks, Arc::default(), Box::new(sink));
+        let fleet = Self::with(1, queue_size, PartitionKey::Arrival, acks, Arc::default(), Box::new(sink));
         (fleet, verdicts)
     }
 
@@ -283,7 +307,7 @@ impl TestFleet {
             inboxes: Vec::new(),
         })
         .unwrap();
-        Self { fleet: Some(fleet), address, gate, _cold: calls }
+        Self { fleet: Some(fleet), address, gate, cold: Mutex::new(calls) }
     }
 
     /// With the gate open.
@@ -291,6 +315,12 @@ impl TestFleet {
         let fleet = Self::shut(cores, 10_000, partition);
         fleet.gate.set(true);
         fleet
+    }
+
+    /// The path of the next request that the cold lane was asked for; nobody answers it.
+    pub(crate) fn passed_on(&self) -> Option<String> {
+        let call = self.cold.lock().try_recv().ok()?;
+        Some(call.request.uri().path().to_owned())
     }
 
     /// A front-end count over all cores.

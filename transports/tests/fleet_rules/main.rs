@@ -5,5 +5,9 @@
 mod acks;
 mod backpressure;
 mod bytes;
+mod event_batches;
+mod event_faults;
+mod event_peer;
+mod events;
 mod harness;
 mod partition;
