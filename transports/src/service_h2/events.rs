@@ -16,7 +16,7 @@ use crate::{
     counters::status_index,
     events::{self, Batch, EventHead},
     facade::{self, Taken},
-    grpc::{Code, Encoding, PREFIX_BYTES, Status, parse_timeout},
+    grpc::{Code, Deframer, Encoding, PREFIX_BYTES, Status, Take, parse_timeout},
     grpc_answer::{is_grpc, whole_message},
     h2::{Block, Replies, RequestHead, StreamId},
     lane::Accepted,
@@ -98,7 +98,7 @@ impl Service {
             };
         }
         if end_stream {
-            return self.pass_on(id, &call.cold, Some(Bytes::new()), replies);
+            return self.event_request(id, call, &[], replies);
         }
         self.collecting += 1;
         Stream::Event { call: Rc::clone(call), body: Vec::new() }
@@ -146,7 +146,29 @@ impl Service {
         if let Some(stream) = self.take_plain(id, call, body, replies) {
             return stream;
         }
+        let endpoint = call.endpoint();
+        if endpoint.is_grpc() && whole_message(body).is_none() {
+            // The cold lane would take the first of two.
+            return self.fail(id, endpoint, self.not_one_message(body), replies);
+        }
         self.pass_on(id, &call.cold, Some(Bytes::copy_from_slice(body)), replies)
+    }
+
+    /// What is wrong with the body of a unary call that is not one whole message.
+    fn not_one_message(&self, body: &[u8]) -> Status {
+        let mut messages = 0;
+        let mut deframer = Deframer::new(self.core.shared.limits.grpc_message_bytes_max);
+        let fed = deframer.feed(body, |_| {
+            messages += 1;
+            Take::Next
+        });
+        match fed.and_then(|_| deframer.finish()) {
+            Err(error) => Status::from(error),
+            Ok(()) => {
+                let text = format!("a unary call carries one message, this one carried {messages}");
+                Status::new(Code::Unimplemented, text)
+            }
+        }
     }
 
     fn take_plain(

@@ -232,17 +232,40 @@ fn a_unary_message_over_the_limit_is_refused_from_its_prefix_alone() {
 }
 
 #[test]
-fn what_is_no_plain_unary_call_is_passed_on_whole() {
+fn a_unary_call_carries_one_whole_message() {
     let fleet = open_fleet();
-    let invalid = b"\x0a\x07\x0a\x01\xff\x12\x01u\x20";
+    let unimplemented = "a unary call carries one message, this one carried";
+    on_runtime(async {
+        let peer = H2Peer::connect(fleet.address).await;
+        for (what, body, code, text) in [
+            ("two messages", [unary("a"), unary("b")].concat(), "12", unimplemented),
+            ("none", Vec::new(), "12", unimplemented),
+            ("half a message", unary("a")[..9].to_vec(), "13", "ended inside"),
+            ("one and a half", [unary("a"), vec![0, 0]].concat(), "13", "ended inside"),
+            ("a flag that there is not", framed(2, &unary("a")[5..]), "13", "flag 2"),
+        ] {
+            for path in [EVENT, EVENTS] {
+                let (answer, _stream) = call(&peer, path, &[], body.clone()).await;
+                let answer = read(answer).await.unwrap();
+                let said = answer.field("grpc-message").unwrap_or_default().replace("%20", " ");
+                assert_eq!(answer.field("grpc-status"), Some(code), "{path} {what}: {said}");
+                assert!(said.contains(text), "{path} {what}: {said}");
+            }
+        }
+    });
+    assert_eq!((fleet.tally(Tally::MessagesReceived), fleet.passed_on()), (0, None));
+}
+
+#[test]
+fn what_is_no_plain_event_is_passed_on_whole() {
+    let fleet = open_fleet();
+    let invalid = b"\x0a\x08\x0a\x01\xff\x12\x01u\x20\x01";
     on_runtime(async {
         let peer = H2Peer::connect(fleet.address).await;
         for (what, body) in [
-            ("two messages", [unary("a"), unary("b")].concat()),
-            ("none", Vec::new()),
-            ("half a message", unary("a")[..9].to_vec()),
             ("text that is no UTF-8", framed(0, invalid)),
-            ("a flag that there is not", framed(2, &unary("a")[5..])),
+            ("no event", framed(0, b"")),
+            ("compressed by nothing", framed(1, &unary("a")[5..])),
         ] {
             let _open = call(&peer, EVENT, &[], body).await;
             let mut passed = None;

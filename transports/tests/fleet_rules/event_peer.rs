@@ -48,10 +48,10 @@ pub(crate) fn many(ids: impl IntoIterator<Item = String>) -> Bytes {
 }
 
 /// What a stream wants, framed.
-pub(crate) fn config(batch_size: i32, flush_interval_ms: i32) -> Vec<u8> {
+pub(crate) fn config(batch_size: i32, flush_interval_ms: i64) -> Vec<u8> {
     let flush_interval = Some(prost_types::Duration {
-        seconds: i64::from(flush_interval_ms / 1000),
-        nanos: flush_interval_ms % 1000 * 1_000_000,
+        seconds: flush_interval_ms / 1000,
+        nanos: i32::try_from(flush_interval_ms % 1000).unwrap() * 1_000_000,
     });
     let config = Request::Config(StreamConfig { batch_size, flush_interval });
     framed(0, &StreamEventsRequest { request: Some(config) }.encode_to_vec())

@@ -215,6 +215,21 @@ fn a_stream_hears_how_it_is_once_when_its_interval_is_over_and_no_more_when_noth
 }
 
 #[test]
+fn times_that_never_come_do_no_harm() {
+    let fleet = TestFleet::open(1, PartitionKey::Arrival);
+    on_runtime(async {
+        let peer = H2Peer::connect(fleet.address).await;
+        let (mut stream, mut answers) = open(&peer, &[("grpc-timeout", "99999999H")]).await;
+        stream.send_data(config(i32::MAX, i64::from(u32::MAX) * 1000).into(), false).unwrap();
+        assert_eq!(answers.next().await, Some(Told::status(0, "configured")));
+        stream.send_data(many(ids("e", 2)), false).unwrap();
+        assert_eq!(answers.next().await, Some(Told::stored("e-0")));
+        stream.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(answers.rest().await.1.code, "0");
+    });
+}
+
+#[test]
 fn a_stream_without_events_ends_well() {
     let fleet = TestFleet::open(1, PartitionKey::Arrival);
     on_runtime(async {

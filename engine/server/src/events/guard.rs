@@ -46,7 +46,11 @@ pub async fn check(State(platform): State<Platform>, request: Request, next: Nex
     if !path.starts_with("/v1/") && !path.starts_with("/analytics.") {
         return next.run(request).await;
     }
-    let known = request.headers().get(REQUEST_ID).filter(|id| id.len() <= REQUEST_ID_BYTES_MAX).cloned();
+    let known = request
+        .headers()
+        .get(REQUEST_ID)
+        .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()))
+        .cloned();
     let id = known.or_else(|| HeaderValue::from_str(&format!("req-{}", uuid::Uuid::now_v7())).ok());
     let is_grpc = request
         .headers()

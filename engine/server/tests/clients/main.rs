@@ -11,6 +11,7 @@ mod client_libraries;
 mod delivery;
 mod docs;
 mod events;
+mod events_hot;
 mod grpc_clients;
 mod http1_clients;
 mod http1_malformed;
