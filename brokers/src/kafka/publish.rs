@@ -285,14 +285,15 @@ impl Publisher for KafkaPublisher {
         if !self.again.is_empty() || self.in_flight >= self.config.in_flight_max {
             return Err(Busy);
         }
-        let timestamp_ms = record.timestamp_seconds.saturating_mul(1000);
         self.shaped.clear();
         let shaped = self.config.shapes.as_ref().is_some_and(|shapes| shapes.write(record, &mut self.shaped));
         let trace = MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent");
-        let (topic, key, value, mut headers);
+        let (topic, key, value, time_seconds, mut headers);
         if shaped {
-            let Outgoing { topic: to, key: by, headers: fields, value: content } = &self.shaped;
+            let Outgoing { topic: to, key: by, headers: fields, value: content, time_seconds: time } =
+                &self.shaped;
             (topic, key, value) = (to.as_str(), by.as_slice(), content.as_slice());
+            time_seconds = *time;
             headers = OwnedHeaders::new_with_capacity(fields.len() + 1);
             for (name, value) in fields {
                 headers = headers.insert(Header { key: name, value: Some(value) });
@@ -301,6 +302,7 @@ impl Publisher for KafkaPublisher {
             self.value.clear();
             data_message::write(record, &mut self.value);
             (topic, value) = (self.config.topic.as_str(), self.value.as_slice());
+            time_seconds = None;
             key = self.config.partition.of(record.source, record.metadata).unwrap_or(record.id);
             headers = OwnedHeaders::new_with_capacity(4)
                 .insert(Header { key: "source", value: Some(record.source) })
@@ -310,11 +312,9 @@ impl Publisher for KafkaPublisher {
         if let Some((_, value)) = trace {
             headers = headers.insert(Header { key: "traceparent", value: Some(value) });
         }
-        let message = BaseRecord::with_opaque_to(topic, tag as usize)
-            .key(key)
-            .payload(value)
-            .timestamp(timestamp_ms)
-            .headers(headers);
+        let mut message =
+            BaseRecord::with_opaque_to(topic, tag as usize).key(key).payload(value).headers(headers);
+        message.timestamp = time_seconds.map(|seconds| seconds.saturating_mul(1000));
         match self.producer.send(message) {
             Ok(()) => {}
             Err((KafkaError::MessageProduction(code), _)) if is_permanent(code) => {

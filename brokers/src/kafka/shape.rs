@@ -32,6 +32,9 @@ pub struct Outgoing {
     pub headers: Vec<(&'static str, Vec<u8>)>,
     /// Its content.
     pub value: Vec<u8>,
+    /// The record's own time, in seconds of the Unix epoch; `None`: that of its sending. Kafka's retention goes by it, so an
+    /// event's own time, which may be long ago, does not belong here.
+    pub time_seconds: Option<i64>,
 }
 
 impl Outgoing {
@@ -41,6 +44,7 @@ impl Outgoing {
         self.key.clear();
         self.headers.clear();
         self.value.clear();
+        self.time_seconds = None;
     }
 
     /// Adds a header.

@@ -177,12 +177,18 @@ fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> R
         }
     }
     push_trace(arrived, &mut writer);
+    // Without a time of its own it has that of its acceptance, which may be long before it was sent to Kafka.
+    let accepted = || std::str::from_utf8(arrived.header("timestamp")?).ok()?.parse().ok();
     then(&Record {
         id: event.id.as_bytes(),
         source: event.source.as_bytes(),
         payload: whole.unwrap_or(arrived.value),
         metadata: &metadata,
-        timestamp_seconds: if event.timestamp == 0 { arrived.timestamp_seconds } else { event.timestamp },
+        timestamp_seconds: if event.timestamp == 0 {
+            accepted().unwrap_or(arrived.timestamp_seconds)
+        } else {
+            event.timestamp
+        },
         ..Record::default()
     });
     Ok(())
@@ -260,6 +266,7 @@ impl Shapes for EventShapes {
             Some(PRODUCER_SCHEMA) => {
                 out.topic.push_str(&self.producer);
                 out.value.extend_from_slice(record.payload);
+                out.time_seconds = Some(record.timestamp_seconds);
                 out.key.extend_from_slice(record.id);
                 out.header("event-type", pair(record, b"event-type").unwrap_or_default());
                 out.header("event-id", record.id);
@@ -368,6 +375,19 @@ mod tests {
         assert!(
             told(r#"{"user_id":"u","event_type":7}"#).0.unwrap().unwrap_err().contains("analytics.Event")
         );
+    }
+
+    #[test]
+    fn an_event_without_a_time_keeps_that_of_its_acceptance() {
+        let value = br#"{"id":"e","user_id":"u","event_type":"page_view","timestamp":0}"#;
+        let told = |headers: &[(&str, &[u8])]| {
+            let arrived = Arrived { key: b"u", value, headers, timestamp_seconds: 5 };
+            let mut time = None;
+            let _ = shapes().read(&arrived, &mut |record| time = Some(record.timestamp_seconds));
+            time
+        };
+        assert_eq!(told(&[("timestamp", b"3")]), Some(3));
+        assert_eq!((told(&[]), told(&[("timestamp", b"soon")])), (Some(5), Some(5)));
     }
 
     #[test]

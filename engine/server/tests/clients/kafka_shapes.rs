@@ -1,6 +1,10 @@
 //! Events in a real Kafka, as the older systems' consumers and producers have them.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{
+    collections::BTreeMap,
+    process::Command,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use ledger::process::{self, Process};
 use rdkafka::{
@@ -91,6 +95,7 @@ fn events_have_the_topics_keys_headers_and_values_of_the_older_systems() {
     }
     let folder = Scratch::new();
     let (_kafka, brokers) = kafka(&folder);
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
     let server = start(&brokers).run();
     posted(&server, "/events", &legacy("event_1", "u-1"));
     posted(&server, "/events/async", &legacy("event_2", "u-1"));
@@ -111,7 +116,8 @@ fn events_have_the_topics_keys_headers_and_values_of_the_older_systems() {
     let event = |id: &str| events.iter().find(|seen| seen.value["id"] == id).unwrap();
     let synchronous = event("event_1");
     assert_eq!((synchronous.key.as_str(), &synchronous.value), ("u-1", &legacy("event_1", "u-1")));
-    assert_eq!(synchronous.seconds, 1_640_995_200);
+    // Not 1_640_995_200: the topic keeps records for a week, and goes by their time.
+    assert!(synchronous.seconds >= began, "{} {began}", synchronous.seconds);
     for (name, value) in [
         ("timestamp", "1640995200"),
         ("producer_id", "analytics-producer"),
