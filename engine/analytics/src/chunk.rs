@@ -155,13 +155,18 @@ impl Chunk {
 
     /// Id, session, then keys and values in turns.
     pub(crate) fn texts(&self, at: usize) -> impl Iterator<Item = &str> {
+        self.bytes_of(at).map(|text| std::str::from_utf8(text).unwrap_or_default())
+    }
+
+    /// The same as bytes.
+    fn bytes_of(&self, at: usize) -> impl Iterator<Item = &[u8]> {
         let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
         let mut rest = &self.texts[start..self.ends[at] as usize];
         std::iter::from_fn(move || {
             let (length, behind) = rest.split_first_chunk::<2>()?;
             let (text, behind) = behind.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
             rest = behind;
-            Some(std::str::from_utf8(text).unwrap_or_default())
+            Some(text)
         })
     }
 
@@ -170,15 +175,16 @@ impl Chunk {
         self.texts(at).nth(1).unwrap_or_default()
     }
 
-    /// The value of a property.
-    pub(crate) fn property(&self, at: usize, key: &str) -> Option<&str> {
-        let mut texts = self.texts(at).skip(2);
-        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
-            if name == key {
-                return Some(value);
+    /// Whether a property has this value. Compared byte by byte: what was kept is text, and looking at it as text would cost
+    /// more than the comparison.
+    pub(crate) fn has(&self, at: usize, key: &str, value: &str) -> bool {
+        let mut texts = self.bytes_of(at).skip(2);
+        while let (Some(name), Some(known)) = (texts.next(), texts.next()) {
+            if name == key.as_bytes() {
+                return known == value.as_bytes();
             }
         }
-        None
+        false
     }
 
     /// Bytes that it takes.
@@ -201,7 +207,8 @@ mod tests {
         chunk.push(&Event { id: "b", ..Event::default() }, row);
         assert_eq!(chunk.texts(0).collect::<Vec<_>>(), ["a", "s", "k", "v", "x", ""]);
         assert_eq!(chunk.texts(1).collect::<Vec<_>>(), ["b", ""]);
-        assert_eq!((chunk.property(0, "x"), chunk.property(0, "y")), (Some(""), None));
+        assert!(chunk.has(0, "x", "") && chunk.has(0, "k", "v"));
+        assert!(!chunk.has(0, "y", "") && !chunk.has(0, "k", "w") && !chunk.has(1, "k", "v"));
         assert_eq!((chunk.session(0), chunk.amount(0)), ("s", None));
     }
 }

@@ -47,6 +47,6 @@ impl Resolved<'_> {
             && self.source.is_none_or(|source| source == Some(chunk.sources[at]))
             && (user.is_none() || self.user == Some(chunk.users[at]))
             && session.as_ref().is_none_or(|session| chunk.session(at) == session)
-            && properties.iter().all(|(key, value)| chunk.property(at, key) == Some(value))
+            && properties.iter().all(|(key, value)| chunk.has(at, key, value))
     }
 }

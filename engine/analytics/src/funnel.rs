@@ -15,6 +15,29 @@ pub struct Step {
     pub total_ms: u128,
 }
 
+/// When an event came, and which steps it meets.
+type Taking = (i64, u32);
+
+/// The takings, user by user, each user's in the order they came; and where each user's end. Users have small numbers, so
+/// this is three walks and no sort.
+fn by_user(taken: &[(u32, Taking)]) -> (Vec<Taking>, Vec<usize>) {
+    let users = taken.iter().map(|(user, _)| *user as usize + 1).max().unwrap_or(0);
+    // First how many, then where they begin, and when all are placed, where they end.
+    let mut places = vec![0; users];
+    taken.iter().for_each(|(user, _)| places[*user as usize] += 1);
+    let mut begin = 0;
+    for place in &mut places {
+        begin += std::mem::replace(place, begin);
+    }
+    let mut takings = vec![(0, 0); taken.len()];
+    for (user, taking) in taken {
+        let place = &mut places[*user as usize];
+        takings[*place] = *taking;
+        *place += 1;
+    }
+    (takings, places)
+}
+
 /// Counts a part's users by how far they came. `steps` are conditions; `common` must be met by every event.
 ///
 /// A user takes step *k* with an event that meets it and comes after an event with which it took step *k − 1*, at most
@@ -31,7 +54,7 @@ pub fn funnel(
     let steps = &steps[..steps.len().min(STEPS_MAX)];
     let resolved: Vec<_> = steps.iter().map(|step| step.resolve(view, None)).collect();
     let common_resolved = common.resolve(view, None);
-    let mut taken: Vec<(u32, i64, u64, u32)> = Vec::new();
+    let mut taken: Vec<(u32, Taking)> = Vec::new();
     for chunk in &view.chunks {
         if chunk.last_ms < from_ms || chunk.first_ms >= to_ms {
             continue;
@@ -46,17 +69,22 @@ pub fn funnel(
                 met |= u32::from(conditions.meets(chunk, at)) << step;
             }
             if met != 0 && (common.is_open() || common_resolved.meets(chunk, at)) {
-                taken.push((user, time, chunk.first_row + at as u64, met));
+                taken.push((user, (time, met)));
             }
         }
     }
-    taken.sort_unstable();
     let mut result = vec![Step::default(); steps.len()];
-    for events in taken.chunk_by(|one, other| one.0 == other.0) {
+    let (mut takings, ends) = by_user(&taken);
+    drop(taken);
+    let mut begin = 0;
+    for end in ends {
+        let events = &mut takings[std::mem::replace(&mut begin, end)..end];
+        // Stable: those of one millisecond stay in the order they came. Most come in the order of time anyway.
+        events.sort_by_key(|(time, _)| *time);
         // The latest time at which each step was taken: the later, the longer the next one may take.
         let mut latest: [Option<i64>; STEPS_MAX] = [None; STEPS_MAX];
         let mut came = 0;
-        for (_, time, _, met) in events {
+        for (time, met) in events.iter() {
             // Backwards, so that one event takes one step.
             for step in (0..=came.min(steps.len() - 1)).rev() {
                 if met & (1 << step) == 0 {
