@@ -187,6 +187,20 @@ impl Chunk {
         false
     }
 
+    /// The values of these properties, all in one walk.
+    pub(crate) fn values<'c>(&'c self, at: usize, keys: &[&str], values: &mut Vec<Option<&'c [u8]>>) {
+        values.clear();
+        values.resize(keys.len(), None);
+        let mut texts = self.bytes_of(at).skip(2);
+        while let (Some(name), Some(value)) = (texts.next(), texts.next()) {
+            if let Some(place) = keys.iter().position(|key| key.as_bytes() == name)
+                && values[place].is_none()
+            {
+                values[place] = Some(value);
+            }
+        }
+    }
+
     /// Bytes that it takes.
     pub(crate) fn bytes(&self) -> usize {
         const ROW: usize = 8 + 4 + 2 + 2 + 1 + 8 + 1 + 8 + 4;
@@ -208,6 +222,9 @@ mod tests {
         assert_eq!(chunk.texts(0).collect::<Vec<_>>(), ["a", "s", "k", "v", "x", ""]);
         assert_eq!(chunk.texts(1).collect::<Vec<_>>(), ["b", ""]);
         assert!(chunk.has(0, "x", "") && chunk.has(0, "k", "v"));
+        let mut values = Vec::new();
+        chunk.values(0, &["x", "y", "k"], &mut values);
+        assert_eq!(values, [Some(&b""[..]), None, Some(b"v")]);
         assert!(!chunk.has(0, "y", "") && !chunk.has(0, "k", "w") && !chunk.has(1, "k", "v"));
         assert_eq!((chunk.session(0), chunk.amount(0)), ("s", None));
     }

@@ -42,11 +42,16 @@ pub(crate) struct Resolved<'a> {
 impl Resolved<'_> {
     /// Cheapest conditions first.
     pub(crate) fn meets(&self, chunk: &Chunk, at: usize) -> bool {
-        let Filter { names, user, session, properties, .. } = self.filter;
+        self.meets_but_properties(chunk, at)
+            && self.filter.properties.iter().all(|(key, value)| chunk.has(at, key, value))
+    }
+
+    /// All conditions but those on properties.
+    pub(crate) fn meets_but_properties(&self, chunk: &Chunk, at: usize) -> bool {
+        let Filter { names, user, session, .. } = self.filter;
         (names.is_empty() || self.names.contains(&chunk.names[at]))
             && self.source.is_none_or(|source| source == Some(chunk.sources[at]))
             && (user.is_none() || self.user == Some(chunk.users[at]))
             && session.as_ref().is_none_or(|session| chunk.session(at) == session)
-            && properties.iter().all(|(key, value)| chunk.has(at, key, value))
     }
 }

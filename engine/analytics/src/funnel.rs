@@ -54,19 +54,34 @@ pub fn funnel(
     let steps = &steps[..steps.len().min(STEPS_MAX)];
     let resolved: Vec<_> = steps.iter().map(|step| step.resolve(view, None)).collect();
     let common_resolved = common.resolve(view, None);
+    // Steps mostly ask for the same few properties: these are looked up once for each event.
+    let mut keys: Vec<&str> = steps.iter().flat_map(|step| &step.properties).map(|(key, _)| &**key).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let place = |key: &str| keys.iter().position(|known| *known == key).unwrap_or_default();
+    let wanted: Vec<Vec<(usize, &[u8])>> = steps
+        .iter()
+        .map(|step| step.properties.iter().map(|(key, value)| (place(key), value.as_bytes())).collect())
+        .collect();
     let mut taken: Vec<(u32, Taking)> = Vec::new();
     for chunk in &view.chunks {
         if chunk.last_ms < from_ms || chunk.first_ms >= to_ms {
             continue;
         }
+        let mut values = Vec::with_capacity(keys.len());
         for at in 0..chunk.len() {
             let (time, user) = (chunk.timestamps_ms[at], chunk.users[at]);
             if time < from_ms || time >= to_ms || user == NOBODY {
                 continue;
             }
             let mut met = 0_u32;
-            for (step, conditions) in resolved.iter().enumerate() {
-                met |= u32::from(conditions.meets(chunk, at)) << step;
+            if !keys.is_empty() {
+                chunk.values(at, &keys, &mut values);
+            }
+            for (step, (conditions, wanted)) in resolved.iter().zip(&wanted).enumerate() {
+                let meets = conditions.meets_but_properties(chunk, at)
+                    && wanted.iter().all(|(place, value)| values[*place] == Some(value));
+                met |= u32::from(meets) << step;
             }
             if met != 0 && (common.is_open() || common_resolved.meets(chunk, at)) {
                 taken.push((user, (time, met)));
