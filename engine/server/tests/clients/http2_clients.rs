@@ -161,10 +161,18 @@ fn many_streams_over_one_connection_are_all_answered() {
         for number in 0..STREAMS {
             let mut peer = peer.clone();
             tasks.spawn(async move {
-                if number % 10 == 0 {
-                    peer.ask(Method::GET, "/health", &[], b"").await.unwrap().status
-                } else {
-                    peer.post("/ingest", &body_with(number)).await.unwrap().status
+                loop {
+                    let answer = if number % 10 == 0 {
+                        peer.ask(Method::GET, "/health", &[], b"").await
+                    } else {
+                        peer.post("/ingest", &body_with(number)).await
+                    };
+                    match answer {
+                        // On a busy machine h2 0.4.20 opens some more streams than our SETTINGS allow. What was refused
+                        // was not looked at (RFC 9113 §8.7): the count below would tell.
+                        Err(error) if error.reason() == Some(Reason::REFUSED_STREAM) => {}
+                        answer => return answer.unwrap().status,
+                    }
                 }
             });
         }
