@@ -161,20 +161,12 @@ fn many_streams_over_one_connection_are_all_answered() {
         for number in 0..STREAMS {
             let mut peer = peer.clone();
             tasks.spawn(async move {
-                for _ in 0..100 {
-                    let answer = if number % 10 == 0 {
-                        peer.ask(Method::GET, "/health", &[], b"").await
-                    } else {
-                        peer.post("/ingest", &body_with(number)).await
-                    };
-                    match answer {
-                        // Seen on a busy machine: a refusal, though no stream was left unfinished here. Whether h2 0.4.20 opens
-                        // too many or we count too many isn't known. A refused stream was not worked on (RFC 9113 §8.7).
-                        Err(error) if error.reason() == Some(Reason::REFUSED_STREAM) => {}
-                        answer => return answer.unwrap().status,
-                    }
-                }
-                panic!("message {number} was refused 100 times")
+                let answer = if number % 10 == 0 {
+                    peer.ask(Method::GET, "/health", &[], b"").await
+                } else {
+                    peer.post("/ingest", &body_with(number)).await
+                };
+                answer.unwrap().status
             });
         }
         while let Some(status) = tasks.join_next().await {

@@ -87,6 +87,9 @@ impl H2Peer {
         let socket = TcpStream::connect(address).await.unwrap();
         socket.set_nodelay(true).unwrap();
         let (requests, connection) = h2::client::Builder::new()
+            // Until the server's SETTINGS are there, RFC 9113 §6.5.2 sets no limit and this crate takes that
+            // literally; what it opens beyond the server's limit is refused (§5.1.2).
+            .initial_max_send_streams(100)
             .initial_window_size(1 << 20)
             .initial_connection_window_size(8 << 20)
             .handshake(socket)
