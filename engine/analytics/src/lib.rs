@@ -16,6 +16,7 @@ mod chunk;
 mod event;
 mod filter;
 mod funnel;
+mod lendable;
 mod names;
 mod part;
 mod quantiles;

@@ -7,6 +7,7 @@ use crate::{
     buckets::{Bucket, Buckets, Numbers},
     chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
     event::Event,
+    lendable::Lendable,
     names::Names,
     quantiles::Quantiles,
     snapshot::Snapshot,
@@ -47,7 +48,7 @@ pub struct Part {
     /// Full chunks, oldest first.
     full: VecDeque<Arc<Chunk>>,
     full_bytes: usize,
-    open: Arc<Chunk>,
+    open: Lendable<Chunk>,
     next_row: u64,
     /// Reused from event to event.
     changes: Vec<(i64, i64)>,
@@ -66,7 +67,7 @@ impl Part {
             buckets: Buckets::new(bounds.quantile_bins),
             full: VecDeque::new(),
             full_bytes: 0,
-            open: Arc::new(Chunk::new(0)),
+            open: Lendable::Own(Chunk::new(0)),
             next_row: 0,
             changes: Vec::new(),
             values: Vec::new(),
@@ -100,11 +101,11 @@ impl Part {
             self.buckets.change_sessions(at, by);
         }
         let row = Row { user, name: numbers.name, source: numbers.source, previous };
-        Arc::make_mut(&mut self.open).push(event, row);
+        let open = self.open.get_mut();
+        open.push(event, row);
         self.next_row += 1;
-        if self.open.is_full() {
-            let full = Arc::new(Chunk::new(0));
-            let full = std::mem::replace(&mut self.open, full);
+        if open.is_full() {
+            let full = Arc::new(std::mem::take(open));
             // Memory that was just given up is better than memory the kernel has to clear first.
             let mut spare = None;
             self.full_bytes += full.bytes();
@@ -116,7 +117,7 @@ impl Part {
                 // Unless a query looks at it.
                 spare = Arc::into_inner(oldest);
             }
-            self.open = Arc::new(full.next(spare));
+            self.open = Lendable::Own(full.next(spare));
             self.full.push_back(full);
         }
     }
@@ -126,7 +127,7 @@ impl Part {
     pub fn snapshot(&mut self) -> Snapshot {
         self.buckets.close();
         let (keys, pages) = self.users.shared();
-        let chunks = self.full.iter().chain([&self.open]).cloned().collect();
+        let chunks = self.full.iter().cloned().chain([self.open.lend()]).collect();
         let names = [&self.names, &self.sources, &self.metrics].map(Names::shared);
         let Buckets { minutes, hours, days, .. } = self.buckets.clone();
         Snapshot { keys, names, pages, buckets: [minutes, hours, days], chunks }
@@ -148,7 +149,7 @@ impl Part {
             return Err("quantiles that no values make");
         }
         let mut full = VecDeque::from(chunks);
-        let open = full.pop_back().unwrap_or_else(|| Arc::new(Chunk::new(0)));
+        let open = full.pop_back().map_or_else(|| Lendable::Own(Chunk::new(0)), Lendable::Lent);
         let [names, sources, metrics] = names.map(|names| Names::restored(names, bounds.names));
         Ok(Self {
             names,
@@ -175,9 +176,9 @@ impl Part {
     }
 
     /// What there is now.
-    pub fn view(&self) -> View {
+    pub fn view(&mut self) -> View {
         let mut chunks: Vec<Arc<Chunk>> = self.full.iter().cloned().collect();
-        chunks.push(Arc::clone(&self.open));
+        chunks.push(self.open.lend());
         View { chunks, names: self.names.clone(), sources: self.sources.clone(), users: self.users.len() }
     }
 
@@ -202,7 +203,7 @@ impl Part {
     }
 
     /// A user's profile, and the latest `events_max` of its events as places in the view.
-    pub fn user(&self, id: &str, events_max: usize) -> Option<(Profile, Vec<Found>)> {
+    pub fn user(&mut self, id: &str, events_max: usize) -> Option<(Profile, Vec<Found>)> {
         let profile = self.users.get(self.users.find(id, self.users.hash(id))?).clone();
         let mut found = Vec::new();
         let mut row = profile.last_row;
@@ -220,12 +221,13 @@ impl Part {
         self.users.find(id, self.users.hash(id))
     }
 
-    fn place(&self, row: u64) -> Option<(Arc<Chunk>, usize)> {
+    fn place(&mut self, row: u64) -> Option<(Arc<Chunk>, usize)> {
         if row >= self.next_row {
             return None;
         }
-        if row >= self.open.first_row {
-            return Some((Arc::clone(&self.open), (row - self.open.first_row) as usize));
+        let first_open = self.open.get().first_row;
+        if row >= first_open {
+            return Some((self.open.lend(), (row - first_open) as usize));
         }
         let behind = self.full.partition_point(|chunk| chunk.first_row <= row);
         let chunk = self.full.get(behind.checked_sub(1)?)?;
@@ -234,7 +236,7 @@ impl Part {
 
     /// Bytes of the events that are kept; profiles and buckets come on top.
     pub fn event_bytes(&self) -> usize {
-        self.full.iter().chain([&self.open]).map(|chunk| chunk.bytes()).sum()
+        self.full.iter().map(|chunk| chunk.bytes()).sum::<usize>() + self.open.get().bytes()
     }
 
     /// Users with a profile.
@@ -315,12 +317,14 @@ mod tests {
 
     #[test]
     fn the_oldest_events_go_by_number_and_by_bytes_and_are_still_counted() {
-        let kept = |part: &Part| part.view().chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
-        let by_number = fill(Bounds { events: 2 * CHUNK_EVENTS, ..Bounds::default() }, 5 * CHUNK_EVENTS, "");
-        assert_eq!(kept(&by_number), 2 * CHUNK_EVENTS);
-        let by_bytes = fill(Bounds { event_bytes: 4 << 20, ..Bounds::default() }, 10_000, &"x".repeat(2000));
-        assert!(kept(&by_bytes) < 4000 && by_bytes.event_bytes() < 8 << 20, "{}", by_bytes.event_bytes());
-        for (part, events) in [(by_number, 5 * CHUNK_EVENTS), (by_bytes, 10_000)] {
+        let kept = |part: &mut Part| part.view().chunks.iter().map(|chunk| chunk.len()).sum::<usize>();
+        let mut by_number =
+            fill(Bounds { events: 2 * CHUNK_EVENTS, ..Bounds::default() }, 5 * CHUNK_EVENTS, "");
+        assert_eq!(kept(&mut by_number), 2 * CHUNK_EVENTS);
+        let mut by_bytes =
+            fill(Bounds { event_bytes: 4 << 20, ..Bounds::default() }, 10_000, &"x".repeat(2000));
+        assert!(kept(&mut by_bytes) < 4000 && by_bytes.event_bytes() < 8 << 20, "{}", by_bytes.event_bytes());
+        for (mut part, events) in [(by_number, 5 * CHUNK_EVENTS), (by_bytes, 10_000)] {
             let counted: u64 = part.cover(0, 1).iter().map(|bucket| bucket.events).sum();
             assert_eq!(counted as usize, events);
             // A user's list ends where the events end.

@@ -14,6 +14,7 @@ use crate::{
     buckets::{DAY_MS, MINUTE_MS},
     chunk::{NO_ROW, NOBODY},
     event::Event,
+    lendable::Lendable,
     sessions::{SESSIONS_MAX, Sessions},
 };
 
@@ -131,7 +132,7 @@ pub(crate) type Page = Arc<Vec<Profile>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Users {
     numbers: HashTable<u32>,
-    pages: Vec<Page>,
+    pages: Vec<Lendable<Vec<Profile>>>,
     /// Random, so that clients cannot choose names that collide; kept in snapshots, as sketches are made of the hashes.
     keys: (u64, u64),
     hasher: SipHasher13,
@@ -159,6 +160,7 @@ impl Users {
         if !pages.iter().flat_map(|page| page.iter()).all(Profile::is_sound) {
             return Err("a profile that no events make");
         }
+        let pages = pages.into_iter().map(Lendable::Lent).collect();
         let mut users = Self { pages, ..Self::with_keys(keys, max) };
         let (pages, hasher) = (&users.pages, &users.hasher);
         let hash_of = |number: &u32| hasher.hash(profile(pages, *number).id.as_bytes());
@@ -176,8 +178,8 @@ impl Users {
     }
 
     /// What a snapshot keeps of them.
-    pub(crate) fn shared(&self) -> ((u64, u64), Vec<Page>) {
-        (self.keys, self.pages.clone())
+    pub(crate) fn shared(&mut self) -> ((u64, u64), Vec<Page>) {
+        (self.keys, self.pages.iter_mut().map(Lendable::lend).collect())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -199,10 +201,10 @@ impl Users {
             return NOBODY;
         }
         if number / PAGE == self.pages.len() {
-            self.pages.push(Arc::new(Vec::with_capacity(PAGE)));
+            self.pages.push(Lendable::Own(Vec::with_capacity(PAGE)));
         }
         if let Some(page) = self.pages.last_mut() {
-            Arc::make_mut(page).push(Profile::new(user));
+            page.get_mut().push(Profile::new(user));
         }
         let (pages, hasher) = (&self.pages, &self.hasher);
         self.numbers
@@ -220,10 +222,10 @@ impl Users {
     }
 
     pub(crate) fn get_mut(&mut self, number: u32) -> &mut Profile {
-        &mut Arc::make_mut(&mut self.pages[number as usize / PAGE])[number as usize % PAGE]
+        &mut self.pages[number as usize / PAGE].get_mut()[number as usize % PAGE]
     }
 }
 
-fn profile(pages: &[Page], number: u32) -> &Profile {
-    &pages[number as usize / PAGE][number as usize % PAGE]
+fn profile(pages: &[Lendable<Vec<Profile>>], number: u32) -> &Profile {
+    &pages[number as usize / PAGE].get()[number as usize % PAGE]
 }

@@ -1,7 +1,10 @@
 //! A made-up day of a million events, on two cores and in SQLite: the same answers.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
+};
 
 use engine_analytics::{Bounds, Bucket, DAY_MS, Event, Filter, HOUR_MS, Kind, MINUTE_MS, Part, funnel, scan};
 use load::day::Day;
@@ -12,9 +15,8 @@ const USERS: u32 = 40_000;
 const START_MS: i64 = 1_780_000_000_000 / DAY_MS * DAY_MS;
 
 /// The parts of two cores.
-fn parts() -> &'static [Part] {
-    static PARTS: OnceLock<Vec<Part>> = OnceLock::new();
-    PARTS.get_or_init(|| {
+fn parts() -> MutexGuard<'static, Vec<Part>> {
+    static PARTS: LazyLock<Mutex<Vec<Part>>> = LazyLock::new(|| {
         let mut parts = vec![Part::new(Bounds::default()), Part::new(Bounds::default())];
         for event in Day::new(1, EVENTS, USERS, START_MS) {
             let core = event.user.bytes().map(usize::from).sum::<usize>() % 2;
@@ -33,8 +35,9 @@ fn parts() -> &'static [Part] {
                 properties: &event.properties,
             });
         }
-        parts
-    })
+        Mutex::new(parts)
+    });
+    PARTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The same day as a table.
@@ -74,7 +77,7 @@ fn table() -> Connection {
 fn sum(from_ms: i64, to_ms: i64) -> (Bucket, BTreeMap<String, u64>) {
     let (mut total, mut by_name) = (Bucket::default(), BTreeMap::new());
     let mut users = 0;
-    for part in parts() {
+    for part in parts().iter() {
         let mut own = Bucket::default();
         part.cover(from_ms, to_ms).iter().for_each(|bucket| own.merge(bucket));
         users += own.unique_users();
@@ -162,7 +165,7 @@ fn counting_with_conditions_equals_sql() {
         ..Filter::default()
     };
     let mut found: BTreeMap<i64, (u64, usize, i128)> = BTreeMap::new();
-    for part in parts() {
+    for part in parts().iter_mut() {
         let by_hour = scan(&part.view(), &filter, None, START_MS, START_MS + DAY_MS, |ms| ms / HOUR_MS);
         for (hour, counted) in by_hour {
             let sum = found.entry(hour).or_default();
@@ -188,7 +191,7 @@ fn counting_with_conditions_equals_sql() {
 fn a_users_profile_equals_sql() {
     let sql = table();
     for user in ["user-0", "user-1", "user-777", "user-39990"] {
-        let known = parts().iter().find_map(|part| part.user(user, 50));
+        let known = parts().iter_mut().find_map(|part| part.user(user, 50));
         let row = sql.query_row(
             "SELECT count(*), min(ms), max(ms), count(micros), coalesce(sum(micros), 0), count(DISTINCT ms / 86400000)
              FROM e WHERE user = ?",
@@ -234,7 +237,7 @@ fn a_funnel_equals_sql() {
         };
         let (from_ms, to_ms) = (START_MS, START_MS + DAY_MS);
         let mut users = [0_u64; 4];
-        for part in parts() {
+        for part in parts().iter_mut() {
             let counted = funnel(&part.view(), &filters, &common, from_ms, to_ms, timeout_ms);
             counted.iter().zip(&mut users).for_each(|(step, users)| *users += step.users);
         }

@@ -113,17 +113,29 @@ impl<'a> EventProto<'a> {
 }
 
 /// The length-delimited values of one field of a message that was walked before.
-fn delimited(bytes: &[u8], wanted: u32) -> impl Iterator<Item = &[u8]> {
-    let mut wire = Wire { bytes, at: 0 };
-    std::iter::from_fn(move || {
-        while !wire.is_done() {
-            match wire.next().ok()? {
-                (number, Value::Delimited(value)) if number == wanted => return Some(value.bytes),
+struct Delimited<'a> {
+    wire: Wire<'a>,
+    wanted: u32,
+}
+
+fn delimited(bytes: &[u8], wanted: u32) -> Delimited<'_> {
+    Delimited { wire: Wire { bytes, at: 0 }, wanted }
+}
+
+impl<'a> Iterator for Delimited<'a> {
+    type Item = &'a [u8];
+
+    // Inlined by force, for the reason that `wire` gives.
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.wire.is_done() {
+            match self.wire.next().ok()? {
+                (number, Value::Delimited(value)) if number == self.wanted => return Some(value.bytes),
                 _ => {}
             }
         }
         None
-    })
+    }
 }
 
 /// Reads an event; `None`: it is not plain. `now_ms` is Unix time, for what lies too far ahead.

@@ -202,7 +202,7 @@ impl Platform {
         let mut totals: BTreeMap<i64, Total> = BTreeMap::new();
         for part in self.parts.iter() {
             let (view, user) = {
-                let part = part.lock();
+                let mut part = part.lock();
                 (part.view(), filter.user.as_deref().and_then(|user| part.find_user(user)))
             };
             if filter.user.is_some() && user.is_none() {
@@ -433,7 +433,7 @@ impl AnalyticsService for Platform {
         let range = Range::read(request.time_range.as_ref())?;
         let within = |ms: i64| range.is_none_or(|range| (range.from_ms..range.to_ms).contains(&ms));
         for part in self.parts.iter() {
-            let part = part.lock();
+            let mut part = part.lock();
             let Some((profile, events)) = part.user(&request.user_id, EVENTS_MAX) else { continue };
             let mut answer = GetUserAnalyticsResponse::default();
             let known = profile.sessions.list();

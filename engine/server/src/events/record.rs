@@ -12,6 +12,7 @@ use engine_core::{
 };
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use prost::Message;
+use smallvec::SmallVec;
 use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, TransactionStatus, TransactionType};
 use transports::{
     events::{EVENT_SCHEMA, SCHEMA_KEY},
@@ -132,22 +133,11 @@ const FEW: usize = 8;
 /// Adds an event. `None`: a text of it is none.
 fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<()> {
     let text = |bytes| str::from_utf8(bytes).ok();
-    let (mut few, mut many, mut count) = ([("", ""); FEW], Vec::new(), 0);
+    let mut properties = SmallVec::<[(&str, &str); FEW]>::new();
     for (key, value) in event.properties() {
-        let pair = (text(key)?, text(value)?);
-        match few.get_mut(count) {
-            Some(place) if many.is_empty() => *place = pair,
-            _ => {
-                if many.is_empty() {
-                    many.extend_from_slice(&few);
-                }
-                many.push(pair);
-            }
-        }
-        count += 1;
+        properties.push((text(key)?, text(value)?));
     }
-    let properties = if many.is_empty() { &few[..count] } else { &many };
-    let mut metrics = Vec::new();
+    let mut metrics = SmallVec::<[(&str, f64); FEW]>::new();
     if let About::Custom(named) = event.about {
         for (name, value) in named.iter() {
             metrics.push((text(name)?, value));
@@ -170,7 +160,7 @@ fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<(
         amount_micros: amount(event.about),
         is_error: matches!(event.about, About::System { kind } if kind == SystemEventType::Error as u64),
         metrics: &metrics,
-        properties,
+        properties: &properties,
     });
     Some(())
 }
