@@ -15,7 +15,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     rc::Rc,
-    task::Poll,
+    task::{Context, Poll},
 };
 
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
     session_h1::Http1,
     session_h2::Http2,
     socket::Socket,
+    turns::Turn,
 };
 
 /// RFC 9113 §3.4.
@@ -90,6 +91,7 @@ struct Connection {
     arrived: bool,
     /// The client has said its last.
     ended: bool,
+    turn: Turn,
 }
 
 /// Serves a connection to its end.
@@ -108,6 +110,7 @@ pub(crate) async fn serve(core: Rc<Core>, socket: Socket, origin: Origin) {
         closing: false,
         arrived: false,
         ended: false,
+        turn: Turn::default(),
     };
     if let Err(error) = connection.run().await {
         tracing::debug!(peer = %origin.peer, %error, "connection ended");
@@ -124,8 +127,14 @@ impl Connection {
     async fn run(&mut self) -> io::Result<()> {
         loop {
             match self.turn()? {
-                Next::Again => yield_once().await,
-                Next::Wait { read, write } => self.wait(read, write).await?,
+                Next::Again => self.core.turns.give_way(&self.turn).await,
+                Next::Wait { read, write } => {
+                    // Whoever has the next thing to do at once, such as a stream whose messages the worker just
+                    // finished, would never let go of the core while its client keeps up.
+                    if !self.wait(read, write).await? {
+                        self.core.turns.give_way(&self.turn).await;
+                    }
+                }
                 Next::Close => {
                     self.core.room.leave(&self.hook);
                     self.socket.shutdown_write();
@@ -155,8 +164,8 @@ impl Connection {
         }
     }
 
-    /// Waits for whatever comes first.
-    async fn wait(&mut self, read: bool, write: bool) -> io::Result<()> {
+    /// Waits for whatever comes first; false when that was there already.
+    async fn wait(&mut self, read: bool, write: bool) -> io::Result<bool> {
         let Self { core, hook, socket, protocol, .. } = self;
         let deadline = match protocol {
             Protocol::Http2(http2) => http2.next_deadline_ms(),
@@ -180,7 +189,8 @@ impl Connection {
                 std::future::pending().await
             }
         });
-        poll_fn(|context| {
+        let mut waited = false;
+        let mut come = |context: &mut Context<'_>| {
             hook.register(context);
             if hook.expired.get().is_some() || hook.nudged.get() || protocol.wants_drain(hook) {
                 return Poll::Ready(Ok(()));
@@ -193,6 +203,11 @@ impl Connection {
                 return Poll::Ready(Ok(()));
             }
             ready.as_mut().poll(context)
+        };
+        poll_fn(|context| {
+            let polled = come(context).map_ok(|()| waited);
+            waited = true;
+            polled
         })
         .await
     }
@@ -393,17 +408,4 @@ impl Protocol {
             Protocol::Http2(http2) => http2.poll_answers(context),
         }
     }
-}
-
-/// Lets every other ready task of the core run first.
-pub(crate) async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -31,6 +31,7 @@ use crate::{
     room::RoomLine,
     session_h2,
     terms::{AckPolicy, Terms},
+    turns::Turns,
     waiting::Caller,
 };
 
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) hooks: RefCell<Vec<Rc<Hook>>>,
     /// Connections with streams that wait for room in the queue.
     pub(crate) room: RoomLine,
+    /// Tasks that let the others run first.
+    pub(crate) turns: Turns,
     /// The one read buffer of the core; taken and put back within a turn.
     pub(crate) input: RefCell<Vec<u8>>,
     /// The one output buffer of the core.
@@ -137,6 +140,7 @@ impl Core {
             draining: Cell::new(false),
             hooks: RefCell::default(),
             room: RoomLine::default(),
+            turns: Turns::default(),
             input: RefCell::new(vec![0; input_bytes]),
             output: RefCell::default(),
             metadata: RefCell::default(),

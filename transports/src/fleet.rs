@@ -27,7 +27,6 @@ use tokio::sync::watch;
 use crate::{
     accept,
     cold::ColdSender,
-    connection::yield_once,
     core::{Core, Health, Shared},
     counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
@@ -38,6 +37,7 @@ use crate::{
     limits::Limits,
     listener::Role,
     terms::AckPolicy,
+    turns::Turn,
 };
 
 /// Makes the sinks of all cores, in order, given their doorbells.
@@ -299,6 +299,10 @@ impl Seat {
                 *accepting.borrow_mut() -= 1;
             });
         }
+        monoio::spawn({
+            let core = Rc::clone(&core);
+            async move { core.turns.usher().await }
+        });
         let worker = monoio::spawn(work(Rc::clone(&core)));
         let sweeper = monoio::spawn(sweep(Rc::clone(&core)));
         let desk = inbox.map(|inbox| monoio::spawn(inject::serve(Rc::clone(&core), inbox)));
@@ -352,12 +356,13 @@ async fn agree(count: &AtomicUsize, cores: usize) {
 /// The worker as a task: runs when another core, or a sink's thread, rings this core's doorbell. What this core's own
 /// connections bring is worked on right behind their answers.
 async fn work(core: Rc<Core>) {
+    let turn = Turn::default();
     loop {
         poll_fn(|context| core.lane.borrow_mut().shard().poll_work(context.waker())).await;
         core.clock.tick();
         core.work();
         // Connections have their turn between two batches.
-        yield_once().await;
+        core.turns.give_way(&turn).await;
     }
 }
 
