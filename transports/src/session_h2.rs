@@ -181,6 +181,9 @@ impl Http2 {
                 self.last_sent = true;
                 connection.go_away(out);
             }
+            if self.last_sent {
+                connection.for_each_stream(out, |id, stream, replies| service.advance(id, stream, replies));
+            }
         }
         if connection.settle(service, out).is_err() || connection.is_drained() {
             return self.end();

@@ -80,6 +80,8 @@ pub(crate) struct EventStream {
     finished: bool,
     /// What ends it with an error, once the events before it are answered.
     failure: Option<Failure>,
+    /// Bytes of the core's room for messages in pieces.
+    pub(super) counted: usize,
 }
 
 impl EventStream {
@@ -102,6 +104,7 @@ impl EventStream {
             ended,
             finished: false,
             failure: None,
+            counted: 0,
         }
     }
 
@@ -186,6 +189,12 @@ impl EventStream {
         self.fail(status.into());
     }
 
+    /// Whether nothing is under way: all that came was taken and answered.
+    fn is_at_rest(&self) -> bool {
+        let whole = self.deframer.finish().is_ok() && !self.deframer.is_holding();
+        whole && self.turns.is_empty() && self.rest.is_empty() && !self.is_blocked() && self.failure.is_none()
+    }
+
     /// Whether the client does not take its answers.
     fn is_blocked(&self) -> bool {
         !self.unsent.is_empty()
@@ -261,7 +270,11 @@ impl Service {
             return Some(self.fail_begun(id, stream, failure, replies));
         }
         if !stream.finished {
-            return None;
+            // Such streams stay open for days. The client hears so between two events, and goes on elsewhere.
+            let leaves = self.hook.drain.get() && self.hook.grace_is_over() && stream.is_at_rest();
+            let status =
+                || Status::new(Code::Unavailable, "this server shuts down; all that came is answered");
+            return leaves.then(|| self.fail_begun(id, stream, status(), replies));
         }
         self.note(stream.call.endpoint(), 0);
         replies.trailers(id, &self.core.grpc.ok);
@@ -370,10 +383,12 @@ impl Service {
             Take::Next
         });
         self.had_its_turn(id, stream.wants_room, stream.count > before);
-        let mut failure = match (failure, used) {
-            (None, Ok(used)) => return used,
-            (Some(failure), _) => failure,
-            (None, Err(error)) => Failure::from(error),
+        let counted = self.count_split(&stream.deframer, &mut stream.counted);
+        let mut failure = match (failure, used, counted) {
+            (None, Ok(used), Ok(())) => return used,
+            (Some(failure), ..) => failure,
+            (None, Err(error), _) => Failure::from(error),
+            (None, Ok(_), Err(refusal)) => Failure::from(refusal),
         };
         let text = &failure.status.message;
         failure.status.message = format!("message {}: {text}", stream.count).into();

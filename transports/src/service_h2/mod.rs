@@ -459,9 +459,7 @@ impl Service {
             Box::new(Collected { deframer, message: None, counted: 0 })
         });
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
-            let refusal =
-                Refusal::new(503, Code::ResourceExhausted, "too many large messages are arriving at once");
-            return Some(self.fail(id, call.endpoint, refusal, replies));
+            return Some(self.fail(id, call.endpoint, too_much_collected(), replies));
         }
         collected.counted += data.len();
         let Collected { deframer, message, .. } = &mut **collected;
@@ -492,6 +490,18 @@ impl Service {
         Some(self.fail(id, call.endpoint, status, replies))
     }
 
+    /// Counts what a stream of messages holds of one that came in part. `Err`: the core holds too much of such.
+    fn count_split(&self, deframer: &Deframer, counted: &mut usize) -> Result<(), Refusal> {
+        let held = deframer.buffered_bytes();
+        if held <= *counted {
+            self.core.release(*counted - held);
+        } else if !self.core.reserve(held - *counted, COLLECTED_BYTES_MAX) {
+            return Err(too_much_collected());
+        }
+        *counted = held;
+        Ok(())
+    }
+
     /// Takes a stream's share out of the sums.
     fn forget(&mut self, id: StreamId, stream: &Stream) {
         match stream {
@@ -504,7 +514,14 @@ impl Service {
                 self.collecting -= 1;
                 self.core.release(collected.as_ref().map_or(0, |collected| collected.counted));
             }
-            Stream::Streaming(_) | Stream::Events(_) => self.leave_line(id),
+            Stream::Streaming(streaming) => {
+                self.leave_line(id);
+                self.core.release(streaming.counted);
+            }
+            Stream::Events(events) => {
+                self.leave_line(id);
+                self.core.release(events.counted);
+            }
             Stream::Cold(_) => self.cold_streams -= 1,
             Stream::Answered
             | Stream::Sending { .. }
@@ -569,6 +586,10 @@ impl Service {
             self.forget(id, &before);
         }
     }
+}
+
+fn too_much_collected() -> Refusal {
+    Refusal::new(503, Code::ResourceExhausted, "too many large messages are arriving at once")
 }
 
 /// A head that is turned down. A client that waits for `100 Continue` sends no body before it has an answer.
@@ -660,6 +681,7 @@ impl Application for Service {
                     withheld: 0,
                     stalled: false,
                     ended: end_stream,
+                    counted: 0,
                 };
                 if end_stream {
                     return self.finish(id, &streaming, replies);

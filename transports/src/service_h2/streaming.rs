@@ -24,6 +24,8 @@ pub(crate) struct Streaming {
     pub(super) withheld: usize,
     pub(super) stalled: bool,
     pub(super) ended: bool,
+    /// Bytes of the core's room for messages in pieces.
+    pub(super) counted: usize,
 }
 
 impl Streaming {
@@ -83,10 +85,12 @@ impl Service {
         });
         self.had_its_turn(id, streaming.stalled, streaming.accepted > before);
         let accepted = streaming.accepted;
-        let mut failure = match (failure, used) {
-            (None, Ok(used)) => return Ok(used),
-            (Some(failure), _) => failure,
-            (None, Err(error)) => Failure::from(error),
+        let counted = self.count_split(&streaming.deframer, &mut streaming.counted);
+        let mut failure = match (failure, used, counted) {
+            (None, Ok(used), Ok(())) => return Ok(used),
+            (Some(failure), ..) => failure,
+            (None, Err(error), _) => Failure::from(error),
+            (None, Ok(_), Err(refusal)) => Failure::from(refusal),
         };
         failure.status.message =
             format!("message {accepted}: {} ({accepted} before it were accepted)", failure.status.message)
@@ -157,16 +161,14 @@ impl Service {
                 (!streaming.stalled && streaming.is_complete()).then(|| self.finish(id, streaming, replies))
             }
         };
-        if after.is_some() {
-            self.leave_line(id);
-        }
         // What waits keeps its window; all else is given back.
         let keep = streaming.rest.len();
         let back = streaming.withheld.saturating_sub(keep);
         streaming.withheld = keep;
         replies.credit(id, back);
         if let Some(after) = after {
-            *stream = after;
+            let before = std::mem::replace(stream, after);
+            self.forget(id, &before);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    task::Poll,
     time::Duration,
 };
 
@@ -20,10 +21,14 @@ use crate::{
         EVENT, EVENTS, GRPC, STREAM, Told, batch, config, many, open, send_and_end, streamed, told,
         told_with, unary,
     },
-    harness::{H2Answer, H2Peer, TestFleet, eventually, eventually_meanwhile, framed, on_runtime, read},
+    harness::{
+        H2Answer, H2Peer, TestFleet, eventually, eventually_meanwhile, framed, on_runtime, patiently, read,
+        send,
+    },
 };
 
 const LONG: Duration = Duration::from_secs(20);
+const INGEST_STREAM: &str = "/diplom.v1.IngestService/IngestStream";
 const GZIP: (&str, &str) = ("grpc-encoding", "gzip");
 
 fn ids(name: &str, count: usize) -> Vec<String> {
@@ -416,4 +421,42 @@ fn a_reset_batch_holds_its_place_until_the_last_of_its_events_is_done() {
 #[test]
 fn a_reset_stream_holds_its_place_until_the_last_of_its_events_is_done() {
     a_place_is_held_until_the_last_is_done(STREAM, |number| many(ids(&format!("s{number}"), 3)).to_vec(), 3);
+}
+
+#[test]
+fn messages_that_come_in_part_have_a_bound_over_all_streams() {
+    const MESSAGE: usize = 10 << 20;
+    let fleet = open_fleet();
+    on_runtime(async {
+        let (mut refused, mut held) = (0, Vec::new());
+        for path in [STREAM, INGEST_STREAM] {
+            for _ in 0..20 {
+                let mut peer = H2Peer::connect(fleet.address).await;
+                let (answer, stream) = peer.open_with(path, GRPC, &[]).await;
+                let mut part = framed(0, &vec![0; MESSAGE]);
+                part.truncate(MESSAGE);
+                let mut stream = patiently(send(stream, part.into(), false)).await.unwrap();
+                // Whatever was said of the stream has come by then.
+                peer.round_trip().await;
+                let reset = std::future::poll_fn(|context| Poll::Ready(stream.poll_reset(context))).await;
+                if reset.is_ready() {
+                    let answer = read(answer).await.unwrap();
+                    assert_eq!(answer.field("grpc-status"), Some("8"), "{answer:?}");
+                    refused += 1;
+                } else {
+                    held.push((peer, answer, stream));
+                }
+            }
+        }
+        // A buffer may have grown to twice what is in it.
+        let bytes = held.len() * MESSAGE;
+        assert!(
+            refused > 0 && bytes <= 256 << 20 && bytes >= 128 << 20,
+            "{refused} refused, {bytes} bytes held"
+        );
+        // What they held is free again.
+        drop(held);
+        let (answered, end) = told(&H2Peer::connect(fleet.address).await, many(ids("later", 1))).await;
+        assert_eq!((answered.len(), end.code.as_str()), (2, "0"));
+    });
 }

@@ -279,7 +279,7 @@ fn a_drain_tells_the_client_and_serves_the_stream_to_its_end() {
 }
 
 #[test]
-fn a_stream_that_stays_open_does_not_keep_the_process() {
+fn a_drain_ends_a_stream_between_two_events_and_says_why() {
     let fleet = TestFleet::open(1, PartitionKey::Arrival);
     on_runtime(async {
         let peer = H2Peer::connect(fleet.address).await;
@@ -287,10 +287,16 @@ fn a_stream_that_stays_open_does_not_keep_the_process() {
         stream.send_data(many(ids("e", 2)), false).unwrap();
         assert_eq!(answers.next().await, Some(Told::stored("e-0")));
         assert_eq!(answers.next().await, Some(Told::stored("e-1")));
-        let ending = thread::spawn(move || fleet.end(Duration::from_secs(2)));
-        eventually_meanwhile("it ends", || ending.is_finished()).await;
+        let ending = thread::spawn(move || fleet.end(LONG));
+        let (rest, end) = answers.rest().await;
+        // It may hear once more how it is.
+        assert!(rest.iter().all(|told| matches!(told, Told::Status(0, _))), "{rest:?}");
+        assert_eq!(
+            (end.code.as_str(), end.text.as_str()),
+            ("14", "this server shuts down; all that came is answered")
+        );
         let end = ending.join().unwrap();
-        assert_eq!((end.accepted, end.processed, end.lost), (2, 2, 0));
+        assert_eq!((end.accepted, end.processed, end.lost, end.cut), (2, 2, 0, 0));
     });
 }
 
