@@ -451,7 +451,7 @@ fn messages_that_come_in_part_have_a_bound_over_all_streams() {
         // A buffer may have grown to twice what is in it.
         let bytes = held.len() * MESSAGE;
         assert!(
-            refused > 0 && bytes <= 256 << 20 && bytes >= 128 << 20,
+            refused > 0 && (128 << 20..=256 << 20).contains(&bytes),
             "{refused} refused, {bytes} bytes held"
         );
         // What they held is free again.
