@@ -40,6 +40,7 @@ mod session_h1;
 mod session_h2;
 mod socket;
 mod terms;
+mod token;
 mod turns;
 mod waiting;
 

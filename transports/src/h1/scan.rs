@@ -1,5 +1,7 @@
 //! Looking at bytes quickly: classes by table, control bytes eight at a time.
 
+use crate::token::is_tchar;
+
 const TOKEN: u8 = 1;
 const TARGET: u8 = 2;
 const HOST: u8 = 4;
@@ -10,26 +12,7 @@ const CLASS: [u8; 256] = {
     let mut byte = 0usize;
     while byte < 256 {
         let b = byte as u8;
-        // RFC 9110 §5.6.2: tchar.
-        if b.is_ascii_alphanumeric()
-            || matches!(
-                b,
-                b'!' | b'#'
-                    | b'$'
-                    | b'%'
-                    | b'&'
-                    | b'\''
-                    | b'*'
-                    | b'+'
-                    | b'-'
-                    | b'.'
-                    | b'^'
-                    | b'_'
-                    | b'`'
-                    | b'|'
-                    | b'~'
-            )
-        {
+        if is_tchar(b) {
             class[byte] |= TOKEN;
         }
         // Visible ASCII without `#`: a fragment never travels (RFC 9112 §3.2). Bytes such as `{` that RFC 3986

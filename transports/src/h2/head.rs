@@ -1,6 +1,7 @@
 //! A request's head: what RFC 9113 §8.2 and §8.3 demand of a header list, and the view that is left.
 
 use super::hpack::{Fields, HeaderList};
+use crate::token::is_tchar;
 
 /// The head of a well-formed request.
 #[derive(Clone, Debug)]
@@ -198,25 +199,7 @@ static CLASSES: [u8; 256] = {
     let mut place = 0;
     while place < 256 {
         let byte = place as u8;
-        // RFC 9110 §5.6.2.
-        let is_mark = matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        );
-        if is_mark || byte.is_ascii_alphanumeric() {
+        if is_tchar(byte) {
             classes[place] |= TOKEN;
             if !byte.is_ascii_uppercase() {
                 classes[place] |= LOWER_TOKEN;
