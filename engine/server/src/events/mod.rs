@@ -13,6 +13,7 @@ mod kafka;
 mod legacy;
 mod legacy_grpc;
 mod metrics;
+mod normal;
 mod openapi;
 pub mod producer;
 mod record;

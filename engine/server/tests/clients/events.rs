@@ -312,6 +312,42 @@ fn the_description_of_the_routes_is_served_and_shown() {
 }
 
 #[test]
+fn what_the_general_reader_takes_the_hot_lane_takes_too() {
+    let server = Start::new().run();
+    // With options an event goes to the cold lane, else it stays on the hot one.
+    for options in ["", r#","options":{"async":false}"#] {
+        let send = |fields: &str| {
+            let event = format!(r#"{{"user_id":"u","event_type":"EVENT_TYPE_TRANSACTION",{fields}}}"#);
+            post_json(server.gateway(), "/v1/events", &format!(r#"{{"event":{event}{options}}}"#))
+        };
+        assert_eq!(send(r#""timestamp":1700000000.5"#).status, 200, "{options}");
+        let money = |status| {
+            format!(r#""transaction_event":{{"transaction_id":"t","currency":"EUR","status":{status}}}"#)
+        };
+        assert_eq!(send(&money("\"TRANSACTION_STATUS_COMPLETED\"")).status, 200, "{options}");
+        assert_eq!(send(&money("2.0")).status, 200, "{options}");
+        let unknown = send(&money("\"COMPLETED\""));
+        assert!(
+            unknown.status == 400 && unknown.text().contains("status: expected one of"),
+            "{}",
+            unknown.text()
+        );
+    }
+}
+
+#[test]
+fn another_method_and_a_broken_path_are_answered_in_json() {
+    let server = Start::new().run();
+    let answer = with_fields(&server, "PUT /v1/analytics/funnel", "", "");
+    assert_eq!(
+        (answer.status, answer.field("allow"), &answer.json()["code"]),
+        (405, Some("POST"), &12.into())
+    );
+    let answer = get(server.gateway(), "/v1/analytics/users/%FF");
+    assert_eq!((answer.status, &answer.json()["code"]), (400, &3.into()));
+}
+
+#[test]
 fn a_grpc_method_asked_in_json_answers_in_json() {
     let server = Start::new().run();
     let ask = |method: &str, body: &str| {
