@@ -6,6 +6,7 @@
 
 mod analytics;
 mod calendar;
+mod deadline;
 mod facade;
 mod guard;
 mod ingestion;

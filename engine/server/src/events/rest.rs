@@ -6,7 +6,7 @@ use std::{future::Future, sync::LazyLock};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path, RawQuery, State, rejection::PathRejection},
+    extract::{Extension, Path, RawQuery, State, rejection::PathRejection},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -24,7 +24,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Platform, batch_value, normal::normalise, openapi};
+use super::{Platform, batch_value, deadline::Deadline, normal::normalise, openapi};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // The bytes are part of the program; the tests read them.
@@ -230,18 +230,28 @@ async fn method_not_allowed(method: Method) -> Response {
 }
 
 /// A method of `analytics.v1` asked in JSON: `EventIngestionService/IngestEvent`.
-pub(super) async fn unbound(platform: &Platform, method: &str, request: axum::extract::Request) -> Response {
+pub(super) async fn unbound(
+    platform: &Platform,
+    method: &str,
+    deadline: Deadline,
+    request: axum::extract::Request,
+) -> Response {
     let body = match axum::body::to_bytes(request.into_body(), super::BODY_BYTES_MAX).await {
         Ok(body) => body,
         Err(error) => return refuse(&Status::invalid_argument(format!("request body: {error}"))),
     };
-    match answer_unbound(platform, method, &body).await {
+    match answer_unbound(platform, method, deadline, &body).await {
         Ok(response) => response,
         Err(status) => refuse(&status),
     }
 }
 
-async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Result<Response, Status> {
+async fn answer_unbound(
+    platform: &Platform,
+    method: &str,
+    deadline: Deadline,
+    body: &Bytes,
+) -> Result<Response, Status> {
     if method == "EventIngestionService/StreamEvents" {
         let requests = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
         let requests = requests.map(|value| {
@@ -250,7 +260,7 @@ async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Resu
         });
         let requests = requests.collect::<Result<Vec<StreamEventsRequest>, _>>()?;
         let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)));
-        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers))));
+        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers)), deadline));
     }
     // An empty body is an empty message.
     let value = if body.is_empty() { json!({}) } else { body_value(body)? };
@@ -282,7 +292,7 @@ async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Resu
         }
         "AnalyticsService/GetRealTimeAnalytics" => {
             let request = Request::new(read("GetRealTimeAnalyticsRequest", value)?);
-            stream("RealTimeAnalyticsResponse", platform.get_real_time_analytics(request).await)
+            stream("RealTimeAnalyticsResponse", platform.get_real_time_analytics(request).await, deadline)
         }
         "MetricsService/GetMetrics" => {
             let work = platform.get_metrics(Request::new(read("GetMetricsRequest", value)?));
@@ -294,7 +304,7 @@ async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Resu
         }
         "MetricsService/StreamMetrics" => {
             let request = Request::new(read("GetMetricsRequest", value)?);
-            stream("Metric", platform.stream_metrics(request).await)
+            stream("Metric", platform.stream_metrics(request).await, deadline)
         }
         "EventIngestionService/Health" => {
             respond("HealthResponse", EventIngestionService::health(platform, Request::new(()))).await
@@ -415,32 +425,44 @@ async fn metrics_health(State(platform): State<Platform>) -> Response {
     respond("HealthResponse", MetricsService::health(&platform, Request::new(()))).await
 }
 
-async fn metrics_stream(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+async fn metrics_stream(
+    State(platform): State<Platform>,
+    Extension(deadline): Extension<Deadline>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let work = async {
         let name = "GetMetricsRequest";
         platform.stream_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
     };
-    stream("Metric", work.await)
+    stream("Metric", work.await, deadline)
 }
 
-async fn real_time(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+async fn real_time(
+    State(platform): State<Platform>,
+    Extension(deadline): Extension<Deadline>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let work = async {
         let name = "GetRealTimeAnalyticsRequest";
         let request = read(name, query_value(name, query.as_deref())?)?;
         platform.get_real_time_analytics(Request::new(request)).await
     };
-    stream("RealTimeAnalyticsResponse", work.await)
+    stream("RealTimeAnalyticsResponse", work.await, deadline)
 }
 
 /// Newline-delimited `{"result": …}`, an error at the end as `{"error": …}`.
-fn stream<M, S>(name: &'static str, opened: Result<tonic::Response<S>, Status>) -> Response
+fn stream<M, S>(
+    name: &'static str,
+    opened: Result<tonic::Response<S>, Status>,
+    deadline: Deadline,
+) -> Response
 where
-    M: Message,
+    M: Message + 'static,
     S: Stream<Item = Result<M, Status>> + Send + 'static,
 {
     match opened {
         Ok(items) => {
-            let lines = items.into_inner().map(move |item| {
+            let lines = deadline.items(items.into_inner()).map(move |item| {
                 let line = match item.and_then(|message| write(name, &message)) {
                     Ok(value) => json!({ "result": value }),
                     Err(status) => json!({ "error": error_value(&status) }),
