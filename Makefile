@@ -99,6 +99,12 @@ h2spec: tools ## HTTP/2 conformance against the running binary
 tools: ## Install the foreign clients that tests use, into .tools
 	@tools/clients/install
 
+EXAMPLES ?= 200
+.PHONY: openapi-check
+openapi-check: tools ## Ask the API from its own description, for longer than the test does (EXAMPLES, SEED)
+	OPENAPI_EXAMPLES=$(EXAMPLES) OPENAPI_SEED=$(or $(SEED),$$(date +%s)) \
+	  $(CARGO) test --package tidegate --test clients openapi:: -- --nocapture
+
 deny: ## Licences, bans and sources of every dependency
 	@command -v cargo-deny >/dev/null || test -x .tools/bin/cargo-deny || $(CARGO) install cargo-deny --version 0.18.9 --locked --root .tools
 	PATH="$$PWD/.tools/bin:$$PATH" cargo deny --workspace check licenses bans sources

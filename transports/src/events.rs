@@ -84,6 +84,10 @@ impl EventHead {
         policy: &AckPolicy,
         field: impl Fn(&str) -> Option<&'a [u8]>,
     ) -> Option<Self> {
+        // gRPC's own is watched where the connection is; over REST it is the cold lane that does.
+        if !endpoint.is_grpc() && field("grpc-timeout").is_some() {
+            return None;
+        }
         let mut terms = Terms::read(policy, &field).ok()?;
         if !endpoint.is_single_event() {
             // A key is for one message; the events of a batch have ids of their own.

@@ -34,6 +34,8 @@ const QUERIES_MAX: usize = 64;
 const SERIES_MAX: usize = 10_000;
 /// Events that a user's answer lists.
 const EVENTS_MAX: usize = 100;
+/// Longest window of the real-time stream.
+pub(super) const WINDOW_SECONDS_MAX: i32 = 3600;
 /// Metrics at the top of a summary.
 const TOP_MAX: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -395,8 +397,11 @@ impl AnalyticsService for Platform {
         let request = request.into_inner();
         let seconds = match request.window_seconds {
             0 => 10,
-            seconds @ 1..=3600 => seconds.unsigned_abs().into(),
-            _ => return Err(Status::invalid_argument("window_seconds: expected 0 to 3600")),
+            seconds @ 1..=WINDOW_SECONDS_MAX => seconds.unsigned_abs().into(),
+            _ => {
+                let text = format!("window_seconds: expected 0 to {WINDOW_SECONDS_MAX}");
+                return Err(Status::invalid_argument(text));
+            }
         };
         let filter = filter(&request.event_types, &request.filters)?;
         let (sender, answers) = tokio::sync::mpsc::channel(1);

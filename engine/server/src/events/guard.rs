@@ -14,6 +14,7 @@ use transports::Guard;
 
 use super::{
     Platform,
+    deadline::Deadline,
     rest::{refuse, unbound},
 };
 
@@ -41,7 +42,7 @@ fn is_guarded(path: &str) -> bool {
 
 /// Turns away who may not ask; gives every answer of the platform its request's id. What is asked of a gRPC method in JSON
 /// is answered in JSON, as grpc-gateway does for methods without a route of their own.
-pub async fn check(State(platform): State<Platform>, request: Request, next: Next) -> Response {
+pub async fn check(State(platform): State<Platform>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
     if !path.starts_with("/v1/") && !path.starts_with("/analytics.") {
         return next.run(request).await;
@@ -63,11 +64,22 @@ pub async fn check(State(platform): State<Platform>, request: Request, next: Nex
     let admitted = if is_guarded(path) { admits(&platform.guard, request.headers()) } else { Ok(()) };
     let method = path.strip_prefix("/analytics.v1.").map(str::to_owned);
     let mut response = match admitted {
-        Ok(()) => match method {
-            Some(method) if is_json && request.method() == Method::POST => {
-                unbound(&platform, &method, request).await
+        // Where gRPC is spoken, the front end watches the clock.
+        Ok(()) if is_grpc => next.run(request).await,
+        Ok(()) => match Deadline::read(request.headers()) {
+            Ok(deadline) => {
+                request.extensions_mut().insert(deadline);
+                let work = async {
+                    match method {
+                        Some(method) if is_json && request.method() == Method::POST => {
+                            unbound(&platform, &method, deadline, request).await
+                        }
+                        _ => next.run(request).await,
+                    }
+                };
+                deadline.answer(work).await
             }
-            _ => next.run(request).await,
+            Err(status) => refuse(&status),
         },
         Err(status) if is_grpc => status.into_http::<axum::body::Body>().into_response(),
         Err(status) => refuse(&status),

@@ -30,7 +30,7 @@ use transports::{
 use super::{Platform, record::record, validate::check};
 
 /// Events of a batch.
-const BATCH_MAX: usize = 1000;
+pub(super) const BATCH_MAX: usize = 1000;
 /// Events of a stream that are sent into the engine together.
 const STREAM_BATCH: usize = 100;
 

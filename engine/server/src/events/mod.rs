@@ -6,6 +6,7 @@
 
 mod analytics;
 mod calendar;
+mod deadline;
 mod facade;
 mod guard;
 mod ingestion;
@@ -13,6 +14,7 @@ mod kafka;
 mod legacy;
 mod legacy_grpc;
 mod metrics;
+mod normal;
 mod openapi;
 pub mod producer;
 mod record;
@@ -59,12 +61,13 @@ const BODY_BYTES_MAX: usize = 10 << 20;
 
 /// Every route of the platform; bodies may be packed with gzip or zstd.
 pub fn routes(platform: Platform) -> axum::Router {
+    let has_keys = !platform.guard.is_open();
     rest::routes(platform.clone())
         .merge(legacy::routes(platform.clone()))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(RequestDecompressionLayer::new())
         .merge(producer::routes(platform))
-        .merge(openapi::routes())
+        .merge(openapi::routes(has_keys))
 }
 
 /// What the services of the platform work with.

@@ -1,5 +1,8 @@
 //! `/openapi.json`: an OpenAPI 3.1 description of the platform's routes, made from the messages that they read and write.
 
+mod rules;
+mod schema;
+
 use axum::{
     Router,
     http::header::CONTENT_TYPE,
@@ -9,7 +12,11 @@ use axum::{
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
-use super::rest::descriptor;
+use self::{
+    rules::rules,
+    schema::{Place, Schemas, overlay, requires},
+};
+use super::{deadline, rest::descriptor};
 
 /// Where the fields of a request stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,12 @@ pub(super) struct Route {
     pub(super) response: &'static str,
     /// Whether the answer goes on, a `{"result": …}` to a line.
     pub(super) streams: bool,
+}
+
+impl Route {
+    fn is_health(&self) -> bool {
+        self.response == "HealthResponse"
+    }
 }
 
 const fn route(
@@ -144,17 +157,19 @@ const ROUTES: [Route; 13] = [
     METRICS_HEALTH,
 ];
 
-/// Serves the description, and a page that shows it.
-pub(super) fn routes() -> Router {
+/// Serves the description, and a page that shows it. `has_keys`: whether only who has a key may ask.
+pub(super) fn routes(has_keys: bool) -> Router {
+    let document = document(has_keys).to_string();
     Router::new()
-        .route("/openapi.json", get(async || ([(CONTENT_TYPE, "application/json")], document().to_string())))
+        .route("/openapi.json", get(async move || ([(CONTENT_TYPE, "application/json")], document)))
         .route("/docs", get(async || page().into_response()))
 }
 
 /// The whole description.
-fn document() -> Value {
-    let mut schemas = Map::new();
-    schemas.insert("Error".to_owned(), error_schema());
+fn document(has_keys: bool) -> Value {
+    let mut schemas = Schemas::default();
+    schemas.insert("Error", error_schema());
+    schemas.insert("EventRules", rules::event_rules());
     let mut paths = Map::new();
     for route in ROUTES {
         let operation = operation(&route, &mut schemas);
@@ -167,19 +182,20 @@ fn document() -> Value {
         "info": {
             "title": "Tidegate events and analytics",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "analytics.v1 over REST, by the rules of grpc-gateway: proto JSON, 64-bit numbers as text.",
+            "description": "analytics.v1 over REST, by the rules of grpc-gateway: proto JSON, 64-bit numbers as text. Fields \
+                of bodies and queries are taken in both spellings, user_id and userId; those that are not known are dropped.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": schemas.into_value(),
+            "parameters": {"Timeout": timeout_parameter()},
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
                 "token": {"type": "http", "scheme": "bearer"},
             },
         },
-        // Where no keys are set, none is asked for.
-        "security": [{}, {"key": []}, {"token": []}],
+        "security": if has_keys { json!([{"key": []}, {"token": []}]) } else { json!([]) },
     })
 }
 
@@ -195,126 +211,131 @@ fn error_schema() -> Value {
     })
 }
 
-fn operation(route: &Route, schemas: &mut Map<String, Value>) -> Value {
-    let response = reference(route.response, schemas);
-    let schema =
-        if route.streams { json!({"type": "object", "properties": {"result": response}}) } else { response };
-    let described = if route.streams { "One such object to a line, until the caller hangs up" } else { "OK" };
+fn timeout_parameter() -> Value {
+    json!({
+        "name": deadline::FIELD,
+        "in": "header",
+        "description": "How long the caller waits: up to eight digits and H, M, S, m (ms), u (\u{b5}s) or n (ns). Then the answer \
+            is 504; a stream ends with an error.",
+        "schema": {"type": "string", "pattern": "^[0-9]{1,8}[HMSmun]$"},
+    })
+}
+
+fn operation(route: &Route, schemas: &mut Schemas) -> Value {
+    let response = schemas.reference(route.response, Place::Answer);
+    let (description, content) = if route.streams {
+        // Lines together are no JSON that a schema could be for. OpenAPI 3.2 has `itemSchema` for that.
+        let line = json!({"type": "object", "properties": {"result": response}});
+        (
+            "One such object to a line, until the caller hangs up or its time is over",
+            json!({"x-itemSchema": line}),
+        )
+    } else {
+        ("OK", json!({"schema": response}))
+    };
     let error = json!({
         "description": "What is wrong",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     });
+    let mut parameters = vec![json!({"$ref": "#/components/parameters/Timeout"})];
     let mut operation = json!({
         "summary": route.summary,
         "responses": {
-            "200": {"description": described, "content": {"application/json": {"schema": schema}}},
+            "200": {"description": description, "content": {"application/json": content}},
             "default": error,
         },
     });
     match route.place {
-        In::Body => {
-            let schema = reference(route.request, schemas);
-            operation["requestBody"] =
-                json!({"required": true, "content": {"application/json": {"schema": schema}}});
-        }
+        In::Body => operation["requestBody"] = body(route, schemas),
         In::Query => {
             if let Ok(message) = descriptor(route.request) {
-                let mut parameters = Vec::new();
-                query_parameters(&message, "", route.path, schemas, &mut parameters);
-                operation["parameters"] = parameters.into();
+                let asked = message.fields().map(|field| parameter(&field, &message, route.path, schemas));
+                parameters.extend(asked);
             }
         }
+    }
+    operation["parameters"] = parameters.into();
+    if route.is_health() {
+        // Whether a process lives, it says to everybody.
+        operation["security"] = json!([]);
     }
     operation
 }
 
-/// The fields of a message as parameters: those of messages in it behind a dot.
-fn query_parameters(
+fn body(route: &Route, schemas: &mut Schemas) -> Value {
+    let asked = schemas.reference(route.request, Place::Body);
+    let (schema, description) = match route.request {
+        "Event" => {
+            let wrapped = schemas.reference("IngestEventRequest", Place::Body);
+            let event = json!({"allOf": [asked, {"$ref": "#/components/schemas/EventRules"}]});
+            (json!({"anyOf": [event, wrapped]}), "The event, or `event` beside `options`")
+        }
+        "IngestEventsRequest" => {
+            let text = "Events; those that break the rules for events (`EventRules`) are named in the answer. Or an event to a line, \
+                        as application/x-ndjson";
+            (asked, text)
+        }
+        _ => (asked, "What is asked"),
+    };
+    json!({
+        "required": true,
+        "description": description,
+        "content": {"application/json": {"schema": schema}},
+    })
+}
+
+/// A field of a message as a parameter.
+fn parameter(
+    field: &FieldDescriptor,
     message: &MessageDescriptor,
-    prefix: &str,
     path: &str,
-    schemas: &mut Map<String, Value>,
-    into: &mut Vec<Value>,
-) {
+    schemas: &mut Schemas,
+) -> Value {
+    let name = field.name();
+    let in_path = path.contains(&format!("{{{name}}}"));
+    let rules = rules(message.name());
+    let mut schema = match field.kind() {
+        Kind::Message(inner) if !field.is_map() && inner.package_name() == message.package_name() => {
+            object_of_dotted(name, &inner, schemas)
+        }
+        _ => schemas.field(field, Place::Query, false),
+    };
+    if let Some(rule) = rules["properties"].get(field.json_name()) {
+        overlay(&mut schema, rule.clone());
+    }
+    let mut parameter = json!({
+        "name": name,
+        "in": if in_path { "path" } else { "query" },
+        "required": in_path || requires(&rules, field),
+    });
+    if field.is_map() {
+        // filters[key]=value
+        parameter["style"] = "deepObject".into();
+        parameter["explode"] = true.into();
+    } else if schema["type"] == "object" {
+        // time_range.start=value: each of its fields stands by itself.
+        parameter["style"] = "form".into();
+        parameter["explode"] = true.into();
+    }
+    parameter["schema"] = schema;
+    parameter
+}
+
+/// The fields of a message in a query: their names behind its own and a dot. OpenAPI has no style for that; but an
+/// object's properties may have any name, and those that go together can be asked for together.
+fn object_of_dotted(name: &str, message: &MessageDescriptor, schemas: &mut Schemas) -> Value {
+    let rules = rules(message.name());
+    let (mut properties, mut required) = (Map::new(), Vec::new());
     for field in message.fields() {
-        let name = format!("{prefix}{}", field.name());
-        if let Kind::Message(inner) = field.kind()
-            && !field.is_map()
-            && well_known(&inner).is_none()
-        {
-            query_parameters(&inner, &format!("{name}."), path, schemas, into);
-            continue;
+        let mut schema = schemas.field(&field, Place::Query, false);
+        if let Some(rule) = rules["properties"].get(field.json_name()) {
+            overlay(&mut schema, rule.clone());
         }
-        let in_path = path.contains(&format!("{{{name}}}"));
-        let mut parameter = json!({
-            "name": name,
-            "in": if in_path { "path" } else { "query" },
-            "required": in_path,
-            "schema": field_schema(&field, schemas),
-        });
-        if field.is_map() {
-            // filters[key]=value
-            parameter["style"] = "deepObject".into();
-            parameter["explode"] = true.into();
-        }
-        into.push(parameter);
+        let dotted = format!("{name}.{}", field.name());
+        required.push(dotted.clone());
+        properties.insert(dotted, schema);
     }
-}
-
-/// A reference to a message's schema, which is described if it was not yet.
-fn reference(name: &str, schemas: &mut Map<String, Value>) -> Value {
-    if !schemas.contains_key(name)
-        && let Ok(message) = descriptor(name)
-    {
-        // Before its fields: a message may hold itself.
-        schemas.insert(name.to_owned(), Value::Null);
-        let properties: Map<String, Value> = message
-            .fields()
-            .map(|field| (field.json_name().to_owned(), field_schema(&field, schemas)))
-            .collect();
-        schemas.insert(name.to_owned(), json!({"type": "object", "properties": properties}));
-    }
-    json!({ "$ref": format!("#/components/schemas/{name}") })
-}
-
-fn well_known(message: &MessageDescriptor) -> Option<Value> {
-    match message.full_name() {
-        "google.protobuf.Timestamp" => Some(json!({"type": "string", "format": "date-time"})),
-        "google.protobuf.Duration" => Some(
-            json!({"type": "string", "pattern": "^-?[0-9]{1,12}(\\.[0-9]{1,9})?s$", "examples": ["1.5s"]}),
-        ),
-        _ => None,
-    }
-}
-
-fn field_schema(field: &FieldDescriptor, schemas: &mut Map<String, Value>) -> Value {
-    if let Kind::Message(entry) = field.kind()
-        && field.is_map()
-        && let Some(value) = entry.get_field_by_name("value")
-    {
-        return json!({"type": "object", "additionalProperties": kind_schema(&value.kind(), schemas)});
-    }
-    let schema = kind_schema(&field.kind(), schemas);
-    if field.is_list() { json!({"type": "array", "items": schema}) } else { schema }
-}
-
-fn kind_schema(kind: &Kind, schemas: &mut Map<String, Value>) -> Value {
-    match kind {
-        Kind::Double | Kind::Float => json!({"type": "number"}),
-        Kind::Bool => json!({"type": "boolean"}),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => json!({"type": "integer", "format": "int32"}),
-        Kind::Uint32 | Kind::Fixed32 => json!({"type": "integer", "minimum": 0}),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 | Kind::Uint64 | Kind::Fixed64 => {
-            json!({"type": "string", "format": "int64"})
-        }
-        Kind::String => json!({"type": "string"}),
-        Kind::Bytes => json!({"type": "string", "contentEncoding": "base64"}),
-        Kind::Enum(kind) => {
-            let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
-            json!({"type": "string", "enum": names})
-        }
-        Kind::Message(message) => well_known(message).unwrap_or_else(|| reference(message.name(), schemas)),
-    }
+    json!({"type": "object", "properties": properties, "required": required})
 }
 
 /// A page without anything from elsewhere.
@@ -347,12 +368,11 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere_and_every_message_has_fields() {
-        let document = document();
+        let document = document(false);
         let text = document.to_string();
-        let schemas = document["components"]["schemas"].as_object().unwrap();
-        for part in text.split("#/components/schemas/").skip(1) {
+        for part in text.split("#/components/").skip(1) {
             let name = part.split('"').next().unwrap();
-            assert!(schemas.get(name).is_some_and(Value::is_object), "{name}");
+            assert!(document.pointer(&format!("/components/{name}")).is_some_and(Value::is_object), "{name}");
         }
         for route in ROUTES {
             for name in [route.request, route.response].into_iter().filter(|name| !name.is_empty()) {
@@ -361,20 +381,52 @@ mod tests {
         }
     }
 
+    fn parameters(path: &str) -> Vec<Value> {
+        let document = document(false);
+        let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
+        parameters.iter().filter(|parameter| parameter.get("$ref").is_none()).cloned().collect()
+    }
+
     #[test]
     fn parameters_are_those_that_the_routes_read() {
-        let document = document();
         let names = |path: &str| -> Vec<String> {
-            let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
-            parameters
-                .iter()
-                .map(|parameter| {
-                    format!("{} {}", parameter["in"].as_str().unwrap(), parameter["name"].as_str().unwrap())
-                })
-                .collect()
+            let name = |parameter: &Value| {
+                format!("{} {}", parameter["in"].as_str().unwrap(), parameter["name"].as_str().unwrap())
+            };
+            parameters(path).iter().map(name).collect()
         };
-        let user = names("/v1/analytics/users/{user_id}");
-        assert_eq!(user[..3], ["path user_id", "query time_range.start", "query time_range.end"]);
+        assert_eq!(names("/v1/analytics/users/{user_id}")[..2], ["path user_id", "query time_range"]);
         assert!(names("/v1/analytics/timeseries").contains(&"query filters".to_owned()));
+    }
+
+    #[test]
+    fn half_a_time_range_is_not_one() {
+        let of = |path: &str| {
+            let parameters = parameters(path);
+            parameters.into_iter().find(|parameter| parameter["name"] == "time_range").unwrap()
+        };
+        let (summary, series) = (of("/v1/analytics/summary"), of("/v1/analytics/timeseries"));
+        assert_eq!(summary["schema"]["required"], json!(["time_range.start", "time_range.end"]));
+        assert_eq!((&summary["style"], &summary["explode"]), (&json!("form"), &json!(true)));
+        assert_eq!((&summary["required"], &series["required"]), (&json!(false), &json!(true)));
+    }
+
+    #[test]
+    fn what_is_taken_and_what_is_answered_differ() {
+        let document = document(false);
+        let schemas = &document["components"]["schemas"];
+        let kind = |message: &str, field: &str| schemas[message]["properties"][field]["type"].clone();
+        assert_eq!(kind("Event", "userId"), "string");
+        assert_eq!(kind("EventInput", "userId"), json!(["string", "null"]));
+        assert_eq!(schemas["GetFunnelAnalysisRequest"]["properties"]["steps"]["minItems"], 2);
+        assert_eq!(schemas["EventInput"]["anyOf"].as_array().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn keys_are_asked_for_where_there_are_some() {
+        assert_eq!(document(false)["security"], json!([]));
+        let document = document(true);
+        assert_eq!(document["security"].as_array().unwrap().len(), 2);
+        assert_eq!(document["paths"]["/v1/events/health"]["get"]["security"], json!([]));
     }
 }

@@ -6,11 +6,11 @@ use std::{future::Future, sync::LazyLock};
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{Path, RawQuery, State},
+    extract::{Extension, Path, RawQuery, State, rejection::PathRejection},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
@@ -24,7 +24,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Platform, batch_value, openapi};
+use super::{Platform, batch_value, deadline::Deadline, normal::normalise, openapi};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // The bytes are part of the program; the tests read them.
@@ -37,9 +37,11 @@ pub(super) fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
 }
 
 /// Reads a message from proto JSON; unknown fields are dropped.
-fn read<M: Message + Default>(name: &str, value: &Value) -> Result<M, Status> {
+fn read<M: Message + Default>(name: &str, mut value: Value) -> Result<M, Status> {
+    let descriptor = descriptor(name)?;
+    normalise(&descriptor, &mut value)?;
     let options = DeserializeOptions::new().deny_unknown_fields(false);
-    let message = DynamicMessage::deserialize_with_options(descriptor(name)?, value, &options)
+    let message = DynamicMessage::deserialize_with_options(descriptor, value, &options)
         .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
     M::decode(message.encode_to_vec().as_slice()).map_err(|error| Status::internal(error.to_string()))
 }
@@ -102,8 +104,8 @@ fn set(
         Kind::Bool => Value::Bool(value.parse().map_err(|_| wrong("true or false"))?),
         Kind::Double | Kind::Float => json!(value.parse::<f64>().map_err(|_| wrong("a number"))?),
         Kind::Enum(kind) => match value.parse::<i32>() {
-            Ok(number) => number.into(),
-            Err(_) => {
+            Ok(number) if kind.get_value(number).is_some() => number.into(),
+            _ => {
                 // `DAY` is as good as `TIME_GRANULARITY_DAY`.
                 let zero = kind.default_value().name().to_owned();
                 let full = zero.strip_suffix("UNSPECIFIED").map(|prefix| format!("{prefix}{value}"));
@@ -122,8 +124,9 @@ fn set(
         if let Value::Array(list) = into.entry(name).or_insert_with(|| json!([])) {
             list.push(scalar);
         }
-    } else {
-        into.insert(name, scalar);
+    } else if into.insert(name, scalar).is_some() {
+        // Of two, grpc-gateway takes neither.
+        return Err(wrong("one value"));
     }
     Ok(())
 }
@@ -217,75 +220,91 @@ pub(super) fn routes(platform: Platform) -> Router {
         .route(openapi::METRICS_STREAM.path, get(metrics_stream))
         .route(openapi::METRICS_EXPORT.path, get(metrics_export))
         .route(openapi::METRICS_HEALTH.path, get(metrics_health))
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(platform)
 }
 
+async fn method_not_allowed(method: Method) -> Response {
+    let text = format!("{method} is not answered here; the Allow field says what is");
+    answer(405, &error_value(&Status::unimplemented(text)))
+}
+
 /// A method of `analytics.v1` asked in JSON: `EventIngestionService/IngestEvent`.
-pub(super) async fn unbound(platform: &Platform, method: &str, request: axum::extract::Request) -> Response {
+pub(super) async fn unbound(
+    platform: &Platform,
+    method: &str,
+    deadline: Deadline,
+    request: axum::extract::Request,
+) -> Response {
     let body = match axum::body::to_bytes(request.into_body(), super::BODY_BYTES_MAX).await {
         Ok(body) => body,
         Err(error) => return refuse(&Status::invalid_argument(format!("request body: {error}"))),
     };
-    match answer_unbound(platform, method, &body).await {
+    match answer_unbound(platform, method, deadline, &body).await {
         Ok(response) => response,
         Err(status) => refuse(&status),
     }
 }
 
-async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Result<Response, Status> {
+async fn answer_unbound(
+    platform: &Platform,
+    method: &str,
+    deadline: Deadline,
+    body: &Bytes,
+) -> Result<Response, Status> {
     if method == "EventIngestionService/StreamEvents" {
         let requests = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
         let requests = requests.map(|value| {
             let value = value.map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
-            read("StreamEventsRequest", &value)
+            read("StreamEventsRequest", value)
         });
         let requests = requests.collect::<Result<Vec<StreamEventsRequest>, _>>()?;
         let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)));
-        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers))));
+        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers)), deadline));
     }
     // An empty body is an empty message.
     let value = if body.is_empty() { json!({}) } else { body_value(body)? };
     Ok(match method {
         "EventIngestionService/IngestEvent" => {
-            let work = platform.ingest_event(Request::new(read("IngestEventRequest", &value)?));
+            let work = platform.ingest_event(Request::new(read("IngestEventRequest", value)?));
             respond("IngestEventResponse", work).await
         }
         "EventIngestionService/IngestEvents" => {
-            let work = platform.ingest_events(Request::new(read("IngestEventsRequest", &value)?));
+            let work = platform.ingest_events(Request::new(read("IngestEventsRequest", value)?));
             respond("IngestEventsResponse", work).await
         }
         "AnalyticsService/GetAnalyticsSummary" => {
             let work =
-                platform.get_analytics_summary(Request::new(read("GetAnalyticsSummaryRequest", &value)?));
+                platform.get_analytics_summary(Request::new(read("GetAnalyticsSummaryRequest", value)?));
             respond("AnalyticsSummary", work).await
         }
         "AnalyticsService/GetTimeSeries" => {
-            let work = platform.get_time_series(Request::new(read("GetTimeSeriesRequest", &value)?));
+            let work = platform.get_time_series(Request::new(read("GetTimeSeriesRequest", value)?));
             respond("GetTimeSeriesResponse", work).await
         }
         "AnalyticsService/GetUserAnalytics" => {
-            let work = platform.get_user_analytics(Request::new(read("GetUserAnalyticsRequest", &value)?));
+            let work = platform.get_user_analytics(Request::new(read("GetUserAnalyticsRequest", value)?));
             respond("GetUserAnalyticsResponse", work).await
         }
         "AnalyticsService/GetFunnelAnalysis" => {
-            let work = platform.get_funnel_analysis(Request::new(read("GetFunnelAnalysisRequest", &value)?));
+            let work = platform.get_funnel_analysis(Request::new(read("GetFunnelAnalysisRequest", value)?));
             respond("GetFunnelAnalysisResponse", work).await
         }
         "AnalyticsService/GetRealTimeAnalytics" => {
-            let request = Request::new(read("GetRealTimeAnalyticsRequest", &value)?);
-            stream("RealTimeAnalyticsResponse", platform.get_real_time_analytics(request).await)
+            let request = Request::new(read("GetRealTimeAnalyticsRequest", value)?);
+            stream("RealTimeAnalyticsResponse", platform.get_real_time_analytics(request).await, deadline)
         }
         "MetricsService/GetMetrics" => {
-            let work = platform.get_metrics(Request::new(read("GetMetricsRequest", &value)?));
+            let work = platform.get_metrics(Request::new(read("GetMetricsRequest", value)?));
             respond("GetMetricsResponse", work).await
         }
         "MetricsService/ExportMetrics" => {
-            let work = platform.export_metrics(Request::new(read("ExportMetricsRequest", &value)?));
+            let work = platform.export_metrics(Request::new(read("ExportMetricsRequest", value)?));
             respond("ExportMetricsResponse", work).await
         }
         "MetricsService/StreamMetrics" => {
-            let request = Request::new(read("GetMetricsRequest", &value)?);
-            stream("Metric", platform.stream_metrics(request).await)
+            let request = Request::new(read("GetMetricsRequest", value)?);
+            stream("Metric", platform.stream_metrics(request).await, deadline)
         }
         "EventIngestionService/Health" => {
             respond("HealthResponse", EventIngestionService::health(platform, Request::new(()))).await
@@ -304,7 +323,7 @@ async fn answer_unbound(platform: &Platform, method: &str, body: &Bytes) -> Resu
 fn event_request(value: Value) -> Result<IngestEventRequest, Status> {
     let wrapped = value.get("event").is_some_and(Value::is_object)
         && !["user_id", "userId", "event_type", "eventType"].iter().any(|name| value.get(name).is_some());
-    read("IngestEventRequest", &if wrapped { value } else { json!({ "event": value }) })
+    read("IngestEventRequest", if wrapped { value } else { json!({ "event": value }) })
 }
 
 /// A request with those of its fields that say how its events are to be taken.
@@ -330,7 +349,7 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
     let work = async {
         let value = batch_value(&headers, &body)
             .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
-        let request: IngestEventsRequest = read("IngestEventsRequest", &value)?;
+        let request: IngestEventsRequest = read("IngestEventsRequest", value)?;
         platform.ingest_events(with_fields(&headers, request)).await
     };
     respond("IngestEventsResponse", work).await
@@ -347,7 +366,7 @@ async fn analytics_health(State(platform): State<Platform>) -> Response {
 async fn summary(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetAnalyticsSummaryRequest";
-        let request = read(name, &query_value(name, query.as_deref())?)?;
+        let request = read(name, query_value(name, query.as_deref())?)?;
         platform.get_analytics_summary(Request::new(request)).await
     };
     respond("AnalyticsSummary", work).await
@@ -356,7 +375,7 @@ async fn summary(State(platform): State<Platform>, RawQuery(query): RawQuery) ->
 async fn series(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetTimeSeriesRequest";
-        let request = read(name, &query_value(name, query.as_deref())?)?;
+        let request = read(name, query_value(name, query.as_deref())?)?;
         platform.get_time_series(Request::new(request)).await
     };
     respond("GetTimeSeriesResponse", work).await
@@ -364,21 +383,23 @@ async fn series(State(platform): State<Platform>, RawQuery(query): RawQuery) -> 
 
 async fn user(
     State(platform): State<Platform>,
-    Path(user_id): Path<String>,
+    user_id: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
 ) -> Response {
     let work = async {
+        let Path(user_id) =
+            user_id.map_err(|error| Status::invalid_argument(format!("user_id: {}", error.body_text())))?;
         let name = "GetUserAnalyticsRequest";
         let mut value = query_value(name, query.as_deref())?;
         value["userId"] = user_id.into();
-        platform.get_user_analytics(Request::new(read(name, &value)?)).await
+        platform.get_user_analytics(Request::new(read(name, value)?)).await
     };
     respond("GetUserAnalyticsResponse", work).await
 }
 
 async fn funnel(State(platform): State<Platform>, body: Bytes) -> Response {
     let work = async {
-        let request = read("GetFunnelAnalysisRequest", &body_value(&body)?)?;
+        let request = read("GetFunnelAnalysisRequest", body_value(&body)?)?;
         platform.get_funnel_analysis(Request::new(request)).await
     };
     respond("GetFunnelAnalysisResponse", work).await
@@ -387,7 +408,7 @@ async fn funnel(State(platform): State<Platform>, body: Bytes) -> Response {
 async fn metrics(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetMetricsRequest";
-        platform.get_metrics(Request::new(read(name, &query_value(name, query.as_deref())?)?)).await
+        platform.get_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
     };
     respond("GetMetricsResponse", work).await
 }
@@ -395,7 +416,7 @@ async fn metrics(State(platform): State<Platform>, RawQuery(query): RawQuery) ->
 async fn metrics_export(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "ExportMetricsRequest";
-        platform.export_metrics(Request::new(read(name, &query_value(name, query.as_deref())?)?)).await
+        platform.export_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
     };
     respond("ExportMetricsResponse", work).await
 }
@@ -404,32 +425,44 @@ async fn metrics_health(State(platform): State<Platform>) -> Response {
     respond("HealthResponse", MetricsService::health(&platform, Request::new(()))).await
 }
 
-async fn metrics_stream(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+async fn metrics_stream(
+    State(platform): State<Platform>,
+    Extension(deadline): Extension<Deadline>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let work = async {
         let name = "GetMetricsRequest";
-        platform.stream_metrics(Request::new(read(name, &query_value(name, query.as_deref())?)?)).await
+        platform.stream_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
     };
-    stream("Metric", work.await)
+    stream("Metric", work.await, deadline)
 }
 
-async fn real_time(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
+async fn real_time(
+    State(platform): State<Platform>,
+    Extension(deadline): Extension<Deadline>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let work = async {
         let name = "GetRealTimeAnalyticsRequest";
-        let request = read(name, &query_value(name, query.as_deref())?)?;
+        let request = read(name, query_value(name, query.as_deref())?)?;
         platform.get_real_time_analytics(Request::new(request)).await
     };
-    stream("RealTimeAnalyticsResponse", work.await)
+    stream("RealTimeAnalyticsResponse", work.await, deadline)
 }
 
 /// Newline-delimited `{"result": …}`, an error at the end as `{"error": …}`.
-fn stream<M, S>(name: &'static str, opened: Result<tonic::Response<S>, Status>) -> Response
+fn stream<M, S>(
+    name: &'static str,
+    opened: Result<tonic::Response<S>, Status>,
+    deadline: Deadline,
+) -> Response
 where
-    M: Message,
+    M: Message + 'static,
     S: Stream<Item = Result<M, Status>> + Send + 'static,
 {
     match opened {
         Ok(items) => {
-            let lines = items.into_inner().map(move |item| {
+            let lines = deadline.items(items.into_inner()).map(move |item| {
                 let line = match item.and_then(|message| write(name, &message)) {
                     Ok(value) => json!({ "result": value }),
                     Err(status) => json!({ "error": error_value(&status) }),
@@ -453,12 +486,15 @@ mod tests {
         let query = "time_range.start=2026-01-01T00:00:00Z&timeRange.end=2026-01-02T00:00:00Z&metric=events\
                      &granularity=TIME_GRANULARITY_DAY&filters[properties.plan]=free&group_by=a&group_by=b&nonsense=1";
         let value = query_value("GetTimeSeriesRequest", Some(query)).unwrap();
-        let request: GetTimeSeriesRequest = read("GetTimeSeriesRequest", &value).unwrap();
+        let request: GetTimeSeriesRequest = read("GetTimeSeriesRequest", value).unwrap();
         assert_eq!((request.granularity, request.group_by.len()), (3, 2));
         assert_eq!(request.filters["properties.plan"], "free");
         let range = request.time_range.unwrap();
         assert_eq!(range.end.unwrap().seconds - range.start.unwrap().seconds, 86_400);
-        assert!(query_value("GetUserAnalyticsRequest", Some("include_events=maybe")).is_err());
+        for wrong in ["include_events=maybe", "include_events=true&include_events=true"] {
+            assert!(query_value("GetUserAnalyticsRequest", Some(wrong)).is_err(), "{wrong}");
+        }
+        assert!(query_value("GetTimeSeriesRequest", Some("granularity=6")).is_err());
     }
 
     #[test]

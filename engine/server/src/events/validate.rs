@@ -4,6 +4,11 @@ use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{Event, EventType, ValidationError, event::EventData};
 use transports::message::{EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX};
 
+/// The last second of the year 9999, where `google.protobuf.Timestamp` ends.
+pub(super) const SECONDS_MAX: i64 = 253_402_300_799;
+/// What no amount of a transaction comes to.
+pub(super) const AMOUNT_MAX: f64 = 1e12;
+
 /// What is wrong with an event; nothing if it is good. `at` is where it stands in the request: `event`, `events[3]`.
 pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError> {
     let mut wrong = Vec::new();
@@ -74,7 +79,7 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
         Some(EventData::CustomEvent(custom)) => required("custom_event.name", &custom.name),
         Some(EventData::TransactionEvent(transaction)) => {
             required("transaction_event.transaction_id", &transaction.transaction_id);
-            if !(transaction.amount >= 0.0 && transaction.amount < 1e12) {
+            if !(transaction.amount >= 0.0 && transaction.amount < AMOUNT_MAX) {
                 let text = "expected an amount from 0 to 10^12".to_owned();
                 say("transaction_event.amount", "OUT_OF_RANGE", text);
             }
@@ -90,7 +95,7 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
 /// Milliseconds of the Unix epoch.
 pub(super) fn milliseconds(timestamp: &Timestamp) -> Option<i64> {
     let in_range =
-        (0..=253_402_300_799).contains(&timestamp.seconds) && (0..1_000_000_000).contains(&timestamp.nanos);
+        (0..=SECONDS_MAX).contains(&timestamp.seconds) && (0..1_000_000_000).contains(&timestamp.nanos);
     in_range.then(|| timestamp.seconds * 1000 + i64::from(timestamp.nanos) / 1_000_000)
 }
 

@@ -13,7 +13,7 @@ use tidegate_proto::analytics::v1::{
 };
 use tonic::{Code, Request, transport::Channel};
 
-use crate::harness::{Answer, Peer, Scratch, Server, Start, eventually, get, post_json};
+use crate::harness::{Answer, Peer, Scratch, Server, Start, curl, eventually, get, post_json};
 
 /// The day on which everything happens.
 pub(crate) const DAY_MS: i64 = 1_780_012_800_000;
@@ -309,6 +309,85 @@ fn the_description_of_the_routes_is_served_and_shown() {
         assert!(answer.json().is_object() && answer.status != 405, "{path}: {}", answer.text());
     }
     assert!(get(server.gateway(), "/docs").text().contains("/v1/analytics/funnel"));
+}
+
+#[test]
+fn a_deadline_ends_a_stream_and_a_wait() {
+    let server = Start::new().run();
+    let ask = |request_line: &str, timeout: &str, body: &str| {
+        let fields = format!("Content-Type: application/json\r\nGrpc-Timeout: {timeout}\r\n");
+        with_fields(&server, request_line, &fields, body)
+    };
+    let streams = [
+        "GET /v1/analytics/realtime",
+        "GET /v1/metrics/stream",
+        "POST /analytics.v1.MetricsService/StreamMetrics",
+    ];
+    for stream in streams {
+        let answer = ask(stream, "300m", "");
+        let lines: Vec<Value> =
+            answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (last, others) = lines.split_last().unwrap();
+        assert!(answer.status == 200 && last["error"]["code"] == 4, "{stream}: {lines:?}");
+        assert!(others.iter().all(|line| line["result"].is_object()), "{stream}: {lines:?}");
+    }
+    let event = r#"{"id":"e","user_id":"u","event_type":"EVENT_TYPE_USER"}"#;
+    // Plain events as well, whose requests the hot lane takes when they have no deadline.
+    for (request_line, body) in [
+        ("POST /v1/events", event.to_owned()),
+        ("POST /v1/events/batch", format!(r#"{{"events":[{event}]}}"#)),
+        ("POST /analytics.v1.EventIngestionService/IngestEvent", format!(r#"{{"event":{event}}}"#)),
+    ] {
+        let late = ask(request_line, "1n", &body);
+        assert_eq!((late.status, &late.json()["code"]), (504, &4.into()), "{request_line}");
+        let unreadable = ask(request_line, "1s", &body);
+        assert_eq!((unreadable.status, &unreadable.json()["code"]), (400, &3.into()), "{request_line}");
+        let in_time = ask(request_line, "99999999H", &body);
+        assert_eq!((in_time.status, &in_time.json()["success"]), (200, &true.into()), "{request_line}");
+    }
+    // Over HTTP/2, too, where the front end watches the deadlines of gRPC.
+    let url = server.url("/v1/events");
+    let arguments =
+        ["--http2-prior-knowledge", "-H", "grpc-timeout: 1n", "-d", event, "-w", "%{http_code}", &url];
+    if let Some((late, _)) = curl(&arguments) {
+        assert!(late.starts_with(r#"{"code":4"#) && late.ends_with("504"), "{late}");
+    }
+}
+
+#[test]
+fn what_the_general_reader_takes_the_hot_lane_takes_too() {
+    let server = Start::new().run();
+    // With options an event goes to the cold lane, else it stays on the hot one.
+    for options in ["", r#","options":{"async":false}"#] {
+        let send = |fields: &str| {
+            let event = format!(r#"{{"user_id":"u","event_type":"EVENT_TYPE_TRANSACTION",{fields}}}"#);
+            post_json(server.gateway(), "/v1/events", &format!(r#"{{"event":{event}{options}}}"#))
+        };
+        assert_eq!(send(r#""timestamp":1700000000.5"#).status, 200, "{options}");
+        let money = |status| {
+            format!(r#""transaction_event":{{"transaction_id":"t","currency":"EUR","status":{status}}}"#)
+        };
+        assert_eq!(send(&money("\"TRANSACTION_STATUS_COMPLETED\"")).status, 200, "{options}");
+        assert_eq!(send(&money("2.0")).status, 200, "{options}");
+        let unknown = send(&money("\"COMPLETED\""));
+        assert!(
+            unknown.status == 400 && unknown.text().contains("status: expected one of"),
+            "{}",
+            unknown.text()
+        );
+    }
+}
+
+#[test]
+fn another_method_and_a_broken_path_are_answered_in_json() {
+    let server = Start::new().run();
+    let answer = with_fields(&server, "PUT /v1/analytics/funnel", "", "");
+    assert_eq!(
+        (answer.status, answer.field("allow"), &answer.json()["code"]),
+        (405, Some("POST"), &12.into())
+    );
+    let answer = get(server.gateway(), "/v1/analytics/users/%FF");
+    assert_eq!((answer.status, &answer.json()["code"]), (400, &3.into()));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The binary as its clients meet it: real sockets, and clients that know nothing of our code (curl, h2load, grpcurl,
-//! grpcio, the `h2` crate, tonic). `tools/clients/install` brings the tools.
+//! grpcio, schemathesis, the `h2` crate, tonic). `tools/clients/install` brings the tools.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
 mod harness;
@@ -20,6 +20,7 @@ mod kafka_shapes;
 mod live_page;
 mod metrics;
 mod older_probes;
+mod openapi;
 mod roles;
 mod settings_cli;
 mod shutdown;

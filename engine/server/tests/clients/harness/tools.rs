@@ -17,6 +17,7 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     // Of some, only ours is there in the version that was pinned.
     let pinned = match name {
         "python" => Some(".tools/python/bin/python"),
+        "schemathesis" => Some(".tools/python/bin/schemathesis"),
         // Written when all of the module is there.
         "playwright-core" => Some(".tools/browser/installed"),
         _ => None,
