@@ -20,6 +20,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
+    statistics,
 };
 
 use super::{
@@ -75,10 +76,23 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.status.lag.store(lag.unsigned_abs(), Ordering::Relaxed);
+        let topics = statistics.topics.values();
+        let lag = topics.flat_map(|topic| topic.partitions.values()).filter_map(lag_of).sum();
+        self.status.lag.store(lag, Ordering::Relaxed);
     }
+}
+
+/// Records of a partition that the group has not passed. `None`: the partition is another member's, or nothing is known
+/// of it yet.
+fn lag_of(partition: &statistics::Partition) -> Option<u64> {
+    // Both come with the first answer to a fetch; until then they are below zero, as what was never committed is.
+    let (first, end) = (partition.lo_offset, partition.ls_offset);
+    if !partition.desired || first < 0 || end < 0 {
+        return None;
+    }
+    // A group that has committed nothing begins with the first record there is (auto.offset.reset = earliest), and so
+    // does one whose next record was deleted: librdkafka's own number says nothing of the one, too much of the other.
+    Some(end.saturating_sub(partition.committed_offset.max(first)).max(0).unsigned_abs())
 }
 
 impl ConsumerContext for Context {
