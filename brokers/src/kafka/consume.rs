@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     inbound::{Source, Taken, take_data_message},
-    status::SideStatus,
+    status::{PartitionLag, SideStatus},
 };
 
 /// A wait is cut into pieces of this length, so that what the cores have done is not kept waiting.
@@ -76,9 +76,17 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let topics = statistics.topics.values();
-        let lag = topics.flat_map(|topic| topic.partitions.values()).filter_map(lag_of).sum();
-        self.status.lag.store(lag, Ordering::Relaxed);
+        let topics = statistics.topics.iter();
+        let partitions = topics.flat_map(|(name, topic)| topic.partitions.values().map(move |of| (name, of)));
+        let mut lags: Vec<PartitionLag> = partitions
+            .filter_map(|(topic, partition)| {
+                let records = lag_of(partition)?;
+                Some(PartitionLag { topic: topic.clone(), partition: partition.partition, records })
+            })
+            .collect();
+        lags.sort();
+        self.status.lag.store(lags.iter().map(|lag| lag.records).sum(), Ordering::Relaxed);
+        *self.status.partition_lags.lock() = lags;
     }
 }
 

@@ -289,6 +289,52 @@ fn one_topic_for_all_when_kafka_topic_says_so() {
     assert_eq!(get(server.gateway(), "/analytics/summary").json()["total_events"], 1);
 }
 
+/// The series of `kafka_consumer_lag_total` on a page of metrics: labels, value.
+fn lag_series(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter_map(|line| line.strip_prefix("kafka_consumer_lag_total{"));
+    lines
+        .map(|line| line.rsplit_once("} ").unwrap())
+        .map(|(labels, value)| (labels.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_lag_of_each_partition_is_on_every_metrics_page_under_the_older_name() {
+    if !can_be_had() {
+        return;
+    }
+    let memory = get(Server::start().gateway(), "/metrics");
+    assert!(!memory.text().contains("kafka_consumer_lag"), "there is no Kafka");
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let server = start(&brokers).variable("KAFKA_CONSUMER_GROUP", "lagging-group").run();
+    let expected: BTreeMap<String, f64> = ["analytics-events", "diplom-messages", "events"]
+        .iter()
+        .flat_map(|topic| (0..3).map(move |partition| (topic, partition)))
+        .map(|(topic, partition)| {
+            (format!(r#"topic="{topic}",partition="{partition}",consumer_group="lagging-group""#), 0.0)
+        })
+        .collect();
+    for role in server.roles() {
+        let address = server.addresses(role)[0];
+        eventually("every partition has its series, and nothing waits", || {
+            (lag_series(get(address, "/metrics").text()) == expected).then_some(())
+        });
+    }
+    let page = get(server.gateway(), "/metrics");
+    assert!(page.text().contains("# TYPE kafka_consumer_lag_total gauge\n"), "a gauge in spite of its name");
+    // Offsets are committed once a second: while messages come, some are not.
+    let body = r#"{"source":"s","data":"d"}"#;
+    eventually("what is not committed shows", || {
+        post_json(server.gateway(), "/api/v1/ingest", body);
+        let lags = lag_series(get(server.gateway(), "/metrics").text());
+        lags.iter().any(|(labels, lag)| labels.contains("diplom-messages") && *lag > 0.0).then_some(())
+    });
+    eventually("all of it is worked on", || {
+        (lag_series(get(server.gateway(), "/metrics").text()) == expected).then_some(())
+    });
+}
+
 /// A topic of three partitions for a consumer of ours alone.
 fn one_topic(brokers: &str) -> KafkaConfig {
     KafkaConfig {
