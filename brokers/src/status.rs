@@ -10,6 +10,17 @@ use parking_lot::Mutex;
 /// Bounds of the buckets of publish times, in milliseconds; one more is unbounded.
 pub const PUBLISH_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 30_000];
 
+/// What a partition of a topic holds that the group has not passed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PartitionLag {
+    /// The topic.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// Records.
+    pub records: u64,
+}
+
 /// A broker at this moment.
 #[derive(Debug, Default)]
 pub struct SideStatus {
@@ -37,6 +48,8 @@ pub struct SideStatus {
     pub redelivered: AtomicU64,
     /// Messages it holds that this group has not taken.
     pub lag: AtomicU64,
+    /// The same by partition, where it has partitions: of those that this process reads, in order.
+    pub partition_lags: Mutex<Vec<PartitionLag>>,
     /// A sample of publishes by how long the acknowledgement took; bounds in [`PUBLISH_BOUNDS_MS`].
     pub publish_buckets: [AtomicU64; PUBLISH_BOUNDS_MS.len() + 1],
     /// Nanoseconds of all of them.

@@ -5,6 +5,10 @@
 //!
 //! The hot lane does not decode with these types (it walks the bytes in place); clients, tests and the cold lane do.
 
+mod request;
+
+pub use request::wrong_value;
+
 /// Package `diplom.v1`: ingestion and the records between the stages.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod diplom {

@@ -20,6 +20,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
+    statistics,
 };
 
 use super::{
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     inbound::{Source, Taken, take_data_message},
-    status::SideStatus,
+    status::{PartitionLag, SideStatus},
 };
 
 /// A wait is cut into pieces of this length, so that what the cores have done is not kept waiting.
@@ -75,10 +76,31 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        let partitions = statistics.topics.values().flat_map(|topic| topic.partitions.values());
-        let lag: i64 = partitions.map(|partition| partition.consumer_lag.max(0)).sum();
-        self.status.lag.store(lag.unsigned_abs(), Ordering::Relaxed);
+        let topics = statistics.topics.iter();
+        let partitions = topics.flat_map(|(name, topic)| topic.partitions.values().map(move |of| (name, of)));
+        let mut lags: Vec<PartitionLag> = partitions
+            .filter_map(|(topic, partition)| {
+                let records = lag_of(partition)?;
+                Some(PartitionLag { topic: topic.clone(), partition: partition.partition, records })
+            })
+            .collect();
+        lags.sort();
+        self.status.lag.store(lags.iter().map(|lag| lag.records).sum(), Ordering::Relaxed);
+        *self.status.partition_lags.lock() = lags;
     }
+}
+
+/// Records of a partition that the group has not passed. `None`: the partition is another member's, or nothing is known
+/// of it yet.
+fn lag_of(partition: &statistics::Partition) -> Option<u64> {
+    // Both come with the first answer to a fetch; until then they are below zero, as what was never committed is.
+    let (first, end) = (partition.lo_offset, partition.ls_offset);
+    if !partition.desired || first < 0 || end < 0 {
+        return None;
+    }
+    // A group that has committed nothing begins with the first record there is (auto.offset.reset = earliest), and so
+    // does one whose next record was deleted: librdkafka's own number says nothing of the one, too much of the other.
+    Some(end.saturating_sub(partition.committed_offset.max(first)).max(0).unsigned_abs())
 }
 
 impl ConsumerContext for Context {

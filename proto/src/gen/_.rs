@@ -268,7 +268,7 @@ pub mod ingest_service_server {
                     let fut = async move {
                         let method = IngestSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -315,7 +315,7 @@ pub mod ingest_service_server {
                     let fut = async move {
                         let method = IngestStreamSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,

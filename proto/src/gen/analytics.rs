@@ -421,7 +421,7 @@ pub mod producer_service_server {
                     let fut = async move {
                         let method = SendEventSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -467,7 +467,7 @@ pub mod producer_service_server {
                     let fut = async move {
                         let method = SendBatchEventsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -513,7 +513,7 @@ pub mod producer_service_server {
                     let fut = async move {
                         let method = GetProducerHealthSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -831,7 +831,7 @@ pub mod consumer_service_server {
                     let fut = async move {
                         let method = GetConsumerHealthSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -877,7 +877,7 @@ pub mod consumer_service_server {
                     let fut = async move {
                         let method = GetConsumerStatsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1226,7 +1226,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetAnalyticsSummarySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1271,7 +1271,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetMetricsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1320,7 +1320,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetAnalyticsHealthSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,

@@ -853,7 +853,7 @@ pub mod event_ingestion_service_server {
                     let fut = async move {
                         let method = IngestEventSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -899,7 +899,7 @@ pub mod event_ingestion_service_server {
                     let fut = async move {
                         let method = IngestEventsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -948,7 +948,7 @@ pub mod event_ingestion_service_server {
                     let fut = async move {
                         let method = StreamEventsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -988,7 +988,7 @@ pub mod event_ingestion_service_server {
                     let fut = async move {
                         let method = HealthSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1770,7 +1770,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetAnalyticsSummarySvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1816,7 +1816,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetTimeSeriesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1867,7 +1867,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetRealTimeAnalyticsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1913,7 +1913,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetUserAnalyticsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -1962,7 +1962,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = GetFunnelAnalysisSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -2002,7 +2002,7 @@ pub mod analytics_service_server {
                     let fut = async move {
                         let method = HealthSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -2553,7 +2553,7 @@ pub mod metrics_service_server {
                     let fut = async move {
                         let method = GetMetricsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -2599,7 +2599,7 @@ pub mod metrics_service_server {
                     let fut = async move {
                         let method = StreamMetricsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -2644,7 +2644,7 @@ pub mod metrics_service_server {
                     let fut = async move {
                         let method = ExportMetricsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,
@@ -2684,7 +2684,7 @@ pub mod metrics_service_server {
                     let fut = async move {
                         let method = HealthSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
+                        let mut grpc = tonic::server::Grpc::new(crate::request::RequestCodec(codec))
                             .apply_compression_config(
                                 accept_compression_encodings,
                                 send_compression_encodings,

@@ -26,6 +26,9 @@ const PROTO_FILES: [&str; 8] = [
     "analytics/legacy/analytics.proto",
 ];
 
+/// Where a generated service takes its codec.
+const SERVICE_CODEC: &str = "tonic::server::Grpc::new(codec)";
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -66,7 +69,11 @@ fn generate(descriptors: &FileDescriptorSet) -> Result<BTreeMap<String, Vec<u8>>
     let mut generated = BTreeMap::new();
     for entry in fs::read_dir(&scratch)? {
         let entry = entry?;
-        generated.insert(entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?);
+        let text = fs::read_to_string(entry.path())?;
+        // One codec can be named for services and clients together only, and this one is for services.
+        let text =
+            text.replace(SERVICE_CODEC, "tonic::server::Grpc::new(crate::request::RequestCodec(codec))");
+        generated.insert(entry.file_name().to_string_lossy().into_owned(), text.into_bytes());
     }
     fs::remove_dir_all(&scratch)?;
     generated.insert("descriptors.bin".to_owned(), descriptors.encode_to_vec());

@@ -30,6 +30,12 @@ pub enum MessageError {
         /// The offset from the start of the message.
         at: usize,
     },
+    /// Protobuf groups nest deeper than any decoder has to follow.
+    #[error("groups nested deeper than 100 at byte {at}")]
+    TooDeep {
+        /// The offset from the start of the message.
+        at: usize,
+    },
     /// A protobuf string is not UTF-8.
     #[error("invalid UTF-8 in {field} at byte {at}")]
     ProtobufText {
@@ -70,7 +76,7 @@ impl MessageError {
             Self::Json { pointer, .. } => pointer,
             Self::ProtobufText { field, .. } => field,
             Self::TooManyPairs => "/metadata",
-            Self::NotUtf8 { .. } | Self::Protobuf { .. } => "",
+            Self::NotUtf8 { .. } | Self::Protobuf { .. } | Self::TooDeep { .. } => "",
         }
     }
 }

@@ -319,7 +319,9 @@ mod tests {
     fn groups_are_bounded() {
         let nested = |depth: usize| [vec![0x23; depth], vec![0x24; depth]].concat();
         assert!(decode(&nested(100)).is_ok());
-        assert!(decode(&nested(101)).is_err());
+        let error = decode(&nested(101)).unwrap_err();
+        assert_eq!(error, MessageError::TooDeep { at: 100 });
+        assert_eq!(error.class(), crate::message::Class::InvalidArgument);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl From<Broken> for MessageError {
             What::FixedCut => "a fixed-size field is cut off",
             What::GroupCut => "a group is cut off",
             What::GroupEndAlone => "a group ends that did not begin",
-            What::GroupsTooDeep => "groups nested deeper than 100",
+            What::GroupsTooDeep => return Self::TooDeep { at },
             What::WireTypeUnknown => "an unknown wire type",
         };
         Self::Protobuf { what, at }

@@ -7,6 +7,7 @@ use prometheus::proto::MetricFamily;
 use transports::{Cause, DURATION_BOUNDS, Durations, Tally};
 
 use super::{families::Family, house::House};
+use crate::settings::Provider;
 
 /// Event types with a series of their own: those that a core met first. Further ones are `other`.
 const TYPES_MAX: u16 = 64;
@@ -74,4 +75,22 @@ pub fn append(house: &House, families: &mut Vec<MetricFamily>) {
         .into_iter()
         .filter_map(Family::finish),
     );
+    families.extend(kafka_lag(house));
+}
+
+/// The lag in Kafka by partition, which are as many series as this process reads partitions; none without Kafka.
+fn kafka_lag(house: &House) -> Option<MetricFamily> {
+    let behind = &house.behind;
+    let kafka = behind.brokers.iter().find(|broker| broker.provider == Provider::Kafka)?;
+    let group = behind.delivery.kafka.consumer_group.as_str();
+    let mut family = Family::gauge(
+        "kafka_consumer_lag_total",
+        "Records of a partition that the group has not worked on, of the partitions that this process reads.",
+    );
+    for lag in kafka.status.partition_lags.lock().iter() {
+        let partition = lag.partition.to_string();
+        let labels = [("topic", lag.topic.as_str()), ("partition", &partition), ("consumer_group", group)];
+        family = family.level(&labels, lag.records as f64);
+    }
+    family.finish()
 }

@@ -15,6 +15,7 @@ use tidegate_proto::analytics::v1::{
     StreamStatus, ValidationError, event_ingestion_service_server::EventIngestionService,
     stream_events_request, stream_events_response,
 };
+use tidegate_proto::wrong_value;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{
@@ -139,17 +140,37 @@ impl Rules {
 impl EventRules for Rules {
     fn examine(&self, event: &[u8], at: &str) -> Examined {
         let since = Instant::now();
-        let event = match Event::decode(event) {
-            Ok(event) => event,
-            Err(error) => return Examined::Broken(error.to_string()),
+        let ended = match Event::decode(event) {
+            Ok(event) => {
+                let errors = check(&event, at, now_ms());
+                if errors.is_empty() {
+                    return Examined::Good(event.encode_to_vec());
+                }
+                Ended::Invalid { id: event.id, errors }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                let Some(text) = wrong_value(&error) else { return Examined::Broken(error) };
+                let wrong = ValidationError {
+                    field: at.to_owned(),
+                    message: text.to_owned(),
+                    code: "INVALID".to_owned(),
+                };
+                Ended::Invalid { id: readable_id(event), errors: vec![wrong] }
+            }
         };
-        let errors = check(&event, at, now_ms());
-        if errors.is_empty() {
-            return Examined::Good(event.encode_to_vec());
-        }
-        let ended = Ended::Invalid { id: event.id, errors };
         Examined::Bad(response(&self.node, ended, None, since).encode_to_vec())
     }
+}
+
+/// The id of an event that cannot be decoded, for its answer; empty when it cannot be read either.
+fn readable_id(event: &[u8]) -> String {
+    #[derive(Clone, PartialEq, Message)]
+    struct Id {
+        #[prost(string, tag = "1")]
+        id: String,
+    }
+    Id::decode(event).map(|event| event.id).unwrap_or_default()
 }
 
 impl Platform {

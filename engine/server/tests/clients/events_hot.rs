@@ -6,7 +6,7 @@ use prost::Message;
 use serde_json::{Value, json};
 use tidegate_proto::analytics::v1::{
     Event, EventType, IngestEventRequest, IngestEventResponse, IngestEventsRequest, IngestEventsResponse,
-    StreamEventsRequest, StreamEventsResponse, stream_events_request,
+    StreamEventsRequest, StreamEventsResponse, stream_events_request, stream_events_response,
 };
 use transports::ENDPOINTS;
 
@@ -298,13 +298,10 @@ fn what_is_no_plain_unary_call_gets_the_code_it_deserves() {
     let server = Server::start();
     let path = format!("{SERVICE}/IngestEvent");
     let good = plain_body(&path, "e");
-    let invalid = framed(0, b"\x0a\x08\x0a\x01\xff\x12\x01u\x20\x01");
-    let cases: [(&str, Vec<u8>, u32); 6] = [
+    let cases: [(&str, Vec<u8>, u32); 5] = [
         ("two messages", [good.clone(), good.clone()].concat(), 12),
         ("half a message", good[..9].to_vec(), 13),
         ("a broken protobuf", framed(0, b"\x0a\x05x"), 13),
-        // The general decoder does not tell a broken text from a broken message.
-        ("a text that is no UTF-8", invalid, 13),
         ("a flag that there is not", framed(2, &good[5..]), 13),
         ("compressed by nothing", framed(1, &good[5..]), 13),
     ];
@@ -318,6 +315,106 @@ fn what_is_no_plain_unary_call_gets_the_code_it_deserves() {
         assert_eq!(answer.grpc_status(), Some(12), "no message: {}", answer.grpc_message());
     });
     assert_eq!(server.received(), (0, 0, 0));
+}
+
+/// Events that protobuf can frame and nobody can take: what is wrong, their bytes, how the answer says it, and the id
+/// that can be read all the same.
+fn events_with_wrong_values() -> [(&'static str, Vec<u8>, &'static str, &'static str); 3] {
+    let deep = [event("wrong").encode_to_vec(), vec![0x7b; 101], vec![0x7c; 101]].concat();
+    [
+        (
+            "a user that is no UTF-8",
+            b"\x0a\x05wrong\x12\x01\xff\x20\x01".to_vec(),
+            "Event.user_id: ",
+            "wrong",
+        ),
+        (
+            "a text within a text that is none",
+            [event("wrong").encode_to_vec(), b"\x52\x03\x0a\x01\x80".to_vec()].concat(),
+            "UserEvent.action: ",
+            "wrong",
+        ),
+        ("groups deeper than 100", deep, "recursion limit", ""),
+    ]
+}
+
+/// Field 1 of a message.
+fn field_1(value: &[u8]) -> Vec<u8> {
+    let mut message = vec![0x0a];
+    prost::encode_length_delimiter(value.len(), &mut message).unwrap();
+    message.extend_from_slice(value);
+    message
+}
+
+#[test]
+fn a_text_that_is_not_utf8_is_an_invalid_argument_of_a_unary_call() {
+    let server = Server::start();
+    let legacy = "/analytics.ProducerService";
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        for (what, event, says, _) in events_with_wrong_values() {
+            let good = plain_body(&format!("{SERVICE}/IngestEvents"), "good")[5..].to_vec();
+            for (path, request) in [
+                (format!("{SERVICE}/IngestEvent"), field_1(&event)),
+                (format!("{SERVICE}/IngestEvents"), [good, field_1(&event)].concat()),
+            ] {
+                let answer = peer.call(&path, &[], &framed(0, &request)).await.unwrap();
+                let message = answer.grpc_message();
+                assert_eq!(answer.grpc_status(), Some(3), "{path}, {what}: {message}");
+                assert!(message.starts_with("request message: ") && message.contains(says), "{message}");
+            }
+        }
+        let event = b"\x0a\x01e\x12\x01\xff\x1a\x01t";
+        for (path, request) in [
+            (format!("{legacy}/SendEvent"), event.to_vec()),
+            (format!("{legacy}/SendBatchEvents"), field_1(event)),
+            ("/analytics.v1.AnalyticsService/GetUserAnalytics".to_owned(), b"\x0a\x01\xff".to_vec()),
+        ] {
+            let answer = peer.call(&path, &[], &framed(0, &request)).await.unwrap();
+            let message = answer.grpc_message();
+            assert_eq!(answer.grpc_status(), Some(3), "{path}: {message}");
+            assert!(message.contains("user_id: ") && message.contains("UTF-8"), "{path}: {message}");
+        }
+    });
+    assert_eq!(server.received(), (0, 0, 0));
+}
+
+#[test]
+fn a_text_that_is_not_utf8_is_answered_in_its_turn_and_its_stream_goes_on() {
+    let server = Server::start();
+    let path = format!("{SERVICE}/StreamEvents");
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        for (what, event, says, id) in events_with_wrong_values() {
+            let [before, after] = ["before", "after"].map(|id| plain_body(&path, &format!("{id}, {what}")));
+            let body = [before, framed(0, &field_1(&event)), after].concat();
+            let answer = peer.call(&path, &[], &body).await.unwrap();
+            assert_eq!(answer.grpc_status(), Some(0), "{what}: {}", answer.grpc_message());
+            let (mut rest, mut answers) = (answer.body.as_slice(), Vec::new());
+            while let Some((prefix, behind)) = rest.split_first_chunk::<5>() {
+                let length = u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize;
+                let response = StreamEventsResponse::decode(&behind[..length]).unwrap().response;
+                if let Some(stream_events_response::Response::EventResponse(response)) = response {
+                    answers.push(response);
+                }
+                rest = &behind[length..];
+            }
+            let stored: Vec<bool> = answers.iter().map(|answer| answer.success).collect();
+            assert_eq!(stored, [true, false, true], "{what}");
+            let wrong = &answers[1].validation_errors[0];
+            assert_eq!(
+                (answers[1].event_id.as_str(), wrong.field.as_str(), wrong.code.as_str()),
+                (id, "events[1]", "INVALID"),
+                "{what}"
+            );
+            assert!(wrong.message.contains(says), "{wrong:?}");
+        }
+        // What is no event at all ends it.
+        let broken = framed(0, &field_1(b"\x0a\x05x"));
+        let answer = peer.call(&path, &[], &broken).await.unwrap();
+        assert_eq!(answer.grpc_status(), Some(13), "{}", answer.grpc_message());
+    });
+    assert_eq!(server.received(), (6, 6, 0));
 }
 
 #[test]

@@ -242,13 +242,14 @@ fn what_cannot_be_a_message_is_internal() {
 }
 
 #[test]
-fn text_that_is_not_utf8_is_an_invalid_argument() {
+fn text_that_is_not_utf8_and_nesting_over_100_are_invalid_arguments() {
     let server = Server::start();
     on_runtime(async {
         let mut peer = H2Peer::connect(server.grpc()).await;
         let source = framed(0, b"\x0a\x02\xff\xfe");
         let key = framed(0, b"\x1a\x03\x0a\x01\xff");
-        for body in [source, key] {
+        let groups = framed(0, &[vec![0x7b; 101], vec![0x7c; 101]].concat());
+        for body in [source, key, groups] {
             let answer = peer.call(UNARY, &[], &body).await.unwrap();
             assert_eq!(answer.grpc_status(), Some(Code::InvalidArgument as u32), "{answer:?}");
         }

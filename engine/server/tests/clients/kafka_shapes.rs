@@ -3,12 +3,21 @@
 use std::{
     collections::BTreeMap,
     process::Command,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use ::brokers::{
+    inbound::Source,
+    kafka::{KafkaConfig, consume::KafkaSource, topics::create},
+    status::SideStatus,
+};
+use engine_core::PartitionKey;
 use ledger::process::{self, Process};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::{Header, Headers, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer},
@@ -17,7 +26,7 @@ use serde_json::{Value, json};
 
 use crate::{
     brokers::can_be_had,
-    harness::{Scratch, Server, Start, TIDEGATE, eventually, get, post_json},
+    harness::{Scratch, Server, Start, TIDEGATE, eventually, get, on_runtime, post_json},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -278,6 +287,139 @@ fn one_topic_for_all_when_kafka_topic_says_so() {
     assert_eq!(records(&brokers, "apart", 3, 1)[0].header("event-type"), Some("order_placed"));
     eventually("all are worked on", || (processed(&server) == 3).then_some(()));
     assert_eq!(get(server.gateway(), "/analytics/summary").json()["total_events"], 1);
+}
+
+/// The series of `kafka_consumer_lag_total` on a page of metrics: labels, value.
+fn lag_series(page: &str) -> BTreeMap<String, f64> {
+    let lines = page.lines().filter_map(|line| line.strip_prefix("kafka_consumer_lag_total{"));
+    lines
+        .map(|line| line.rsplit_once("} ").unwrap())
+        .map(|(labels, value)| (labels.to_owned(), value.parse().unwrap()))
+        .collect()
+}
+
+#[test]
+fn the_lag_of_each_partition_is_on_every_metrics_page_under_the_older_name() {
+    if !can_be_had() {
+        return;
+    }
+    let memory = get(Server::start().gateway(), "/metrics");
+    assert!(!memory.text().contains("kafka_consumer_lag"), "there is no Kafka");
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let server = start(&brokers).variable("KAFKA_CONSUMER_GROUP", "lagging-group").run();
+    let expected: BTreeMap<String, f64> = ["analytics-events", "diplom-messages", "events"]
+        .iter()
+        .flat_map(|topic| (0..3).map(move |partition| (topic, partition)))
+        .map(|(topic, partition)| {
+            (format!(r#"topic="{topic}",partition="{partition}",consumer_group="lagging-group""#), 0.0)
+        })
+        .collect();
+    for role in server.roles() {
+        let address = server.addresses(role)[0];
+        eventually("every partition has its series, and nothing waits", || {
+            (lag_series(get(address, "/metrics").text()) == expected).then_some(())
+        });
+    }
+    let page = get(server.gateway(), "/metrics");
+    assert!(page.text().contains("# TYPE kafka_consumer_lag_total gauge\n"), "a gauge in spite of its name");
+    // Offsets are committed once a second: while messages come, some are not.
+    let body = r#"{"source":"s","data":"d"}"#;
+    eventually("what is not committed shows", || {
+        post_json(server.gateway(), "/api/v1/ingest", body);
+        let lags = lag_series(get(server.gateway(), "/metrics").text());
+        lags.iter().any(|(labels, lag)| labels.contains("diplom-messages") && *lag > 0.0).then_some(())
+    });
+    eventually("all of it is worked on", || {
+        (lag_series(get(server.gateway(), "/metrics").text()) == expected).then_some(())
+    });
+}
+
+/// A topic of three partitions for a consumer of ours alone.
+fn one_topic(brokers: &str) -> KafkaConfig {
+    KafkaConfig {
+        brokers: brokers.to_owned(),
+        topic: "lagging".into(),
+        shapes: None,
+        consumer_group: "new-group".into(),
+        client_id: "test".into(),
+        acks: "all".into(),
+        compression: "none".into(),
+        linger: Duration::ZERO,
+        batch_messages: 1,
+        retry_backoff: Duration::from_millis(100),
+        in_flight_max: 1,
+        partition: PartitionKey::default(),
+        security_protocol: "plaintext".into(),
+        sasl_mechanism: String::new(),
+        sasl_username: String::new(),
+        sasl_password: String::new(),
+        ssl_ca_location: String::new(),
+    }
+}
+
+/// A consumer of ours that works on nothing by itself.
+struct Member {
+    source: KafkaSource,
+    status: Arc<SideStatus>,
+    /// What came, in order.
+    tags: Vec<u64>,
+}
+
+impl Member {
+    fn join(config: &KafkaConfig) -> Self {
+        let status = Arc::new(SideStatus::new("kafka"));
+        let source = KafkaSource::new(config, Arc::clone(&status)).unwrap();
+        Self { source, status, tags: Vec::new() }
+    }
+
+    /// Its lag, after it was polled.
+    fn lag(&mut self) -> u64 {
+        self.source.take(100, Duration::from_millis(10), &mut |tag, _| self.tags.push(tag));
+        self.status.lag.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn the_lag_of_a_group_that_never_committed_is_all_that_the_topic_still_has() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let config = one_topic(&brokers);
+    create(&config, &config.topics()).unwrap();
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    for partition in [0, 0, 0, 0, 0, 1, 1] {
+        producer.send(BaseRecord::<(), _>::to("lagging").partition(partition).payload("none")).unwrap();
+    }
+    producer.flush(TIMEOUT).unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let mut gone = TopicPartitionList::new();
+    gone.add_partition_offset("lagging", 0, Offset::Offset(2)).unwrap();
+    on_runtime(admin.delete_records(&gone, &AdminOptions::new())).unwrap();
+
+    let mut only = Member::join(&config);
+    eventually("all of it has come, and none of it is done", || {
+        (only.lag() == 5 && only.tags.len() == 5).then_some(())
+    });
+    for (count, left) in [(2, 3), (3, 0)] {
+        for tag in only.tags.drain(..count) {
+            only.source.done(tag);
+        }
+        eventually("what is done is committed", || (only.lag() == left).then_some(()));
+    }
+
+    // Partitions that went to another member are counted by that one alone.
+    let config = KafkaConfig { consumer_group: "shared-group".into(), ..config };
+    let mut first = Member::join(&config);
+    eventually("one member has all of it", || (first.lag() == 5).then_some(()));
+    let mut second = Member::join(&config);
+    eventually("two members share it", || {
+        let lags = [first.lag(), second.lag()];
+        (lags == [3, 2] || lags == [2, 3]).then_some(())
+    });
 }
 
 /// `tidegate topics …`: whether it succeeded, and what it said.
