@@ -47,11 +47,23 @@ impl Resolved<'_> {
     }
 
     /// All conditions but those on properties.
-    pub(crate) fn meets_but_properties(&self, chunk: &Chunk, at: usize) -> bool {
-        let Filter { names, user, session, .. } = self.filter;
-        (names.is_empty() || self.names.contains(&chunk.names[at]))
-            && self.source.is_none_or(|source| source == Some(chunk.sources[at]))
-            && (user.is_none() || self.user == Some(chunk.users[at]))
+    fn meets_but_properties(&self, chunk: &Chunk, at: usize) -> bool {
+        self.takes_name(chunk.names[at])
+            && self.takes_source(chunk.sources[at])
+            && self.takes_user_and_session(chunk, at)
+    }
+
+    pub(crate) fn takes_name(&self, name: u16) -> bool {
+        self.filter.names.is_empty() || self.names.contains(&name)
+    }
+
+    pub(crate) fn takes_source(&self, source: u16) -> bool {
+        self.source.is_none_or(|wanted| wanted == Some(source))
+    }
+
+    pub(crate) fn takes_user_and_session(&self, chunk: &Chunk, at: usize) -> bool {
+        let Filter { user, session, .. } = self.filter;
+        (user.is_none() || self.user == Some(chunk.users[at]))
             && session.as_ref().is_none_or(|session| chunk.session(at) == session)
     }
 }

@@ -1,7 +1,11 @@
 //! Ordered funnels: how many users took the first step, the second after it, and so on, each within a time of the one
 //! before.
 
-use crate::{chunk::NOBODY, filter::Filter, part::View};
+use crate::{
+    chunk::NOBODY,
+    filter::{Filter, Resolved},
+    part::View,
+};
 
 /// Steps at most: they are bits of a number.
 pub const STEPS_MAX: usize = 32;
@@ -38,6 +42,62 @@ fn by_user(taken: &[(u32, Taking)]) -> (Vec<Taking>, Vec<usize>) {
     (takings, places)
 }
 
+/// Users some of whose events came after later ones. Most users have none, and their events need no sorting.
+fn late_users(view: &View, from_ms: i64, to_ms: i64) -> Vec<bool> {
+    let (mut latest, mut late) = (vec![i64::MIN; view.users], vec![false; view.users]);
+    for chunk in view.chunks_of(from_ms, to_ms) {
+        for (time, user) in chunk.timestamps_ms.iter().zip(&chunk.users) {
+            if *user != NOBODY && (from_ms..to_ms).contains(time) {
+                let latest = &mut latest[*user as usize];
+                late[*user as usize] |= time < latest;
+                *latest = *time;
+            }
+        }
+    }
+    late
+}
+
+/// How far each user came.
+struct Walk {
+    timeout_ms: Option<i64>,
+    /// How many steps each user took.
+    came: Vec<u8>,
+    /// When each user took each step last: the later, the longer the next one may take.
+    latest: Vec<i64>,
+    result: Vec<Step>,
+}
+
+impl Walk {
+    fn new(users: usize, steps: usize, timeout_ms: Option<i64>) -> Self {
+        let result = vec![Step::default(); steps];
+        Self { timeout_ms, came: vec![0; users], latest: vec![0; users * steps], result }
+    }
+
+    /// A user's next event, in the order of time.
+    #[inline]
+    fn take(&mut self, user: u32, (time, met): Taking) {
+        let (steps, user) = (self.result.len(), user as usize);
+        let came = usize::from(self.came[user]);
+        let latest = &mut self.latest[user * steps..][..steps];
+        // Backwards, so that one event takes one step.
+        for step in (0..=came.min(steps - 1)).rev() {
+            if met & (1 << step) == 0 {
+                continue;
+            }
+            let since = if step == 0 { time } else { latest[step - 1] };
+            if self.timeout_ms.is_some_and(|most| time - since > most) {
+                continue;
+            }
+            latest[step] = time;
+            if step == came {
+                self.came[user] += 1;
+                self.result[step].users += 1;
+                self.result[step].total_ms += u128::from(time.abs_diff(since));
+            }
+        }
+    }
+}
+
 /// Counts a part's users by how far they came. `steps` are conditions; `common` must be met by every event.
 ///
 /// A user takes step *k* with an event that meets it and comes after an event with which it took step *k − 1*, at most
@@ -52,6 +112,9 @@ pub fn funnel(
     timeout_ms: Option<i64>,
 ) -> Vec<Step> {
     let steps = &steps[..steps.len().min(STEPS_MAX)];
+    if steps.is_empty() {
+        return Vec::new();
+    }
     let resolved: Vec<_> = steps.iter().map(|step| step.resolve(view, None)).collect();
     let common_resolved = common.resolve(view, None);
     // Steps mostly ask for the same few properties: these are looked up once for each event.
@@ -63,61 +126,53 @@ pub fn funnel(
         .iter()
         .map(|step| step.properties.iter().map(|(key, value)| (place(key), value.as_bytes())).collect())
         .collect();
+    // Which steps, as bits, an event of this name, of this source, may meet; and which ask for more than that.
+    let bits = |takes: &dyn Fn(&Resolved<'_>) -> bool| -> u32 {
+        resolved.iter().enumerate().map(|(step, conditions)| u32::from(takes(conditions)) << step).sum()
+    };
+    let by_name: Vec<u32> =
+        view.names.numbers().map(|name| bits(&|conditions| conditions.takes_name(name))).collect();
+    let by_source: Vec<u32> =
+        view.sources.numbers().map(|source| bits(&|conditions| conditions.takes_source(source))).collect();
+    let of = |bits: &[u32], number: u16| bits.get(usize::from(number)).copied().unwrap_or_default();
+    let late = late_users(view, from_ms, to_ms);
+    let mut walk = Walk::new(view.users, steps.len(), timeout_ms);
     let mut taken: Vec<(u32, Taking)> = Vec::new();
-    for chunk in &view.chunks {
-        if chunk.last_ms < from_ms || chunk.first_ms >= to_ms {
-            continue;
-        }
+    for chunk in view.chunks_of(from_ms, to_ms) {
         let mut values = Vec::with_capacity(keys.len());
         for at in 0..chunk.len() {
             let (time, user) = (chunk.timestamps_ms[at], chunk.users[at]);
             if time < from_ms || time >= to_ms || user == NOBODY {
                 continue;
             }
-            let mut met = 0_u32;
-            if !keys.is_empty() {
+            let mut met = of(&by_name, chunk.names[at]) & of(&by_source, chunk.sources[at]);
+            if met != 0 && !keys.is_empty() {
                 chunk.values(at, &keys, &mut values);
             }
-            for (step, (conditions, wanted)) in resolved.iter().zip(&wanted).enumerate() {
-                let meets = conditions.meets_but_properties(chunk, at)
-                    && wanted.iter().all(|(place, value)| values[*place] == Some(value));
-                met |= u32::from(meets) << step;
+            let mut left = met;
+            while left != 0 {
+                let step = left.trailing_zeros() as usize;
+                left &= left - 1;
+                let meets = resolved[step].takes_user_and_session(chunk, at)
+                    && wanted[step].iter().all(|(place, value)| values[*place] == Some(value));
+                met &= !(u32::from(!meets) << step);
             }
             if met != 0 && (common.is_open() || common_resolved.meets(chunk, at)) {
-                taken.push((user, (time, met)));
+                match late[user as usize] {
+                    false => walk.take(user, (time, met)),
+                    true => taken.push((user, (time, met))),
+                }
             }
         }
     }
-    let mut result = vec![Step::default(); steps.len()];
     let (mut takings, ends) = by_user(&taken);
     drop(taken);
     let mut begin = 0;
-    for end in ends {
+    for (user, end) in (0..).zip(ends) {
         let events = &mut takings[std::mem::replace(&mut begin, end)..end];
-        // Stable: those of one millisecond stay in the order they came. Most come in the order of time anyway.
+        // Stable: those of one millisecond stay in the order they came.
         events.sort_by_key(|(time, _)| *time);
-        // The latest time at which each step was taken: the later, the longer the next one may take.
-        let mut latest: [Option<i64>; STEPS_MAX] = [None; STEPS_MAX];
-        let mut came = 0;
-        for (time, met) in events.iter() {
-            // Backwards, so that one event takes one step.
-            for step in (0..=came.min(steps.len() - 1)).rev() {
-                if met & (1 << step) == 0 {
-                    continue;
-                }
-                let since = if step == 0 { Some(*time) } else { latest[step - 1] };
-                let Some(since) = since.filter(|since| timeout_ms.is_none_or(|most| time - since <= most))
-                else {
-                    continue;
-                };
-                latest[step] = Some(*time);
-                if step == came {
-                    came += 1;
-                    result[step].users += 1;
-                    result[step].total_ms += time.abs_diff(since) as u128;
-                }
-            }
-        }
+        events.iter().for_each(|taking| walk.take(user, *taking));
     }
-    result
+    walk.result
 }

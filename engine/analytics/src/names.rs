@@ -60,6 +60,11 @@ impl Names {
         self.names.clone()
     }
 
+    /// Every number that there is.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u16> + use<> {
+        0..self.names.len() as u16
+    }
+
     /// All names, by number.
     pub fn all(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(|name| &**name)

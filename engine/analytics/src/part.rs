@@ -295,6 +295,12 @@ pub struct View {
 }
 
 impl View {
+    /// The chunks with events of this time.
+    pub(crate) fn chunks_of(&self, from_ms: i64, to_ms: i64) -> impl Iterator<Item = &Chunk> {
+        let chunks = self.chunks.iter().map(|chunk| &**chunk);
+        chunks.filter(move |chunk| chunk.last_ms >= from_ms && chunk.first_ms < to_ms)
+    }
+
     /// The name of events with this number.
     pub fn name(&self, number: u16) -> &str {
         self.names.name(number)

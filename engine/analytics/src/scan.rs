@@ -53,10 +53,7 @@ pub fn scan<K: Ord>(
     let conditions = filter.resolve(view, user);
     let hasher = RandomState::new();
     let mut found: BTreeMap<K, Counted> = BTreeMap::new();
-    for chunk in &view.chunks {
-        if chunk.last_ms < from_ms || chunk.first_ms >= to_ms {
-            continue;
-        }
+    for chunk in view.chunks_of(from_ms, to_ms) {
         for at in 0..chunk.len() {
             let time = chunk.timestamps_ms[at];
             if time < from_ms || time >= to_ms || !conditions.meets(chunk, at) {
