@@ -16,8 +16,10 @@ fn resident() -> usize {
 }
 
 fn add(part: &mut Part, event: &DayEvent) {
+    let properties: Vec<(&[u8], &[u8])> =
+        event.properties.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
     part.add(&Event {
-        id: &event.id,
+        id: event.id.as_bytes(),
         user: &event.user,
         session: &event.session,
         kind: Kind::Custom,
@@ -27,7 +29,7 @@ fn add(part: &mut Part, event: &DayEvent) {
         amount_micros: event.amount_micros,
         is_error: event.is_error,
         metrics: &[],
-        properties: &event.properties,
+        properties: &properties,
     });
 }
 
@@ -125,7 +127,7 @@ fn main() {
     for number in 0..1_000_000 {
         let user = format!("user-{number}");
         part.add(&Event {
-            id: "e",
+            id: b"e",
             user: &user,
             name: "n",
             timestamp_ms: start_ms + number,

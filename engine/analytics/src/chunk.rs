@@ -105,14 +105,14 @@ impl Chunk {
         self.errors.push(event.is_error);
         self.previous.push(row.previous);
         let texts = &mut self.texts;
-        let mut write = |text: &str| {
-            // Longer ones were refused at the door; a cut one is still text.
-            let length = text.floor_char_boundary(usize::from(u16::MAX));
+        let mut write = |text: &[u8]| {
+            // Longer ones were refused at the door.
+            let length = text.len().min(usize::from(u16::MAX));
             texts.extend_from_slice(&(length as u16).to_le_bytes());
-            texts.extend_from_slice(&text.as_bytes()[..length]);
+            texts.extend_from_slice(&text[..length]);
         };
         write(event.id);
-        write(event.session);
+        write(event.session.as_bytes());
         for (key, value) in event.properties {
             write(key);
             write(value);
@@ -155,7 +155,7 @@ impl Chunk {
 
     /// Id, session, then keys and values in turns.
     pub(crate) fn texts(&self, at: usize) -> impl Iterator<Item = &str> {
-        self.bytes_of(at).map(|text| std::str::from_utf8(text).unwrap_or_default())
+        self.bytes_of(at).map(|text| text.utf8_chunks().next().map_or("", |chunk| chunk.valid()))
     }
 
     /// The same as bytes.
@@ -216,9 +216,10 @@ mod tests {
     fn texts_come_back() {
         let mut chunk = Chunk::new(7);
         let row = Row { user: 1, name: 2, source: 3, previous: NO_ROW };
-        let first = Event { id: "a", session: "s", properties: &[("k", "v"), ("x", "")], ..Event::default() };
+        let properties: [(&[u8], &[u8]); 2] = [(b"k", b"v"), (b"x", b"")];
+        let first = Event { id: b"a", session: "s", properties: &properties, ..Event::default() };
         chunk.push(&first, row);
-        chunk.push(&Event { id: "b", ..Event::default() }, row);
+        chunk.push(&Event { id: b"b\xff", ..Event::default() }, row);
         assert_eq!(chunk.texts(0).collect::<Vec<_>>(), ["a", "s", "k", "v", "x", ""]);
         assert_eq!(chunk.texts(1).collect::<Vec<_>>(), ["b", ""]);
         assert!(chunk.has(0, "x", "") && chunk.has(0, "k", "v"));

@@ -22,8 +22,8 @@ pub enum Kind {
 /// An event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Event<'a> {
-    /// Its id.
-    pub id: &'a str,
+    /// Its id. It and the properties are only kept: whoever reads them sees them as far as they are UTF-8.
+    pub id: &'a [u8],
     /// Whose it is; empty for nobody's, which is counted and belongs to no profile.
     pub user: &'a str,
     /// Its session; empty: sessions are cut by gaps.
@@ -43,5 +43,5 @@ pub struct Event<'a> {
     /// Named values, each added up under its name.
     pub metrics: &'a [(&'a str, f64)],
     /// Free pairs that filters can ask for.
-    pub properties: &'a [(&'a str, &'a str)],
+    pub properties: &'a [(&'a [u8], &'a [u8])],
 }

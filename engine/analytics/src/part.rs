@@ -315,7 +315,8 @@ mod tests {
         let mut part = Part::new(bounds);
         for number in 0..events {
             let user = format!("u-{}", number % 10);
-            let event = Event { user: &user, name: "n", properties: &[("text", text)], ..Event::default() };
+            let properties: [(&[u8], &[u8]); 1] = [(b"text", text.as_bytes())];
+            let event = Event { user: &user, name: "n", properties: &properties, ..Event::default() };
             part.add(&event);
         }
         part

@@ -21,8 +21,10 @@ fn parts() -> MutexGuard<'static, Vec<Part>> {
         for event in Day::new(1, EVENTS, USERS, START_MS) {
             let core = event.user.bytes().map(usize::from).sum::<usize>() % 2;
             let revenue = event.amount_micros.map(|micros| ("basket", micros as f64 / 1e6));
+            let properties: Vec<(&[u8], &[u8])> =
+                event.properties.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
             parts[core].add(&Event {
-                id: &event.id,
+                id: event.id.as_bytes(),
                 user: &event.user,
                 session: &event.session,
                 kind: Kind::Custom,
@@ -32,7 +34,7 @@ fn parts() -> MutexGuard<'static, Vec<Part>> {
                 amount_micros: event.amount_micros,
                 is_error: event.is_error,
                 metrics: revenue.as_slice(),
-                properties: &event.properties,
+                properties: &properties,
             });
         }
         Mutex::new(parts)

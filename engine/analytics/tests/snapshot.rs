@@ -19,7 +19,7 @@ fn add(part: &mut Part, random: &mut fastrand::Rng, events: usize) {
         let metrics = [(metric.as_str(), (random.f64() * 9.0).exp()), ("both", random.f64() - 0.5)];
         let text = "ü".repeat(random.usize(..30));
         part.add(&Event {
-            id: &number.to_string(),
+            id: number.to_string().as_bytes(),
             user: &user,
             session: &session,
             kind: KINDS[random.usize(..5)],
@@ -29,7 +29,10 @@ fn add(part: &mut Part, random: &mut fastrand::Rng, events: usize) {
             amount_micros: random.bool().then(|| random.i64(-1000..1_000_000)),
             is_error: random.u8(..) < 5,
             metrics: &metrics[..random.usize(..3)],
-            properties: &[("text", &text), ("plan", if random.bool() { "paid" } else { "free" })],
+            properties: &[
+                (b"text", text.as_bytes()),
+                (b"plan", if random.bool() { b"paid" } else { b"free" }),
+            ],
         });
     }
 }

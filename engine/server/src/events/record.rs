@@ -113,9 +113,10 @@ impl Worker {
 
 fn add_legacy(part: &mut Part, record: &Record<'_>, event: &legacy::Event) {
     let pairs = event.properties.iter().flatten();
-    let properties: Vec<(&str, &str)> = pairs.map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let properties: Vec<(&[u8], &[u8])> =
+        pairs.map(|(key, value)| (key.as_bytes(), value.as_bytes())).collect();
     part.add(&Analysed {
-        id: &event.id,
+        id: event.id.as_bytes(),
         user: &event.user_id,
         kind: event.kind(),
         name: &event.event_type,
@@ -133,10 +134,7 @@ const FEW: usize = 8;
 /// Adds an event. `None`: a text of it is none.
 fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<()> {
     let text = |bytes| str::from_utf8(bytes).ok();
-    let mut properties = SmallVec::<[(&str, &str); FEW]>::new();
-    for (key, value) in event.properties() {
-        properties.push((text(key)?, text(value)?));
-    }
+    let properties: SmallVec<[(&[u8], &[u8]); FEW]> = event.properties().collect();
     let mut metrics = SmallVec::<[(&str, f64); FEW]>::new();
     if let About::Custom(named) = event.about {
         for (name, value) in named.iter() {
@@ -150,7 +148,7 @@ fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<(
         _ => (Kind::Custom, EventType::Custom),
     };
     part.add(&Analysed {
-        id: text(record.id)?,
+        id: record.id,
         user: text(event.user_id)?,
         session: text(event.session_id)?,
         kind,
