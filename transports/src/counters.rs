@@ -29,8 +29,8 @@ pub const ANSWER_BOUNDS_US: [u64; 18] = {
 };
 
 /// HTTP statuses that hot routes answer with; anything else is counted under the last.
-pub const STATUSES: [u16; 18] =
-    [200, 202, 400, 404, 405, 408, 409, 411, 413, 415, 417, 422, 429, 431, 501, 503, 504, 500];
+pub const STATUSES: [u16; 19] =
+    [200, 202, 400, 401, 404, 405, 408, 409, 411, 413, 415, 417, 422, 429, 431, 501, 503, 504, 500];
 
 /// gRPC codes, 0 to 16.
 pub const GRPC_CODES: usize = 17;

@@ -111,7 +111,7 @@ impl EventHead {
     pub(crate) fn is_admitted(&self, core: &Core) -> bool {
         let shared = &core.shared;
         let guard = &shared.events.guard;
-        // The older systems' routes ask for no key (contracts C23).
+        // The older systems' routes ask for no key of their own (contracts C23); where all do, the terms did.
         let may_ask = self.endpoint.facade().is_some()
             || guard.admits(self.api_key.as_deref(), self.authorization.as_deref()).is_ok();
         may_ask && self.terms.admit(&shared.acks).is_ok()

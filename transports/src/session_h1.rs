@@ -284,6 +284,9 @@ fn refuse(reply: Reply<'_>, refusal: &Refusal) -> Answer {
     if let Some(allow) = refusal.allow {
         fields.push((b"Allow", allow.as_bytes()));
     }
+    if refusal.status == 401 {
+        fields.push((b"WWW-Authenticate", b"Bearer"));
+    }
     let retry_after = refusal.retry_after_seconds().map(|seconds| seconds.to_string());
     if let Some(seconds) = &retry_after {
         fields.push((b"Retry-After", seconds.as_bytes()));

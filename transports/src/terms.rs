@@ -13,7 +13,7 @@ use std::{
 use engine_core::{AckLevel, Reasons};
 use parking_lot::Mutex;
 
-use crate::{answer::Refusal, grpc::Code};
+use crate::{answer::Refusal, grpc::Code, guard::Guard};
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
@@ -33,6 +33,8 @@ pub struct AckPolicy {
     pub gate: Arc<Gate>,
     /// In a process that sends messages on: how the one that accepts them is asked. Its level is the answer's.
     pub far: Option<Far>,
+    /// Who may send messages. Open: everybody; the routes of events have a guard of their own beside it.
+    pub guard: Guard,
 }
 
 /// Another process, which accepts the messages.
@@ -59,6 +61,7 @@ impl AckPolicy {
             sides: Vec::new(),
             gate: Arc::default(),
             far: None,
+            guard: Guard::default(),
         }
     }
 
@@ -119,6 +122,10 @@ impl Terms {
         policy: &AckPolicy,
         field: impl Fn(&str) -> Option<&'a [u8]>,
     ) -> Result<Self, Refusal> {
+        if !policy.guard.is_open() {
+            let admitted = policy.guard.admits(field("x-api-key"), field("authorization"));
+            admitted.map_err(|denied| Refusal::new(401, Code::Unauthenticated, denied.to_string()))?;
+        }
         let level = match field("tidegate-ack") {
             None => None,
             Some(wanted) => Some(AckLevel::from_name(wanted).ok_or_else(|| {
@@ -204,6 +211,23 @@ mod tests {
     fn without_a_word_the_default_holds() {
         let terms = read(&[]).unwrap();
         assert!(terms.level == AckLevel::Queued && !terms.waits());
+    }
+
+    #[test]
+    fn who_has_no_key_is_refused_before_anything_else() {
+        let policy = AckPolicy { guard: Guard::new("one", ""), ..AckPolicy::queued_only() };
+        let read = |key: Option<&'static [u8]>| {
+            Terms::read(&policy, |name| match name {
+                "x-api-key" => key,
+                "tidegate-ack" => Some(&b"safe"[..]),
+                _ => None,
+            })
+        };
+        for key in [None, Some(&b"two"[..])] {
+            let refusal = read(key).unwrap_err();
+            assert_eq!((refusal.status, refusal.code), (401, Code::Unauthenticated));
+        }
+        assert_eq!(read(Some(b"one")).unwrap_err().status, 400);
     }
 
     #[test]

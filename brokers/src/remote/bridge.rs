@@ -483,6 +483,9 @@ fn begin(
     if let Some(key) = &flight.key {
         fields.insert("idempotency-key", key.clone());
     }
+    if let Some(key) = &config.key {
+        fields.insert("x-api-key", key.clone());
+    }
     let (response, mut stream) = requests.send_request(request, false)?;
     // What the other side's window does not let through yet waits in `h2`: a copy of what is in the slab.
     stream.send_data(flight.body.clone(), true)?;

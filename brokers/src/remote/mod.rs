@@ -28,6 +28,7 @@ use std::{
 };
 
 use engine_core::Reasons;
+use http::HeaderValue;
 
 use crate::{breaker::BreakerConfig, status::SideStatus};
 
@@ -44,6 +45,8 @@ pub struct RemoteConfig {
     pub target: Target,
     /// The setting that names it, for what is said when it cannot be reached.
     pub setting: &'static str,
+    /// What it asks for, if it does: sent as `x-api-key` with every message. The callers' own keys stay here.
+    pub key: Option<HeaderValue>,
     /// Connections open at once. All in use: messages wait in the queue.
     pub connections_max: usize,
     /// How long opening a connection may take.

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
+use http::HeaderValue;
 
 use crate::{
     cli::{Cli, Command, ConfigAction, RunArguments},
@@ -57,9 +58,15 @@ fn dispatch() -> Result<ExitCode> {
             Some(resolved) => topics::run(&action, &resolved.settings),
             None => Ok(ExitCode::FAILURE),
         },
-        Some(Command::Replay(arguments)) => resend::replay(&arguments, &default_directory()?),
-        Some(Command::Dlq { action }) => resend::dead_letters(&action, &default_directory()?),
-        Some(Command::Log { action }) => log_tools::run(&action, default_directory()?),
+        Some(Command::Replay(arguments)) => {
+            let (directory, key) = default_directory()?;
+            resend::replay(&arguments, &directory, key)
+        }
+        Some(Command::Dlq { action }) => {
+            let (directory, key) = default_directory()?;
+            resend::dead_letters(&action, &directory, key)
+        }
+        Some(Command::Log { action }) => log_tools::run(&action, default_directory()?.0),
     }
 }
 
@@ -102,11 +109,12 @@ fn resolve(arguments: &RunArguments) -> Result<Option<Resolved>> {
     }
 }
 
-/// The log's folder, as a server with these settings would use it.
-fn default_directory() -> Result<PathBuf> {
-    let resolved = resolve(&RunArguments::default())?;
-    let directory = resolved.and_then(|resolved| resolved.settings.delivery.data_directory);
-    Ok(directory.unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)))
+/// The log's folder, as a server with these settings would use it, and the key that such a server asks for.
+fn default_directory() -> Result<(PathBuf, Option<HeaderValue>)> {
+    let settings = resolve(&RunArguments::default())?.map(|resolved| resolved.settings);
+    let (directory, key) =
+        settings.map_or((None, None), |settings| (settings.delivery.data_directory, settings.auth.own_key));
+    Ok((directory.unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)), key))
 }
 
 fn start(arguments: &RunArguments) -> Result<ExitCode> {

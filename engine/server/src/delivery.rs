@@ -32,7 +32,7 @@ use brokers::{
 };
 use engine_core::{AckLevel, Doorbell};
 use parking_lot::Mutex;
-use transports::{AckPolicy, BoxedSink, Far, Gate, SinkMaker};
+use transports::{AckPolicy, BoxedSink, Far, Gate, Guard, SinkMaker};
 
 use crate::{
     events::{self, Parts, Worker},
@@ -168,6 +168,7 @@ impl Behind {
                 reasons: Arc::clone(&remote.reasons),
                 asks_default: self.delivery.ack_default_set,
             }),
+            guard: Guard::default(),
         }
     }
 

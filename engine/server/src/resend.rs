@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use brokers::{data_message, dead_letter, entry, log::offline};
 use engine_core::Record;
+use http::HeaderValue;
 use serde_json::json;
 
 use crate::{
@@ -25,12 +26,12 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: u64 = 10_000;
 
 /// Sends a part of the log once more.
-pub fn replay(arguments: &ReplayArguments, directory: &Path) -> Result<ExitCode> {
+pub fn replay(arguments: &ReplayArguments, directory: &Path, key: Option<HeaderValue>) -> Result<ExitCode> {
     let directory = arguments.directory.as_deref().unwrap_or(directory);
     if !directory.is_dir() {
         bail!("there is no log in {}; name one with --directory DIR", directory.display());
     }
-    let mut peer = Peer::new(&arguments.url);
+    let mut peer = Peer::new(&arguments.url, key);
     let (mut sent, mut outcome) = (0_u64, Ok(()));
     offline::dump(directory, arguments.shard, |dumped| {
         let before = |position: &Position| match position {
@@ -60,11 +61,11 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path) -> Result<ExitCode>
 }
 
 /// Shows the dead letters, or sends them once more.
-pub fn dead_letters(action: &DlqAction, directory: &Path) -> Result<ExitCode> {
+pub fn dead_letters(action: &DlqAction, directory: &Path, key: Option<HeaderValue>) -> Result<ExitCode> {
     let folder = |given: &Option<PathBuf>| dead_letter_folder(given.as_deref().unwrap_or(directory));
     match action {
         DlqAction::List { directory, json } => list(&folder(directory), *json),
-        DlqAction::Replay { directory, url } => replay_dead_letters(&folder(directory), url),
+        DlqAction::Replay { directory, url } => replay_dead_letters(&folder(directory), url, key),
     }
 }
 
@@ -95,12 +96,12 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn replay_dead_letters(folder: &Path, url: &str) -> Result<ExitCode> {
+fn replay_dead_letters(folder: &Path, url: &str, key: Option<HeaderValue>) -> Result<ExitCode> {
     if !folder.is_dir() {
         println!("no dead letters: there is no {}", folder.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let mut peer = Peer::new(url);
+    let mut peer = Peer::new(url, key);
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
     dead_letter::list(folder, |offset, _, record| {
         outcome = peer.send(record).with_context(|| format!("dead letter {offset}"));
@@ -120,12 +121,14 @@ fn replay_dead_letters(folder: &Path, url: &str) -> Result<ExitCode> {
 /// A running Tidegate.
 struct Peer<'a> {
     url: &'a str,
+    /// What it asks for, if it does.
+    key: Option<HeaderValue>,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl<'a> Peer<'a> {
-    fn new(url: &'a str) -> Self {
-        Self { url, stream: None }
+    fn new(url: &'a str, key: Option<HeaderValue>) -> Self {
+        Self { url, key, stream: None }
     }
 
     /// Enqueues a message; it is accepted at the server's default level when this returns.
@@ -142,9 +145,11 @@ impl<'a> Peer<'a> {
         let Some(stream) = &mut self.stream else { bail!("not connected") };
         let mut body = Vec::new();
         data_message::write(record, &mut body);
+        let key = self.key.as_ref().and_then(|key| key.to_str().ok());
+        let key = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();
         write!(
             stream.get_mut(),
-            "POST /enqueue HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST /enqueue HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\n\r\n",
             body.len()
         )?;
         stream.get_mut().write_all(&body)?;

@@ -29,7 +29,7 @@ use tidegate_proto::analytics::{
     },
 };
 use tonic::service::Routes;
-use transports::{Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inject::injector};
+use transports::{AckPolicy, Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inject::injector};
 
 use crate::{
     banner::Banner,
@@ -38,7 +38,7 @@ use crate::{
     events::{self, Facades, Older, Platform, Rules, producer::Counters},
     logging,
     role::Part,
-    settings::Settings,
+    settings::{Auth, Settings},
 };
 
 /// Requests that may wait for the cold lane; further ones are answered 503.
@@ -79,7 +79,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let probe_token = random_token();
     let queue_size = settings.queue_size;
     let producer = Arc::<Counters>::default();
-    let guard = Guard::new(&settings.api_keys, &settings.auth_tokens);
+    let Auth { guard, scope, .. } = settings.auth.clone();
     let node: Arc<str> = rustix::system::uname().nodename().to_string_lossy().into();
     let fleet = Fleet::start(Plan {
         cores,
@@ -92,7 +92,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         partition: PartitionKey::from_setting(&settings.partition_key),
         route_by_id: behind.route_by_id(),
         sinks: behind.sinks(),
-        acks: behind.acks(),
+        acks: AckPolicy { guard: if scope.all { guard.clone() } else { Guard::default() }, ..behind.acks() },
         cold: sender,
         health: Arc::clone(&health) as Arc<_>,
         probe_token: probe_token.clone(),
@@ -130,6 +130,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         has_log: behind.log.is_some(),
         producer,
         guard,
+        scope,
         node,
         queries: events::query_turns(),
     };
@@ -212,10 +213,11 @@ fn processor(settings: &Settings, addresses: &[(Role, SocketAddr)]) -> Option<Pr
             host: target.host.clone(),
             port: target.port,
             path: target.path().to_owned(),
+            key: remote.key.clone(),
         });
     }
     let own = addresses.iter().find(|(role, _)| *role == Role::Processor);
-    own.map(|(_, address)| Processor::own(*address))
+    own.map(|(_, address)| Processor::own(*address, settings.auth.own_key.clone()))
 }
 
 /// Says what is made of a URL of another process, and refuses one that leads back here.

@@ -58,8 +58,9 @@ async fn get(behind: &Processor, path: &str, hops: u32) -> Result<Value, Asked> 
     let mut stream = TcpStream::connect((behind.host.as_str(), behind.port)).await?;
     let base = behind.path.strip_suffix("/enqueue").unwrap_or_default();
     let request = format!(
-        "GET {base}{path} HTTP/1.1\r\nHost: {}\r\n{HOPS}: {hops}\r\nConnection: close\r\n\r\n",
-        behind.host
+        "GET {base}{path} HTTP/1.1\r\nHost: {}\r\n{HOPS}: {hops}\r\n{}Connection: close\r\n\r\n",
+        behind.host,
+        behind.key_line()
     );
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

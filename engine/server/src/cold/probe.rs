@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderValue;
 use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -44,15 +45,23 @@ pub struct Processor {
     pub port: u16,
     /// The path of its `/enqueue`.
     pub path: String,
+    /// What it asks for, if it does.
+    pub key: Option<HeaderValue>,
 }
 
 impl Processor {
     /// The one of this process.
-    pub fn own(address: SocketAddr) -> Self {
+    pub fn own(address: SocketAddr, key: Option<HeaderValue>) -> Self {
         // The name is looked up although the address is known: what is measured is what a client would meet.
         let host =
             if address.ip().is_unspecified() { "localhost".to_owned() } else { address.ip().to_string() };
-        Self { host, port: address.port(), path: "/enqueue".to_owned() }
+        Self { host, port: address.port(), path: "/enqueue".to_owned(), key }
+    }
+
+    /// The line of a request's head that has the key, or nothing.
+    pub fn key_line(&self) -> String {
+        let key = self.key.as_ref().and_then(|key| key.to_str().ok());
+        key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default()
     }
 }
 
@@ -90,7 +99,7 @@ pub fn unreachable(why: &str) -> Trace {
 }
 
 async fn phases(processor: &Processor, token: &str, latency: &mut Phases) -> anyhow::Result<()> {
-    let Processor { host, port, path } = processor;
+    let Processor { host, port, path, .. } = processor;
     let clock = Instant::now();
     let found: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
     latency.dns_lookup = go_duration(clock.elapsed());
@@ -110,7 +119,8 @@ async fn phases(processor: &Processor, token: &str, latency: &mut Phases) -> any
     .to_string();
     let request = format!(
         "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nTidegate-Probe: {token}\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+         {}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        processor.key_line(),
         body.len()
     );
     stream.write_all(request.as_bytes()).await?;

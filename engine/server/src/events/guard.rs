@@ -1,22 +1,28 @@
-//! Who may ask: API keys and bearer tokens for the events platform (contracts C23), and request ids.
+//! Who may ask: API keys and bearer tokens for the events platform, or for all there is (contracts C23), and request ids.
+//!
+//! Hot routes that are no events' ask for a key themselves where all do (`AckPolicy::guard` of the cores).
 
 use axum::{
+    Json,
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE},
 };
+use serde_json::json;
 use tonic::Status;
 use transports::Guard;
 
 use super::{
     Platform,
     deadline::Deadline,
+    producer,
     rest::{refuse, unbound},
 };
+use crate::settings::Scope;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,18 +40,81 @@ pub fn admits(guard: &Guard, headers: &HeaderMap) -> Result<(), Status> {
         .map_err(|denied| Status::unauthenticated(denied.to_string()))
 }
 
-/// Whether a path belongs to the platform, and whether it takes credentials.
-fn is_guarded(path: &str) -> bool {
-    let ours = path.starts_with("/v1/") || path.starts_with("/analytics.v1.");
-    ours && !(path.ends_with("/health") || path.ends_with("/Health"))
+/// What says how a process or a service is. Written out: a rule for them would let `/v1/analytics/users/health` through.
+const HEALTH: [&str; 12] = [
+    "/health",
+    "/livez",
+    "/ready",
+    "/v1/events/health",
+    "/v1/analytics/health",
+    "/v1/metrics/health",
+    "/analytics.v1.EventIngestionService/Health",
+    "/analytics.v1.AnalyticsService/Health",
+    "/analytics.v1.MetricsService/Health",
+    "/analytics.ProducerService/GetProducerHealth",
+    "/analytics.ConsumerService/GetConsumerHealth",
+    "/analytics.AnalyticsService/GetAnalyticsHealth",
+];
+
+/// Whether a path belongs to the platform.
+fn is_platform(path: &str) -> bool {
+    path.starts_with("/v1/") || path.starts_with("/analytics.v1.")
+}
+
+/// Whether a path takes credentials.
+fn is_guarded(path: &str, scope: Scope) -> bool {
+    if path.starts_with("/grpc.reflection.") {
+        return scope.reflection;
+    }
+    if HEALTH.contains(&path) || path.starts_with("/grpc.health.v1.Health/") {
+        return false;
+    }
+    // The files of the live page hold no data, and are where a browser asks its user for the key; the page's stream asks
+    // for it where the platform does.
+    let is_page = path == "/" || path.starts_with("/live/");
+    is_platform(path) || (scope.all && !is_page)
+}
+
+/// Whether a browser asks if it may ask: it never sends credentials with that (Fetch, CORS-preflight fetch).
+fn is_preflight(request: &Request) -> bool {
+    request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+fn has_type(request: &Request, start: &[u8]) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(start))
+}
+
+/// The answer to who may not ask, in the words of whoever's path it is.
+fn turn_away(path: &str, is_grpc: bool, status: Status) -> Response {
+    if is_grpc {
+        return status.into_http::<axum::body::Body>().into_response();
+    }
+    if is_platform(path) {
+        return refuse(&status);
+    }
+    let mut response = if path.starts_with(producer::PATHS) {
+        producer::unauthorized(status.message())
+    } else {
+        let body = json!({ "status": "error", "error": status.message(), "code": "UNAUTHENTICATED" });
+        (StatusCode::UNAUTHORIZED, Json(body)).into_response()
+    };
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 /// Turns away who may not ask; gives every answer of the platform its request's id. What is asked of a gRPC method in JSON
 /// is answered in JSON, as grpc-gateway does for methods without a route of their own.
 pub async fn check(State(platform): State<Platform>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path();
+    let is_asked = is_guarded(path, platform.scope) && (is_platform(path) || !is_preflight(&request));
+    let admitted = if is_asked { admits(&platform.guard, request.headers()) } else { Ok(()) };
+    let is_grpc = has_type(&request, b"application/grpc");
     if !path.starts_with("/v1/") && !path.starts_with("/analytics.") {
-        return next.run(request).await;
+        return match admitted {
+            Ok(()) => next.run(request).await,
+            Err(status) => turn_away(path, is_grpc, status),
+        };
     }
     let known = request
         .headers()
@@ -53,15 +122,7 @@ pub async fn check(State(platform): State<Platform>, mut request: Request, next:
         .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()))
         .cloned();
     let id = known.or_else(|| HeaderValue::from_str(&format!("req-{}", uuid::Uuid::now_v7())).ok());
-    let is_grpc = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"));
-    let is_json = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/json"));
-    let admitted = if is_guarded(path) { admits(&platform.guard, request.headers()) } else { Ok(()) };
+    let is_json = has_type(&request, b"application/json");
     let method = path.strip_prefix("/analytics.v1.").map(str::to_owned);
     let mut response = match admitted {
         // Where gRPC is spoken, the front end watches the clock.
@@ -81,8 +142,7 @@ pub async fn check(State(platform): State<Platform>, mut request: Request, next:
             }
             Err(status) => refuse(&status),
         },
-        Err(status) if is_grpc => status.into_http::<axum::body::Body>().into_response(),
-        Err(status) => refuse(&status),
+        Err(status) => turn_away(path, is_grpc, status),
     };
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -94,15 +154,36 @@ pub async fn check(State(platform): State<Platform>, mut request: Request, next:
 mod tests {
     use super::*;
 
+    const ALL: Scope = Scope { all: true, reflection: false };
+
     #[test]
-    fn health_needs_no_key() {
-        for path in ["/v1/events", "/v1/analytics/summary", "/analytics.v1.AnalyticsService/GetTimeSeries"] {
-            assert!(is_guarded(path), "{path}");
+    fn health_needs_no_key_and_what_only_looks_like_it_does() {
+        for path in HEALTH.into_iter().chain(["/grpc.health.v1.Health/Check"]) {
+            assert!(!is_guarded(path, ALL), "{path}");
         }
         for path in
-            ["/v1/events/health", "/analytics.v1.EventIngestionService/Health", "/health", "/api/v1/ingest"]
+            ["/v1/analytics/users/health", "/v1/health", "/analytics.v1.AnalyticsService/Health/Health"]
         {
-            assert!(!is_guarded(path), "{path}");
+            assert!(is_guarded(path, Scope::default()), "{path}");
         }
+    }
+
+    #[test]
+    fn the_scope_says_whether_more_than_the_platform_is_guarded() {
+        for path in ["/v1/events", "/v1/analytics/summary", "/analytics.v1.AnalyticsService/GetTimeSeries"] {
+            assert!(is_guarded(path, Scope::default()) && is_guarded(path, ALL), "{path}");
+        }
+        for path in
+            ["/api/v1/ingest", "/stats", "/metrics", "/analytics.ProducerService/SendEvent", "/nowhere"]
+        {
+            assert!(!is_guarded(path, Scope::default()) && is_guarded(path, ALL), "{path}");
+        }
+    }
+
+    #[test]
+    fn reflection_has_a_setting_of_its_own() {
+        let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        assert!(!is_guarded(path, ALL));
+        assert!(is_guarded(path, Scope { all: false, reflection: true }));
     }
 }

@@ -32,6 +32,8 @@ use tokio::sync::Semaphore;
 use tower_http::decompression::RequestDecompressionLayer;
 use transports::{Guard, inject::Injector};
 
+use crate::settings::Scope;
+
 pub use analytics::query_turns;
 pub use facade::Facades;
 pub use guard::{admits, check};
@@ -83,6 +85,8 @@ pub struct Platform {
     pub producer: Arc<producer::Counters>,
     /// Who may ask.
     pub guard: Guard,
+    /// What asks for a key beside the platform.
+    pub scope: Scope,
     /// What this process calls itself.
     pub node: Arc<str>,
     /// Turns to work a query out.

@@ -130,6 +130,9 @@ impl Counters {
     }
 }
 
+/// Where the service's routes begin.
+pub(super) const PATHS: &str = "/api/v1/events/";
+
 /// Routes of the service.
 pub(super) fn routes(platform: Platform) -> Router {
     let take = |kind: Kind| -> MethodRouter<Platform> {
@@ -173,11 +176,19 @@ pub(super) const FIELDS: [(&str, &str); 7] = [
 /// Adds these fields, and answers a preflight.
 async fn dress(request: Request, next: Next) -> Response {
     let preflight = request.method() == Method::OPTIONS;
-    let mut response = if preflight { StatusCode::OK.into_response() } else { next.run(request).await };
+    dressed(if preflight { StatusCode::OK.into_response() } else { next.run(request).await })
+}
+
+fn dressed(mut response: Response) -> Response {
     for (name, value) in FIELDS {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
     response
+}
+
+/// The answer to who has no key.
+pub(super) fn unauthorized(message: &str) -> Response {
+    dressed(refuse(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", message))
 }
 
 /// An id for an event of this kind and time (RFC 3339, in whole seconds).

@@ -11,7 +11,10 @@ use brokers::{
 };
 use engine_core::{AckLevel, PartitionKey};
 
-use super::layers::{Problem, Values};
+use super::{
+    Auth,
+    layers::{Problem, Values},
+};
 use crate::{events::EventShapes, role::Part};
 
 /// One place that messages go to.
@@ -92,8 +95,8 @@ const MESSAGE_OVERHEAD_BYTES: u64 = 128 << 10;
 pub const DEFAULT_DIRECTORY: &str = "tidegate-data";
 
 impl Delivery {
-    pub(super) fn read(values: &Values, part: Part) -> Result<Self, Problem> {
-        let remote = remote(values, part)?;
+    pub(super) fn read(values: &Values, part: Part, auth: &Auth) -> Result<Self, Problem> {
+        let remote = remote(values, part, auth)?;
         if remote.is_some() {
             return Self::of_a_forwarder(values, remote);
         }
@@ -268,12 +271,13 @@ impl Delivery {
 }
 
 /// The process that this part sends messages on to.
-fn remote(values: &Values, part: Part) -> Result<Option<RemoteConfig>, Problem> {
+fn remote(values: &Values, part: Part, auth: &Auth) -> Result<Option<RemoteConfig>, Problem> {
     let set = part.sends_on_to().iter().find(|path| !values.text(path).is_empty());
     let Some(setting) = set else { return Ok(None) };
     Ok(Some(RemoteConfig {
         target: Target::parse(&values.text(setting)).map_err(|wrong| values.problem(setting, &wrong))?,
         setting,
+        key: auth.key_for_remote(values)?,
         connections_max: values.number("remote.connections_max"),
         connect_timeout: values.time("remote.connect_timeout"),
         answer_timeout: values.time("remote.answer_timeout"),

@@ -51,7 +51,7 @@ impl Key {
 
     /// Whether the value is for nobody's eyes.
     pub fn is_secret(&self) -> bool {
-        self.path.ends_with("password") || self.path.starts_with("auth.")
+        ["password", ".api_key", ".api_keys", "auth.tokens"].iter().any(|end| self.path.ends_with(end))
     }
 
     /// Whether of several variables that differ the first named wins; otherwise that is an error.
@@ -286,6 +286,13 @@ pub const KEYS: &[Key] = &[
         r#""""#,
         &["PROCESSOR_URL"],
         "The same for the roles ingest, producer and grpc-server, and for the ones above when remote.ingest_url is empty. The role all has its processor in itself and asks nobody.",
+    ),
+    key(
+        "remote.api_key",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "What is shown to the other process as x-api-key, with every message. Empty: with auth.scope = all the first of this process's own keys or tokens, else none.",
     ),
     key(
         "remote.connections_max",
@@ -643,14 +650,28 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         r#""""#,
         &["API_KEYS"],
-        "API keys for the events platform (x-api-key), separated by commas. With auth.tokens empty, too, everybody may ask; health never asks for one.",
+        "API keys (x-api-key), separated by commas; auth.scope says what asks for one. With auth.tokens empty, too, everybody may ask; health never asks for one.",
     ),
     key(
         "auth.tokens",
         Kind::Text,
         r#""""#,
         &["AUTH_TOKENS"],
-        "Bearer tokens for the events platform (authorization: Bearer …), separated by commas.",
+        "Bearer tokens (authorization: Bearer …), separated by commas; as good as API keys.",
+    ),
+    key(
+        "auth.scope",
+        Kind::Choice(&[("events", "events"), ("all", "all")]),
+        r#""events""#,
+        &["AUTH_SCOPE"],
+        "What asks for a key or token, if there are any: `events` (analytics.v1 and /v1/**), or `all` (every route, RPC and port but health, readiness and the files of the live page, which hold no data). `all` without a key is an error.",
+    ),
+    key(
+        "auth.reflection",
+        Kind::Choice(&[("open", "open"), ("key", "key"), ("closed", "key")]),
+        r#""open""#,
+        &["AUTH_REFLECTION"],
+        "Whether gRPC reflection asks for a key: `open` (never, whatever auth.scope says) or `key` (also written `closed`). `key` without a key is an error.",
     ),
     key(
         "log.level",

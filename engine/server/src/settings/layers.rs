@@ -10,7 +10,7 @@ use figment::{
 };
 
 use super::{
-    Delivery, DriverChoice, KEYS, Key, Kind, Settings,
+    Auth, Delivery, DriverChoice, KEYS, Key, Kind, Settings,
     delivery::kafka_topics,
     find, nearest,
     value::{address, check, duration, from_text, shown},
@@ -325,6 +325,7 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
     let truth = |path: &str| values.truth(path);
     let time = |path: &str| values.time(path);
     let addresses = |path: &str| values.addresses(path);
+    let auth = Auth::read(&values)?;
     Ok(Settings {
         gateway: addresses("listen.gateway"),
         ingest: addresses("listen.ingest"),
@@ -339,8 +340,6 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
         }),
         analytics_snapshot_interval: time("analytics.snapshot_interval"),
         live_viewers_max: number("live.viewers_max"),
-        api_keys: text("auth.api_keys"),
-        auth_tokens: text("auth.tokens"),
         grpc: addresses("listen.grpc"),
         metrics: if truth("metrics.enabled") { addresses("listen.metrics") } else { Vec::new() },
         metrics_path: text("metrics.path"),
@@ -352,7 +351,8 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
         },
         pin: truth("engine.pin"),
         partition_key: text("engine.partition_key"),
-        delivery: Delivery::read(&values, part)?,
+        delivery: Delivery::read(&values, part, &auth)?,
+        auth,
         kafka_topics: kafka_topics(&values),
         remote_named: ["remote.ingest_url", "remote.processor_url"]
             .into_iter()

@@ -1,6 +1,7 @@
 //! The settings of a run: flag over environment over `.env` over file over default, each value checked, each with
 //! the place it came from. Nothing else in the house reads the environment.
 
+mod auth;
 mod delivery;
 mod keys;
 mod layers;
@@ -8,6 +9,7 @@ mod value;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use auth::{Auth, Scope};
 pub use delivery::{DEFAULT_DIRECTORY, Delivery, Provider};
 pub use keys::{KEYS, Key, Kind, find, nearest};
 pub use layers::{Layers, Origin, Problem, Resolved};
@@ -35,10 +37,8 @@ pub struct Settings {
     pub analytics_snapshot_interval: Duration,
     /// Viewers that the live page may have at a time; 0: there is no page.
     pub live_viewers_max: usize,
-    /// API keys that are good, separated by commas; with tokens, none: everybody may ask.
-    pub api_keys: String,
-    /// Bearer tokens that are good.
-    pub auth_tokens: String,
+    /// Who may ask for what.
+    pub auth: Auth,
     /// Addresses of gRPC.
     pub grpc: Vec<SocketAddr>,
     /// Addresses of the metrics port; empty when it is off.

@@ -9,7 +9,7 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use serde_json::Value;
 
-use crate::harness::{Server, Start, eventually, get, root, tool};
+use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
 const PAGES: [&str; 8] = [
     "GRPC_API.md",
@@ -172,12 +172,14 @@ fn run(name: &str) {
     path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
     let path = env::join_paths(path).unwrap();
     let page = fs::read_to_string(folder().join(name)).unwrap();
-    let mut server = serve(&[]);
+    let (mut server, mut key) = (serve(&[]), String::new());
     let mut failed = Vec::new();
     for step in steps(&page) {
         let (line, script, printed) = match step {
             Step::Serve(variables) => {
                 server = serve(&variables);
+                let keys = variables.iter().find(|(name, _)| name == "API_KEYS");
+                key = keys.and_then(|(_, keys)| keys.split(',').next()).unwrap_or_default().to_owned();
                 continue;
             }
             Step::Run { line, script, printed } => (line, script, printed),
@@ -200,7 +202,8 @@ fn run(name: &str) {
         }
         // What a block sent is counted before the next one asks.
         eventually("the queue is empty", || {
-            (get(server.processor(), "/stats").json()["queue"]["CurrentSize"] == 0).then_some(())
+            let stats = get_with_key(server.processor(), "/stats", &key).json();
+            (stats["queue"]["CurrentSize"] == 0).then_some(())
         });
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));

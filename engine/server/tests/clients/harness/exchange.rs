@@ -137,8 +137,15 @@ impl Peer {
 /// GET on a connection of its own.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
+    get_with_key(address, path, "")
+}
+
+/// GET with a key, which a server that asks for none does not look at.
+#[track_caller]
+pub(crate) fn get_with_key(address: SocketAddr, path: &str, key: &str) -> Answer {
     let mut peer = Peer::connect(address);
-    peer.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+    let key = if key.is_empty() { String::new() } else { format!("X-Api-Key: {key}\r\n") };
+    peer.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{key}\r\n"));
     peer.answer(false).expect("an answer")
 }
 

@@ -5,7 +5,7 @@ mod h2_peer;
 mod server;
 mod tools;
 
-pub(crate) use exchange::{Answer, Peer, get, post_json};
+pub(crate) use exchange::{Answer, Peer, get, get_with_key, post_json};
 pub(crate) use h2_peer::{H2Peer, framed, on_runtime, patiently, read, send_all};
 pub(crate) use server::{Farewell, Scratch, Server, Start, TIDEGATE};
 pub(crate) use tools::{curl, root, tool};
