@@ -153,6 +153,9 @@ fn refuse(id: StreamId, refusal: &Refusal, date: &[u8; 29], replies: &mut Replie
     if let Some(allow) = refusal.allow {
         block.push(b"allow", allow.as_bytes());
     }
+    if refusal.status == 401 {
+        block.push(b"www-authenticate", b"Bearer");
+    }
     if let Some(seconds) = refusal.retry_after_seconds() {
         block.push(b"retry-after", itoa::Buffer::new().format(seconds).as_bytes());
     }

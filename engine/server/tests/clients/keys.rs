@@ -102,7 +102,11 @@ async fn over_http2(peer: &mut H2Peer, method: &str, path: &str, fields: &[(&str
     if is_post {
         stream.send_data("{}".into(), true).unwrap();
     }
-    patiently(answer).await.unwrap().status().as_u16()
+    let answer = patiently(answer).await.unwrap();
+    if answer.status() == 401 {
+        assert!(answer.headers().contains_key("www-authenticate"), "{path}: RFC 9110 §11.6.1");
+    }
+    answer.status().as_u16()
 }
 
 /// What a call comes to if that is said with its head; calls that were let in say it later, or never end.
