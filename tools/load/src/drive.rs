@@ -86,7 +86,8 @@ impl Until {
 const READ_BYTES_MAX: usize = 128 * 1024;
 /// A connection that has so much to write does not add to it.
 const OUT_BYTES_HIGH: usize = 128 * 1024;
-/// Closer to the next scheduled message than this, the loop spins: a sleep would come back too late.
+/// Closer to the next scheduled message than this, the loop spins: a sleep would come back too late. Where messages are due
+/// more often than that, it would spin for ever and take a core away from the server; there a sleep sends two at once.
 const SPIN_NS: u64 = 80_000;
 
 struct Line<C> {
@@ -233,6 +234,7 @@ impl<C: Conversation> Load<C> {
             }
             Pace::Open { per_second } => {
                 let gap_ns = 1e9 / per_second;
+                let spin_ns = if gap_ns > SPIN_NS as f64 { SPIN_NS } else { 0 };
                 loop {
                     let now = self.now_ns();
                     if now >= end_ns || outcome.sent >= max || !self.is_open() {
@@ -252,7 +254,7 @@ impl<C: Conversation> Load<C> {
                     let next_ns = start_ns + (outcome.sent.max(due) as f64 * gap_ns) as u64;
                     let idle_ns = next_ns.saturating_sub(self.now_ns());
                     let timeout =
-                        if idle_ns < SPIN_NS { 0 } else { (idle_ns - SPIN_NS / 2).min(end_ns - now) };
+                        if idle_ns < spin_ns { 0 } else { (idle_ns - spin_ns / 2).min(end_ns - now) };
                     for index in self.wait(Some(Duration::from_nanos(timeout)))? {
                         self.turn(index, outcome);
                     }
