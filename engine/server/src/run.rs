@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::Ordering,
         mpsc::{self, RecvTimeoutError},
     },
     thread,
@@ -28,6 +28,7 @@ use tidegate_proto::analytics::{
         metrics_service_server::MetricsServiceServer,
     },
 };
+use tokio::sync::watch;
 use tonic::service::Routes;
 use transports::{AckPolicy, Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inject::injector};
 
@@ -75,7 +76,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let (sender, calls) = transports::cold::bridge(COLD_CALLS_MAX);
     let (injector, inboxes) = injector(cores);
     let health = Arc::new(HealthReport::default());
-    let draining = Arc::new(AtomicBool::new(false));
+    let draining = watch::Sender::new(false);
     let probe_token = random_token();
     let queue_size = settings.queue_size;
     let producer = Arc::<Counters>::default();
@@ -117,7 +118,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         metrics_path: settings.metrics_path.clone(),
         live_viewers_max: settings.live_viewers_max,
         started,
-        draining: Arc::clone(&draining),
+        draining: draining.clone(),
         behind: Arc::clone(&behind),
         cold: ColdCounts::default(),
         rates: std::array::from_fn(|_| Rate::new(started)),
@@ -151,7 +152,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         banner.print();
     }
     wait_for_the_end(&fleet, &behind, signals)?;
-    draining.store(true, Ordering::Relaxed);
+    draining.send_replace(true);
     behind.stop_consuming();
     let code = finish(fleet, &behind, settings.shutdown_timeout, driver);
     behind.stop(watcher);
@@ -295,12 +296,9 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     for name in SERVICES {
         reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
     }
-    let draining = Arc::clone(&house.draining);
+    let house_of_health = Arc::clone(house);
     tokio::spawn(async move {
-        // A process ends once in its life: looking ten times a second is cheaper than a channel to keep.
-        while !draining.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        house_of_health.until_draining().await;
         for name in SERVICES {
             reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
         }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,6 +13,7 @@ use brokers::log::Log;
 use engine_core::CounterReader;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
 use super::{platform::Rate, probe::Processor};
@@ -47,7 +48,7 @@ pub struct House {
     /// When the process began.
     pub started: Instant,
     /// A shutdown has begun.
-    pub draining: Arc<AtomicBool>,
+    pub draining: watch::Sender<bool>,
     /// What is behind the queue.
     pub behind: Arc<Behind>,
     /// Requests that the cold lane answered.
@@ -102,7 +103,14 @@ impl House {
 
     /// Whether messages are being taken in.
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        *self.draining.borrow()
+    }
+
+    /// Resolves when a shutdown begins.
+    pub async fn until_draining(&self) {
+        // The sender is ours, so there is no other end.
+        let mut draining = self.draining.subscribe();
+        let _begun = draining.wait_for(|draining| *draining).await;
     }
 
     /// A front-end count over all cores.

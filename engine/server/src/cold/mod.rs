@@ -4,6 +4,7 @@ mod behind;
 mod elsewhere;
 mod events_metrics;
 mod families;
+mod farewell;
 mod health;
 mod house;
 mod metrics;
@@ -22,6 +23,7 @@ use transports::{
     cold::{Abandoned, Arrival, ColdAnswer, ColdCall, ColdReceiver},
 };
 
+use self::farewell::Farewell;
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::ingest_requests;
@@ -40,7 +42,7 @@ pub async fn serve(mut calls: ColdReceiver, router: Router, house: std::sync::Ar
             let method = method_label(request.method());
             let abandoned = answer.abandoned();
             let outcome = tokio::select! {
-                outcome = answer_one(router, request.map(Body::new), &answer) => outcome,
+                outcome = answer_one(router, request.map(Body::new), &answer, &house) => outcome,
                 () = abandoned => Err(Abandoned),
             };
             // An answer that nobody waited for is none.
@@ -56,7 +58,9 @@ async fn answer_one(
     router: Router,
     request: http::Request<Body>,
     answer: &ColdAnswer,
+    house: &House,
 ) -> Result<(String, u16), Abandoned> {
+    let farewell = Farewell::of(&request);
     let response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -83,7 +87,18 @@ async fn answer_one(
         return Ok((endpoint, status));
     }
     let mut trailers = None;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = match farewell {
+            None => body.frame().await,
+            Some(farewell) => tokio::select! {
+                frame = body.frame() => frame,
+                () = house.until_draining() => {
+                    farewell.say(answer).await?;
+                    return Ok((endpoint, status));
+                }
+            },
+        };
+        let Some(frame) = frame else { break };
         let Ok(frame) = frame else {
             answer.failed();
             return Ok((endpoint, status));

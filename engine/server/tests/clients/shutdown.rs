@@ -16,7 +16,7 @@ use tidegate_proto::diplom::v1::IngestRequest;
 use tokio::task::JoinSet;
 
 use crate::harness::{
-    Farewell, H2Peer, Peer, Server, Start, eventually, framed, get, on_runtime, read, send_all,
+    Farewell, H2Peer, Peer, Server, Start, eventually, framed, get, on_runtime, patiently, read, send_all,
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -44,6 +44,55 @@ fn a_run_without_work_ends_with_zeros() {
         let end = server.farewell();
         assert_eq!(end, Farewell { exit_code: Some(0), accepted: 0, processed: 0, failed: 0, lost: 0 });
     }
+}
+
+#[test]
+fn answers_without_an_end_do_not_hold_a_shutdown_and_say_why_they_end() {
+    let server = Server::start();
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.gateway()).await;
+        let mut open = Vec::new();
+        for (path, message) in [
+            ("/grpc.health.v1.Health/Watch", &b""[..]),
+            ("/analytics.v1.AnalyticsService/GetRealTimeAnalytics", b""),
+            ("/analytics.v1.MetricsService/StreamMetrics", b""),
+            // `list_services`.
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", b"\x3a\x00"),
+        ] {
+            let fields = [("content-type", "application/grpc"), ("te", "trailers")];
+            let (answer, mut stream) = peer.open(Method::POST, path, &fields, false).await.unwrap();
+            let is_both_ways = path.starts_with("/grpc.reflection.");
+            stream.send_data(framed(0, message).into(), !is_both_ways).unwrap();
+            let mut body = patiently(answer).await.unwrap().into_body();
+            // It has begun.
+            patiently(body.data()).await.unwrap().unwrap();
+            open.push((path, stream, body));
+        }
+        for path in ["/v1/analytics/realtime", "/v1/metrics/stream"] {
+            let (answer, stream) = peer.open(Method::GET, path, &[], true).await.unwrap();
+            let mut body = patiently(answer).await.unwrap().into_body();
+            patiently(body.data()).await.unwrap().unwrap();
+            open.push((path, stream, body));
+        }
+        server.signal(Signal::TERM);
+        for (path, _stream, mut body) in open {
+            let mut all = Vec::new();
+            while let Some(data) = patiently(body.data()).await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+                all.extend_from_slice(&data);
+            }
+            if path.starts_with("/v1/") {
+                let last = all.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap();
+                let last = String::from_utf8_lossy(last);
+                assert!(last.starts_with(r#"{"error":{"code":14,"#), "{path}: {last}");
+            } else {
+                let trailers = patiently(body.trailers()).await.unwrap().unwrap();
+                assert_eq!(trailers["grpc-status"], "14", "{path}");
+            }
+        }
+    });
+    assert_eq!(server.wait_for_message("stopped")["connections_cut"], 0);
 }
 
 #[test]
