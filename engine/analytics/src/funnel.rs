@@ -42,7 +42,7 @@ fn by_user(taken: &[(u32, Taking)]) -> (Vec<Taking>, Vec<usize>) {
     (takings, places)
 }
 
-/// Users some of whose events came after later ones. Most users have none, and their events need no sorting.
+/// Users some of whose events came after later ones. Those of all others need no sorting.
 fn late_users(view: &View, from_ms: i64, to_ms: i64) -> Vec<bool> {
     let (mut latest, mut late) = (vec![i64::MIN; view.users], vec![false; view.users]);
     for chunk in view.chunks_of(from_ms, to_ms) {
@@ -57,7 +57,7 @@ fn late_users(view: &View, from_ms: i64, to_ms: i64) -> Vec<bool> {
     late
 }
 
-/// How far each user came.
+/// How far each user came: 8 bytes for each step of each user, while the query lasts.
 struct Walk {
     timeout_ms: Option<i64>,
     /// How many steps each user took.
@@ -126,7 +126,7 @@ pub fn funnel(
         .iter()
         .map(|step| step.properties.iter().map(|(key, value)| (place(key), value.as_bytes())).collect())
         .collect();
-    // Which steps, as bits, an event of this name, of this source, may meet; and which ask for more than that.
+    // Which steps, as bits, an event of this name, of this source, may meet.
     let bits = |takes: &dyn Fn(&Resolved<'_>) -> bool| -> u32 {
         resolved.iter().enumerate().map(|(step, conditions)| u32::from(takes(conditions)) << step).sum()
     };
