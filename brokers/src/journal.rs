@@ -26,6 +26,8 @@ pub struct Journal {
     writer: ShardWriter,
     keeps: fn(&Record<'_>) -> bool,
     missed: Arc<AtomicU64>,
+    /// While it takes nothing: how many it did not take. That it does not is said once, and once that it does again.
+    missing: Option<u64>,
 }
 
 impl Journal {
@@ -40,7 +42,7 @@ impl Journal {
         keeps: fn(&Record<'_>) -> bool,
         missed: Arc<AtomicU64>,
     ) -> Result<Self, LogError> {
-        Ok(Self { writer: log.writer(core, on_progress)?, keeps, missed })
+        Ok(Self { writer: log.writer(core, on_progress)?, keeps, missed, missing: None })
     }
 
     fn is_out_of_order(&self) -> bool {
@@ -55,8 +57,28 @@ impl Journal {
     /// Keeps a record that was worked on, if it is one to be kept.
     pub(crate) fn append(&mut self, record: &Record<'_>) {
         let keeps = self.keeps;
-        if keeps(record) && self.writer.append(record.key_hash, |out| entry::encode(record, out)).is_err() {
-            self.missed.fetch_add(1, Relaxed);
+        if !keeps(record) {
+            return;
+        }
+        match self.writer.append(record.key_hash, |out| entry::encode(record, out)) {
+            Ok(_) => {
+                if let Some(missed) = self.missing.take() {
+                    tracing::info!(missed, "the journal takes again what comes from brokers");
+                }
+            }
+            Err(_) => {
+                self.missed.fetch_add(1, Relaxed);
+                if let Some(missed) = &mut self.missing {
+                    *missed += 1;
+                } else if self.is_out_of_order() {
+                    self.missing = Some(1);
+                    tracing::warn!(
+                        health = ?self.writer.health(),
+                        "the journal takes nothing: delivery goes on without it, and a crash would forget in the numbers what \
+                         comes from brokers meanwhile (tidegate_journal_missed_total)"
+                    );
+                }
+            }
         }
     }
 
