@@ -12,7 +12,7 @@ use crate::{
     core::Core,
     events::EventHead,
     inject::{Injected, NotTaken},
-    lane::{Accepted, Incoming},
+    lane::Accepted,
     terms::Terms,
     waiting::{Caller, Settled},
 };
@@ -111,16 +111,7 @@ pub(crate) fn take(
     {
         return None;
     }
-    let message = &draft.message;
-    let incoming = Incoming {
-        id: (!message.id.is_empty()).then_some(&message.id),
-        source: &message.source,
-        payload: &message.payload,
-        metadata: &message.metadata,
-        timestamp_seconds: message.timestamp_seconds,
-        once: message.once,
-    };
-    match core.accept(&incoming, 0, &terms, caller).ok()? {
+    match core.accept(&draft.message.incoming(), 0, &terms, caller).ok()? {
         Accepted::Now(_) => {
             facade.stored(route, 0);
             Some(Taken::Stored)

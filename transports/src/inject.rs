@@ -48,6 +48,20 @@ pub struct Injected {
     pub once: bool,
 }
 
+impl Injected {
+    /// The same as a front end offers it.
+    pub(crate) fn incoming(&self) -> Incoming<'_> {
+        Incoming {
+            id: (!self.id.is_empty()).then_some(&self.id),
+            source: &self.source,
+            payload: &self.payload,
+            metadata: &self.metadata,
+            timestamp_seconds: self.timestamp_seconds,
+            once: self.once,
+        }
+    }
+}
+
 /// What a message has reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -294,17 +308,10 @@ impl Desk {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("ack level: {why}")));
         }
         terms.admit(policy)?;
-        let incoming = Incoming {
-            id: (!message.id.is_empty()).then_some(&message.id),
-            source: &message.source,
-            payload: &message.payload,
-            metadata: &message.metadata,
-            timestamp_seconds: message.timestamp_seconds,
-            once: message.once,
-        };
         let slot = self.free_slots.pop().unwrap_or(self.slots.len() as u32);
         let hook = Rc::clone(&self.hook);
-        let accepted = self.core.accept(&incoming, 0, &terms, || Caller { hook, stream: slot, place: 0 });
+        let accepted =
+            self.core.accept(&message.incoming(), 0, &terms, || Caller { hook, stream: slot, place: 0 });
         match accepted {
             Ok(Accepted::Waits(_)) => {
                 match self.slots.get_mut(slot as usize) {
