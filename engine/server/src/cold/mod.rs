@@ -86,6 +86,8 @@ async fn answer_one(
     if ends {
         return Ok((endpoint, status));
     }
+    // What has a length, such as an error, ends by itself.
+    let farewell = farewell.filter(|_| http_body::Body::size_hint(&body).exact().is_none());
     let mut trailers = None;
     loop {
         let frame = match farewell {
