@@ -8,7 +8,8 @@ use tracing_subscriber::{EnvFilter, fmt};
 pub fn start(level: &str, json: bool) {
     // h2 and hyper below tonic say much at debug level that is not about us.
     let filter = EnvFilter::new(format!("{level},h2=warn,hyper=warn,tower=warn"));
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A closed terminal takes no more lines. That must not end the process, as a complaint to the same terminal would.
+    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     if json {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
     } else {

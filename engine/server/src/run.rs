@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use engine_core::PartitionKey;
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 use tidegate_proto::analytics::{
@@ -50,6 +50,9 @@ const QUERY_THREADS: usize = 2;
 /// How far these stand back behind the cores (nice(2)).
 const QUERY_NICENESS: i32 = 10;
 
+/// Signals that come so soon after the first are the same wish: `timeout` and shells signal a process and its group.
+const SAME_WISH: Duration = Duration::from_secs(1);
+
 /// Exit code after a second signal, as a shell reports an interrupted program.
 const INTERRUPTED: i32 = 130;
 
@@ -60,8 +63,9 @@ const INTERRUPTED: i32 = 130;
 pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let started = Instant::now();
     logging::start(&settings.log_level, settings.log_json);
-    // First of all: a signal that comes early must not kill a half-started process with work accepted.
-    let signals = Signals::new([SIGINT, SIGTERM]).context("signal handlers cannot be installed")?;
+    // First of all: a signal that comes early must not kill a half-started process with work accepted. A closed terminal
+    // sends SIGHUP.
+    let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers cannot be installed")?;
 
     let cores = core_count(settings.cores);
     let (driver, refused) = choose(settings.driver)
@@ -329,17 +333,28 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     services
 }
 
-/// Blocks until the first signal; the second ends the process at once.
+/// Blocks until the first signal; a second one, [`SAME_WISH`] later or more, ends the process at once. SIGHUP is neither.
 fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Result<()> {
     let (sender, asked) = mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
-            if count > 0 {
-                tracing::warn!("second signal: ending at once, what is under way is lost");
-                std::process::exit(INTERRUPTED);
+        let mut first: Option<Instant> = None;
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                tracing::info!("SIGHUP is ignored: settings are read at the start only; SIGTERM ends the process");
+                continue;
             }
-            // The receiver lives as long as the process.
-            let _ = sender.send(signal);
+            match first {
+                None => {
+                    first = Some(Instant::now());
+                    // The receiver lives as long as the process.
+                    let _ = sender.send(signal);
+                }
+                Some(at) if at.elapsed() < SAME_WISH => {}
+                Some(_) => {
+                    tracing::warn!("second signal: ending at once, what is under way is lost");
+                    std::process::exit(INTERRUPTED);
+                }
+            }
         }
     })?;
     loop {

@@ -247,7 +247,24 @@ impl Server {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        kill_process(self.process(), signal).unwrap();
+    }
+
+    pub(crate) fn process(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// How the process has ended, if it has.
+    pub(crate) fn has_exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Reads no more of its lines: what it writes from now on is an error to it.
+    pub(crate) fn close_log(&mut self) {
+        let (_, nobody) = mpsc::channel();
+        self.lines = nobody;
+        // The reader hangs up with the next line.
+        self.signal(Signal::HUP);
     }
 
     /// Waits for a log line whose message begins so.
