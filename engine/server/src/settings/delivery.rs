@@ -231,11 +231,12 @@ impl Delivery {
         Ok(Some(config))
     }
 
-    /// The strongest level that is about the places of this queue.
+    /// The level that this queue keeps through an outage: `durable` wherever there is a log, also in front of a broker,
+    /// which may then be away without anybody being refused; `delivered` where the broker is all there is.
     fn automatic_level(&self, unreachable: &[Option<String>; 3]) -> AckLevel {
         let wanted = match self.queue_type.as_str() {
             "memory" => AckLevel::Queued,
-            "log" => AckLevel::Durable,
+            _ if self.has_log() => AckLevel::Durable,
             _ => AckLevel::Delivered,
         };
         if unreachable[wanted as usize].is_none() { wanted } else { AckLevel::Queued }

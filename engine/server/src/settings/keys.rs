@@ -208,7 +208,7 @@ pub const KEYS: &[Key] = &[
         ]),
         r#""auto""#,
         &[],
-        "What `accepted` means for a request without a Tidegate-Ack header. auto: queued for memory, durable for log, delivered for nats, kafka and composite.",
+        "What `accepted` means for a request without a Tidegate-Ack header. auto: queued for memory; durable wherever there is a data.directory, also in front of nats, kafka and composite, so that an outage refuses nothing; delivered for these without one.",
     ),
     key(
         "ack.timeout",

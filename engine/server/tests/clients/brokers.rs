@@ -15,6 +15,8 @@ use serde_json::Value;
 use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// With an outbox the default is `durable`.
+const DELIVERED: &str = "Tidegate-Ack: delivered\r\n";
 
 /// Whether NATS and Kafka can be had; under CI they have to.
 pub(crate) fn can_be_had() -> bool {
@@ -178,12 +180,12 @@ fn what_a_broker_refuses_for_ever_is_a_dead_letter_and_what_follows_goes_on() {
         .set(&format!("data.directory={}", folder.path().join("data").display()))
         .set("queue.consume=false")
         .run();
-    delivered(&server, "", r#"{"data":"first"}"#);
+    delivered(&server, DELIVERED, r#"{"data":"first"}"#);
     // JetStream's max_payload is 1 MiB, and base64 makes it a third longer.
-    let refused = post(&server, "", &format!(r#"{{"data":"{}"}}"#, "x".repeat(900_000)));
+    let refused = post(&server, DELIVERED, &format!(r#"{{"data":"{}"}}"#, "x".repeat(900_000)));
     assert_eq!(refused.status, 422, "{}", refused.text());
     assert!(refused.text().contains("nats"), "{}", refused.text());
-    assert_eq!(post(&server, "", r#"{"data":"after"}"#).json()["ack"], "delivered");
+    assert_eq!(post(&server, DELIVERED, r#"{"data":"after"}"#).json()["ack"], "delivered");
     let list = Command::new(TIDEGATE)
         .args(["dlq", "list", "--directory"])
         .arg(folder.path().join("data"))

@@ -124,11 +124,13 @@ fn a_broker_that_is_not_there_keeps_it_from_being_ready_and_not_from_starting() 
 }
 
 #[test]
-fn an_outbox_takes_what_is_asked_to_be_durable_while_the_broker_is_away() {
+fn in_front_of_a_broker_that_is_away_an_outbox_takes_what_names_no_level_as_durable() {
     let folder = Scratch::new();
     let server = on_disk(&folder).set("queue.type=kafka").variable("KAFKA_BROKERS", "127.0.0.1:1").run();
-    let answer = post(&server, "Tidegate-Ack: durable\r\n", r#"{"data":"kept"}"#);
-    assert_eq!((answer.status, &answer.json()["ack"]), (200, &"durable".into()));
+    let answer = post(&server, "", r#"{"data":"kept"}"#);
+    assert_eq!((answer.status, &answer.json()["ack"]), (200, &"durable".into()), "{}", answer.text());
+    // Who asks for more than that is told that it is not to be had now.
+    assert_eq!(post(&server, "Tidegate-Ack: delivered\r\n", r#"{"data":"kept"}"#).status, 503);
     let metrics = get(server.gateway(), "/metrics");
     assert!(metrics.text().contains("tidegate_log_lag{consumer=\"kafka\"} 1"), "{}", metrics.text());
     drop(server);
