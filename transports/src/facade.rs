@@ -13,7 +13,7 @@ use crate::{
     events::EventHead,
     inject::{Injected, NotTaken},
     lane::Accepted,
-    terms::Terms,
+    terms::{Terms, Wanted},
     waiting::{Caller, Settled},
 };
 
@@ -36,8 +36,8 @@ pub const FACADE_PATHS: [&str; 9] = [
 pub struct Draft {
     /// The message.
     pub message: Injected,
-    /// The level that the route asks for, if it does.
-    pub level: Option<AckLevel>,
+    /// What the route asks for.
+    pub wanted: Wanted,
     /// The body of the answer: JSON, or a protobuf message.
     pub answer: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl Draft {
             // A large one is not kept.
             bytes.shrink_to(DRAFT_KEPT_BYTES_MAX);
         }
-        (*timestamp_seconds, *once, self.level) = (None, false, None);
+        (*timestamp_seconds, *once, self.wanted) = (None, false, Wanted::Default);
     }
 }
 
@@ -100,10 +100,7 @@ pub(crate) fn take(
     if let Some(trace) = head.trace() {
         MetadataWriter::new(&mut draft.message.metadata).push(TRACE_KEY, trace);
     }
-    let mut terms = Terms { key: None, ..head.terms.clone() };
-    if let Some(level) = draft.level.filter(|_| !terms.named) {
-        terms.level = level;
-    }
+    let terms = Terms { key: None, ..head.terms.clone() }.wanted(draft.wanted);
     let policy = &core.shared.acks;
     if policy.unreachable[terms.level as usize].is_some()
         || terms.admit(policy).is_err()

@@ -24,7 +24,7 @@ use crate::{
     grpc::Code,
     hook::Hook,
     lane::{Accepted, Incoming},
-    terms::Terms,
+    terms::{Terms, Wanted},
     waiting::Caller,
 };
 
@@ -93,7 +93,7 @@ pub type Fate = Result<Stored, NotTaken>;
 
 struct Request {
     messages: Vec<Injected>,
-    level: Option<AckLevel>,
+    wanted: Wanted,
     reply: oneshot::Sender<Vec<Fate>>,
 }
 
@@ -124,8 +124,8 @@ pub fn injector(cores: usize) -> (Injector, Vec<Inbox>) {
 }
 
 impl Injector {
-    /// Sends messages and waits for what becomes of each, at this level or the default one. In order.
-    pub async fn send(&self, messages: Vec<Injected>, level: Option<AckLevel>) -> Vec<Fate> {
+    /// Sends messages and waits for what becomes of each, as far as `wanted` asks for that. In order.
+    pub async fn send(&self, messages: Vec<Injected>, wanted: Wanted) -> Vec<Fate> {
         let count = messages.len();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
         let (reply, fates) = oneshot::channel();
@@ -133,7 +133,7 @@ impl Injector {
             let not_taken = NotTaken { status: 503, code: Code::Unavailable, text: text.to_owned() };
             vec![Err(not_taken); count]
         };
-        match self.inboxes[turn].try_send(Request { messages, level, reply }) {
+        match self.inboxes[turn].try_send(Request { messages, wanted, reply }) {
             Ok(()) => fates.await.unwrap_or_else(|_| refused("Shutting down: nothing more is accepted here")),
             Err(mpsc::error::TrySendError::Full(_)) => {
                 refused("Too many requests of this kind are waiting for a core")
@@ -195,7 +195,7 @@ struct Desk {
 /// The messages of a request that are not in the queue yet.
 struct Rest {
     request: usize,
-    level: Option<AckLevel>,
+    wanted: Wanted,
     messages: std::iter::Peekable<std::iter::Enumerate<std::vec::IntoIter<Injected>>>,
 }
 
@@ -248,7 +248,7 @@ impl Desk {
     }
 
     fn take(&mut self, request: Request) {
-        let Request { messages, level, reply } = request;
+        let Request { messages, wanted, reply } = request;
         let count = messages.len();
         let open = Open { fates: (0..count).map(|_| None).collect(), left: count, reply: Some(reply) };
         if count == 0 {
@@ -269,7 +269,7 @@ impl Desk {
             }
         };
         let messages = messages.into_iter().enumerate().peekable();
-        self.go_on(Rest { request: number, level, messages });
+        self.go_on(Rest { request: number, wanted, messages });
     }
 
     /// Puts messages of a request into the queue, as many as there is room for.
@@ -277,7 +277,7 @@ impl Desk {
         let request = rest.request;
         while let Some((place, message)) = rest.messages.peek() {
             let place = *place;
-            match self.accept(message, rest.level, (request, place)) {
+            match self.accept(message, rest.wanted, (request, place)) {
                 Ok(None) => {}
                 Ok(Some(stored)) => self.decide(request, place, Ok(stored)),
                 Err(refusal) => {
@@ -299,11 +299,11 @@ impl Desk {
     fn accept(
         &mut self,
         message: &Injected,
-        level: Option<AckLevel>,
+        wanted: Wanted,
         place: (usize, usize),
     ) -> Result<Option<Stored>, Refusal> {
         let policy = &self.core.shared.acks;
-        let terms = Terms::new(policy, level, None);
+        let terms = Terms::new(policy, None, None).wanted(wanted);
         if let Some(why) = &policy.unreachable[terms.level as usize] {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("ack level: {why}")));
         }

@@ -115,7 +115,7 @@ impl Lane {
             once,
             reply_token: 0,
         };
-        if !once && !terms.waits() {
+        if terms.detached || (!once && !terms.waits()) {
             self.submit(core, &record)?;
             return Ok(Accepted::Now(ours));
         }

@@ -104,6 +104,19 @@ impl Gate {
     }
 }
 
+/// What a route asks for, beside what its caller names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// What the settings say.
+    #[default]
+    Default,
+    /// This level.
+    Level(AckLevel),
+    /// The level `queued`, answered without waiting for anything, also where a repeat of the id is recognised: the repeat
+    /// is then left out without its sender being told.
+    Asynchronous,
+}
+
 /// The terms of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
@@ -112,6 +125,8 @@ pub(crate) struct Terms {
     pub(crate) named: bool,
     /// Whether another process accepts the message: that has to be waited for, whatever the level.
     pub(crate) forwarded: bool,
+    /// Whether nobody waits for what becomes of the message.
+    pub(crate) detached: bool,
     /// The caller's own id.
     pub(crate) key: Option<Rc<[u8]>>,
 }
@@ -148,13 +163,28 @@ impl Terms {
             level: level.unwrap_or(policy.default),
             named: level.is_some() || policy.far.as_ref().is_some_and(|far| far.asks_default),
             forwarded: policy.far.is_some(),
+            detached: false,
             key,
         }
     }
 
+    /// The same as a route wants it; what the caller has named counts more.
+    pub(crate) fn wanted(mut self, wanted: Wanted) -> Self {
+        match wanted {
+            Wanted::Level(level) if !self.named => self.level = level,
+            Wanted::Asynchronous if !self.named => {
+                self.level = AckLevel::Queued;
+                // What is sent on may be refused there, so it is waited for.
+                self.detached = !self.forwarded;
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// Answered as soon as it is in the queue.
     pub(crate) fn immediate() -> Self {
-        Self { level: AckLevel::Queued, named: false, forwarded: false, key: None }
+        Self { level: AckLevel::Queued, named: false, forwarded: false, detached: false, key: None }
     }
 
     /// Whether the answer has to wait for what becomes of the message.

@@ -97,7 +97,8 @@ impl Banner<'_> {
             match self.delivery.ack_default {
                 _ if self.delivery.remote.is_some() => "what it says there",
                 AckLevel::Queued => "queued: it does not survive a crash",
-                AckLevel::Durable => "durable: on this disk, and fdatasync returned; brokers follow from there",
+                AckLevel::Durable =>
+                    "durable: on this disk, and fdatasync returned; brokers follow from there",
                 AckLevel::Delivered => "delivered: acknowledged by the broker",
             }
         );

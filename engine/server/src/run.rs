@@ -105,7 +105,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
             guard: guard.clone(),
             node: Arc::clone(&node),
             rules: Arc::new(Rules::new(Arc::clone(&node))),
-            facade: Arc::new(Facades::new(behind.log.is_some(), Arc::clone(&producer))),
+            facade: Arc::new(Facades::new(Arc::clone(&producer))),
         },
         inboxes,
     })
@@ -132,7 +132,6 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let platform = Platform {
         injector,
         parts: Arc::clone(&behind.parts),
-        has_log: behind.log.is_some(),
         producer,
         guard,
         scope,
@@ -340,7 +339,9 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
         let mut first: Option<Instant> = None;
         for signal in signals.forever() {
             if signal == SIGHUP {
-                tracing::info!("SIGHUP is ignored: settings are read at the start only; SIGTERM ends the process");
+                tracing::info!(
+                    "SIGHUP is ignored: settings are read at the start only; SIGTERM ends the process"
+                );
                 continue;
             }
             match first {

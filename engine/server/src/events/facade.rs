@@ -9,7 +9,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
+use engine_core::{HOW_SENT, KEY_OVERRIDE, MetadataWriter};
 use prost::Message;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -18,6 +18,7 @@ use serde::{
 use serde_json::{json, value::RawValue};
 use tidegate_proto::analytics::legacy as proto;
 use transports::{
+    Wanted,
     events::SCHEMA_KEY,
     facade::{Draft, FACADE_PATHS, Facade},
     inject::NotTaken,
@@ -32,14 +33,13 @@ use super::{
 /// The older systems' routes.
 #[derive(Debug)]
 pub struct Facades {
-    has_log: bool,
     producer: Arc<Counters>,
 }
 
 impl Facades {
-    /// Counts the producer service's events in `producer`; `has_log`: whether `async` can mean durable.
-    pub fn new(has_log: bool, producer: Arc<Counters>) -> Self {
-        Self { has_log, producer }
+    /// Counts the producer service's events in `producer`.
+    pub fn new(producer: Arc<Counters>) -> Self {
+        Self { producer }
     }
 }
 
@@ -225,7 +225,7 @@ impl Facade for Facades {
             }
             Purpose::Event => (&b""[..], "Event sent successfully"),
             Purpose::AsyncEvent => {
-                draft.level = Some(if self.has_log { AckLevel::Durable } else { AckLevel::Queued });
+                draft.wanted = Wanted::Asynchronous;
                 (&b"async"[..], "Event queued for async processing")
             }
         };
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     fn draft(route: usize, body: &str) -> Option<Draft> {
-        let facades = Facades::new(true, Arc::default());
+        let facades = Facades::new(Arc::default());
         let mut draft = Draft::default();
         facades.read(route, body.as_bytes(), 1_780_012_800_000, &mut draft).then_some(draft)
     }
@@ -288,7 +288,7 @@ mod tests {
         let draft = draft(1, body).unwrap();
         let kept: Event = serde_json::from_slice(&draft.message.payload).unwrap();
         assert_eq!(kept, serde_json::from_str(body).unwrap());
-        assert_eq!((draft.level, draft.message.once), (Some(AckLevel::Durable), true));
+        assert_eq!((draft.wanted, draft.message.once), (Wanted::Asynchronous, true));
         let answer: serde_json::Value = serde_json::from_slice(&draft.answer).unwrap();
         assert_eq!(answer["event_id"], "e-1");
     }

@@ -24,7 +24,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
-    EventRules, Examined,
+    EventRules, Examined, Wanted,
     inject::{Fate, NotTaken},
 };
 
@@ -38,8 +38,8 @@ const STREAM_BATCH: usize = 100;
 /// How events are taken.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Way {
-    /// The level that was asked for.
-    level: Option<AckLevel>,
+    /// What was asked for.
+    wanted: Wanted,
     /// `async`, `batch`: headers in Kafka.
     pub(super) how: Option<&'static str>,
     /// `traceparent`.
@@ -190,9 +190,12 @@ impl Platform {
         };
         let named = metadata.get("tidegate-ack").map(named).transpose()?;
         let is_async = options.is_some_and(|options| options.r#async);
-        let of_async = if self.has_log { AckLevel::Durable } else { AckLevel::Queued };
         Ok(Way {
-            level: named.or_else(|| is_async.then_some(of_async)),
+            wanted: match named {
+                Some(level) => Wanted::Level(level),
+                None if is_async => Wanted::Asynchronous,
+                None => Wanted::Default,
+            },
             how: match (is_batch, is_async) {
                 (true, _) => Some("batch"),
                 (false, true) => Some("async"),
@@ -229,7 +232,7 @@ impl Platform {
         if sent.is_empty() {
             return ended;
         }
-        let fates = self.injector.send(sent, way.level).await;
+        let fates = self.injector.send(sent, way.wanted).await;
         for (place, fate) in places.into_iter().zip(fates) {
             let Ended::Stored { id, .. } = &ended[place] else { continue };
             let id = id.clone();

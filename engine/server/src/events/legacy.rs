@@ -13,12 +13,13 @@ use axum::{
     routing::{get, post},
 };
 use engine_analytics::Kind;
-use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
+use engine_core::{HOW_SENT, KEY_OVERRIDE, MetadataWriter};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_proto::analytics::legacy as proto;
 use transports::{
+    Wanted,
     events::SCHEMA_KEY,
     inject::{Fate, Injected},
     message::EVENT_NAME_BYTES_MAX,
@@ -127,14 +128,8 @@ fn not_json(error: &serde_json::Error) -> Response {
     answer(400, json!({ "error": format!("Invalid JSON: {error}") }))
 }
 
-async fn one(
-    platform: &Platform,
-    body: &Bytes,
-    level: Option<AckLevel>,
-    success: u16,
-    message: &str,
-) -> Response {
-    let how = if level.is_some() { &b"async"[..] } else { b"" };
+async fn one(platform: &Platform, body: &Bytes, wanted: Wanted, success: u16, message: &str) -> Response {
+    let how = if wanted == Wanted::Asynchronous { &b"async"[..] } else { b"" };
     let event: Event = match serde_json::from_slice(body) {
         Ok(event) => event,
         Err(error) => return not_json(&error),
@@ -142,9 +137,10 @@ async fn one(
     if let Some(message) = event.wrong() {
         return answer(400, json!({"success": false, "message": message, "event_id": ""}));
     }
-    match platform.injector.send(vec![event.record(how)], level).await.pop() {
-        Some(Fate::Ok(_)) => {
-            answer(success, json!({"success": true, "message": message, "event_id": event.id}))
+    match platform.injector.send(vec![event.record(how)], wanted).await.pop() {
+        Some(Fate::Ok(stored)) => {
+            let body = json!({"success": true, "message": message, "event_id": event.id});
+            ([("tidegate-ack", stored.level.name())], answer(success, body)).into_response()
         }
         Some(Fate::Err(why)) => {
             answer(why.status, json!({"success": false, "message": why.text, "event_id": event.id}))
@@ -154,12 +150,11 @@ async fn one(
 }
 
 async fn event(State(platform): State<Platform>, body: Bytes) -> Response {
-    one(&platform, &body, None, 200, "Event sent successfully").await
+    one(&platform, &body, Wanted::Default, 200, "Event sent successfully").await
 }
 
 async fn event_async(State(platform): State<Platform>, body: Bytes) -> Response {
-    let level = if platform.has_log { AckLevel::Durable } else { AckLevel::Queued };
-    one(&platform, &body, Some(level), 202, "Event queued for async processing").await
+    one(&platform, &body, Wanted::Asynchronous, 202, "Event queued for async processing").await
 }
 
 async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
@@ -197,7 +192,7 @@ impl Platform {
         let how = if events.len() > 1 { &b"batch"[..] } else { b"" };
         let good =
             events.iter().filter(|event| event.wrong().is_none()).map(|event| event.record(how)).collect();
-        let mut fates = self.injector.send(good, None).await.into_iter();
+        let mut fates = self.injector.send(good, Wanted::Default).await.into_iter();
         let fate = |event: &Event| {
             if let Some(wrong) = event.wrong() {
                 return Err(wrong);

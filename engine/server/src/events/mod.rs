@@ -79,8 +79,6 @@ pub struct Platform {
     pub injector: Injector,
     /// The aggregates.
     pub parts: Parts,
-    /// Whether there is a durable log to answer `async` requests from.
-    pub has_log: bool,
     /// What the producer service counts.
     pub producer: Arc<producer::Counters>,
     /// Who may ask.

@@ -17,6 +17,7 @@ use engine_core::MetadataWriter;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use transports::{
+    Wanted,
     events::SCHEMA_KEY,
     inject::{Fate, Injected, NotTaken},
 };
@@ -285,7 +286,7 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
         metadata: pairs,
         ..Injected::default()
     };
-    match platform.injector.send(vec![injected], None).await.pop() {
+    match platform.injector.send(vec![injected], Wanted::Default).await.pop() {
         Some(Fate::Ok(_)) => {
             platform.producer.published(kind, since.elapsed());
             let message = kind.success();

@@ -508,3 +508,33 @@ fn the_older_systems_services_take_events_and_tell_their_counts() {
         assert_eq!(summary.events_by_type["page_view"], 3);
     });
 }
+
+#[test]
+fn what_is_asynchronous_does_not_wait_for_a_broker_that_never_answers() {
+    // It takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let broker = silent.local_addr().unwrap().to_string();
+    let server = Start::new().variable("QUEUE_TYPE", "kafka").variable("KAFKA_BROKERS", &broker).run();
+    let many: BTreeMap<String, &str> = (0..40).map(|n| (format!("p{n}"), "v")).collect();
+    let many = json!(many);
+    let rich = r#""user_id":"u-1","event_type":"EVENT_TYPE_USER","user_event":{"action":"click"}"#;
+    for (path, body, status) in [
+        ("/events/async", r#"{"id":"event_1","event_type":"page_view"}"#.to_owned(), 202),
+        // What has so many properties goes to the cold lane.
+        ("/events/async", format!(r#"{{"id":"event_2","event_type":"page_view","properties":{many}}}"#), 202),
+        ("/v1/events", format!(r#"{{"event":{{"id":"event_3",{rich}}},"options":{{"async":true}}}}"#), 200),
+        (
+            "/v1/events/batch",
+            format!(r#"{{"events":[{{"id":"event_4",{rich}}}],"options":{{"async":true}}}}"#),
+            200,
+        ),
+    ] {
+        let answer = post_json(server.ingest(), path, &body);
+        assert_eq!(
+            (answer.status, answer.field("tidegate-ack")),
+            (status, Some("queued")),
+            "{path}: {}",
+            answer.text()
+        );
+    }
+}
