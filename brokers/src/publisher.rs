@@ -44,7 +44,7 @@ pub struct Ack {
     pub outcome: Result<(), Rejected>,
 }
 
-/// A record that the broker refuses for ever: too large, not allowed, no such topic after it was there.
+/// A record that the broker refuses for ever, judged by itself: too large, or invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// The broker's own code: `MSG_SIZE_TOO_LARGE`, `10054`.

@@ -9,6 +9,7 @@ mod dead;
 pub mod publish;
 pub mod shape;
 pub mod topics;
+mod verdict;
 
 use std::{sync::Arc, time::Duration};
 

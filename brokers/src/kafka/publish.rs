@@ -1,11 +1,16 @@
 //! Publishing: librdkafka's idempotent producer, with acknowledgements through a channel.
 //!
-//! Retrying is librdkafka's: in order, and with `message.timeout.ms = 0` for ever. What it gives up all the same is
-//! looked at: what the broker will always refuse is [`Rejected`], everything else is sent again, in order, with a new
-//! producer if the old one is broken (a fatal error of the idempotent producer).
+//! Retrying is librdkafka's: in order, and with `message.timeout.ms = 0` for ever. What it gives up all the same ends
+//! the producer: `enable.gapless.guarantee` has librdkafka stop at the first batch that failed, so nothing behind it
+//! in its partition is stored before it. When everything under way has come back, what was not acknowledged is sent
+//! again in its order by a new producer.
+//!
+//! What the failure judged ([`super::verdict`]) decides what changes before that. A batch that was refused for one of its
+//! records is sent again in halves, and only a record that was refused alone in its request is [`Rejected`]. So that this
+//! is rare, the topics' `max.message.bytes` are asked for before anything is sent, and batches are kept below them.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,13 +26,14 @@ use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage},
-    producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 
 use super::{
     KafkaConfig,
     shape::{Outgoing, Topic},
     topics,
+    verdict::{Verdict, verdict},
 };
 use crate::{
     backoff::Backoff,
@@ -41,9 +47,23 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a broker may take to answer that.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Most bytes of a batch, before compression, where the topics allow as many (librdkafka's default).
+const BATCH_BYTES: usize = 1_000_000;
+/// Of the topic's limit, what is left for the batch's own header (61 bytes in message format 2).
+const BATCH_HEAD_BYTES: usize = 512;
+/// Bytes that may wait in librdkafka, and the longest message that it takes: the brokers judge it, not the client.
+const QUEUE_BYTES: usize = 256 << 20;
+
+/// A record that did not get through, as it was sent.
+struct Failed {
+    tag: u64,
+    code: RDKafkaErrorCode,
+    message: Box<OwnedMessage>,
+}
+
 enum Event {
-    Acknowledged(u64),
-    Failed(u64, RDKafkaErrorCode, Box<OwnedMessage>),
+    Acknowledged(usize),
+    Failed(usize, RDKafkaErrorCode, Box<OwnedMessage>),
     Woken,
 }
 
@@ -78,12 +98,12 @@ impl ClientContext for Context {
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, tag: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let event = match result {
-            Ok(_) => Event::Acknowledged(tag as u64),
+            Ok(_) => Event::Acknowledged(number),
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                Event::Failed(tag as u64, code, Box::new(message.detach()))
+                Event::Failed(number, code, Box::new(message.detach()))
             }
         };
         // The receiver goes with the producer.
@@ -120,8 +140,21 @@ pub struct KafkaPublisher {
     in_flight: usize,
     /// Decided in `publish`, told in the next `poll`.
     refused: Vec<Ack>,
-    /// Failed for now, in order: with when each was first sent.
-    again: VecDeque<(u64, OwnedMessage)>,
+    /// Tags of what librdkafka was given, in that order, from number `first` on; `None` once it is decided.
+    sent: VecDeque<Option<u64>>,
+    first: usize,
+    /// What failed, by its number, so in the order in which it was given.
+    failed: BTreeMap<usize, Failed>,
+    /// Something failed: nothing is given to this producer any more; it is waited for what it was given.
+    retired: bool,
+    /// Before anything is sent again, the producer is made anew.
+    renew: bool,
+    /// What failed, in order, on its way into the new producer.
+    again: VecDeque<Failed>,
+    /// Most messages of a batch: fewer than the settings say after a batch was refused.
+    batch_messages: usize,
+    /// Most bytes of a batch; `None` until a broker was asked.
+    batch_bytes: Option<usize>,
     again_at: Option<Instant>,
     backoff: Backoff,
     value: Vec<u8>,
@@ -130,8 +163,7 @@ pub struct KafkaPublisher {
     connected: Arc<AtomicBool>,
     asked: Option<Instant>,
     /// When a sample of the messages under way was sent, for the publish time.
-    sample: Option<(u64, Instant)>,
-    fatal: bool,
+    sample: Option<(usize, Instant)>,
 }
 
 impl KafkaPublisher {
@@ -142,11 +174,12 @@ impl KafkaPublisher {
     pub fn new(config: KafkaConfig, status: Arc<SideStatus>) -> Result<Self, String> {
         let (sender, events) = unbounded();
         let connected = Arc::new(AtomicBool::new(false));
-        let producer = producer(&config, &status, &sender, &connected)?;
+        let producer = producer(&config, &status, &sender, &connected, config.batch_messages, BATCH_BYTES)?;
         let bell = Arc::new(Bell { events: sender.clone(), rung: AtomicBool::new(false) });
         Ok(Self {
             backoff: Backoff::new(config.retry_backoff, Duration::from_secs(5)),
             topics: config.topics(),
+            batch_messages: config.batch_messages,
             config,
             status,
             producer,
@@ -155,25 +188,31 @@ impl KafkaPublisher {
             bell,
             in_flight: 0,
             refused: Vec::new(),
+            sent: VecDeque::new(),
+            first: 0,
+            failed: BTreeMap::new(),
+            retired: false,
+            renew: false,
             again: VecDeque::new(),
+            batch_bytes: None,
             again_at: None,
             value: Vec::new(),
             shaped: Outgoing::default(),
             connected,
             asked: None,
             sample: None,
-            fatal: false,
         })
     }
 
     fn note(&mut self, event: Event, acks: &mut Vec<Ack>) {
         match event {
             Event::Woken => self.bell.rung.store(false, Ordering::Release),
-            Event::Acknowledged(tag) => {
+            Event::Acknowledged(number) => {
+                let Some(tag) = self.settle(number) else { return };
                 self.in_flight -= 1;
                 self.connected.store(true, Ordering::Release);
                 let took = match self.sample {
-                    Some((sampled, since)) if sampled == tag => {
+                    Some((sampled, since)) if sampled == number => {
                         self.sample = None;
                         Some(since.elapsed())
                     }
@@ -182,32 +221,96 @@ impl KafkaPublisher {
                 self.status.note_acknowledged(took);
                 acks.push(Ack { tag, outcome: Ok(()) });
             }
-            Event::Failed(tag, code, _) if is_permanent(code) => {
-                self.in_flight -= 1;
-                acks.push(Ack { tag, outcome: Err(rejected(code)) });
-            }
-            Event::Failed(tag, code, message) => {
+            Event::Failed(number, code, message) => {
+                let Some(tag) = self.settle(number) else { return };
                 self.status.retries.fetch_add(1, Ordering::Relaxed);
-                self.fatal |= code == RDKafkaErrorCode::Fatal;
-                let topic = self.topics.iter().find(|topic| topic.name == message.topic());
-                self.status.set_trouble(Some(explain(&self.config, topic.unwrap_or(&self.topics[0]), code)));
-                self.again.push_back((tag, *message));
-                self.again_at.get_or_insert_with(|| Instant::now() + self.backoff.next_pause());
+                if verdict(code) != Verdict::Batch && !is_consequence(code) {
+                    let topic = self.topics.iter().find(|topic| topic.name == message.topic());
+                    let text = explain(&self.config, topic.unwrap_or(&self.topics[0]), code);
+                    self.status.set_trouble(Some(text));
+                }
+                self.failed.insert(number, Failed { tag, code, message });
+                self.retired = true;
             }
         }
     }
 
-    /// Sends once more what failed for now, oldest first.
-    fn send_again(&mut self) {
-        if self.again_at.is_none_or(|at| Instant::now() < at) {
+    /// The tag of what was given under this number; it is not under way any more.
+    fn settle(&mut self, number: usize) -> Option<u64> {
+        let tag = self.sent.get_mut(number.checked_sub(self.first)?)?.take();
+        while self.sent.front().is_some_and(Option::is_none) {
+            self.sent.pop_front();
+            self.first += 1;
+        }
+        tag
+    }
+
+    /// When everything of a producer that is given up has come back: decides what the failures mean.
+    fn judge(&mut self, acks: &mut Vec<Ack>) {
+        if !self.retired {
             return;
         }
-        if self.fatal {
-            match producer(&self.config, &self.status, &self.sender, &self.connected) {
+        // What librdkafka has not sent yet, also what it put back into its queue.
+        self.producer.purge(PurgeConfig::default().queue());
+        if !self.sent.is_empty() {
+            return;
+        }
+        let place = |message: &OwnedMessage| (message.topic().to_owned(), message.partition());
+        let mut refused: HashMap<(String, i32), usize> = HashMap::new();
+        for failed in self.failed.values().filter(|failed| verdict(failed.code) == Verdict::Batch) {
+            *refused.entry(place(&failed.message)).or_default() += 1;
+        }
+        // One record refused in a partition was alone in its batch, or is the one that the broker named (the others then
+        // have INVALID_DIFFERENT_RECORD). With one record a batch several requests may have been refused.
+        let unbatched = self.batch_messages == 1;
+        let is_alone = |count: usize| count == 1 || unbatched;
+        let largest = refused.values().copied().filter(|count| !is_alone(*count)).max();
+        let mut again = VecDeque::with_capacity(self.failed.len() + self.again.len());
+        for (_, failed) in std::mem::take(&mut self.failed) {
+            let count = refused.get(&place(&failed.message)).copied();
+            if verdict(failed.code) == Verdict::Batch && count.is_some_and(is_alone) {
+                self.in_flight -= 1;
+                acks.push(Ack { tag: failed.tag, outcome: Err(rejected(failed.code)) });
+            } else {
+                again.push_back(failed);
+            }
+        }
+        // What the new producer before had not been given yet comes behind.
+        again.append(&mut self.again);
+        self.again = again;
+        if let Some(messages) = largest {
+            self.batch_messages = (messages.min(self.batch_messages) / 2).max(1);
+            tracing::warn!(
+                broker = self.status.name,
+                messages,
+                "Kafka refused a batch for one of its messages; it is sent again in halves"
+            );
+        } else if !refused.is_empty() {
+            // It was the record and not the size of the batch.
+            self.batch_messages = self.config.batch_messages;
+        }
+        if !refused.is_empty() {
+            // The limit may be another one since it was asked for.
+            self.batch_bytes = None;
+        }
+        // A refusal needs no pause: what is sent next is something else.
+        let pause = if refused.is_empty() { self.backoff.next_pause() } else { Duration::ZERO };
+        self.again_at = Some(Instant::now() + pause);
+        self.sample = None;
+        self.retired = false;
+        self.renew = true;
+    }
+
+    /// Makes the producer anew and gives it what failed, oldest first.
+    fn send_again(&mut self) {
+        if self.retired || self.again_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        if self.renew {
+            match self.make_producer() {
                 Ok(producer) => {
-                    tracing::warn!(broker = self.status.name, "the producer is broken and was made anew");
                     self.producer = producer;
-                    self.fatal = false;
+                    self.renew = false;
                 }
                 Err(error) => {
                     self.status.set_trouble(Some(error));
@@ -216,19 +319,34 @@ impl KafkaPublisher {
                 }
             }
         }
-        while let Some((tag, message)) = self.again.pop_front() {
-            let mut record = BaseRecord::with_opaque_to(message.topic(), tag as usize)
+        while let Some(failed) = self.again.pop_front() {
+            let message = &failed.message;
+            let number = self.first + self.sent.len();
+            let mut record = BaseRecord::with_opaque_to(message.topic(), number)
                 .payload(message.payload().unwrap_or_default())
                 .key(message.key().unwrap_or_default());
             record.timestamp = message.timestamp().to_millis();
             record.headers = message.headers().cloned();
             if self.producer.send(record).is_err() {
-                self.again.push_front((tag, message));
+                self.again.push_front(failed);
                 self.again_at = Some(Instant::now() + self.backoff.next_pause());
                 return;
             }
+            self.sent.push_back(Some(failed.tag));
         }
         self.again_at = None;
+    }
+
+    /// A producer whose batches fit into the topics, as far as that is known.
+    fn make_producer(&mut self) -> Result<ThreadedProducer<Context>, String> {
+        let bytes = self.batch_bytes.unwrap_or_else(|| {
+            let limit = topics::message_bytes_max(&self.config, &self.topics);
+            limit.map_or(BATCH_BYTES, |limit| limit.saturating_sub(BATCH_HEAD_BYTES).clamp(1, BATCH_BYTES))
+        });
+        let producer =
+            producer(&self.config, &self.status, &self.sender, &self.connected, self.batch_messages, bytes)?;
+        self.batch_bytes = Some(bytes);
+        Ok(producer)
     }
 
     /// Asks a broker whether it and the topics are there; makes a topic if it is not.
@@ -262,6 +380,13 @@ impl KafkaPublisher {
             }
         }
         if absent.is_empty() {
+            if self.batch_bytes.is_none() {
+                // Nothing was sent yet: nothing is until batches fit into the topics.
+                match self.make_producer() {
+                    Ok(producer) => self.producer = producer,
+                    Err(error) => return self.status.set_trouble(Some(error)),
+                }
+            }
             self.connected.store(true, Ordering::Release);
             return;
         }
@@ -282,7 +407,11 @@ impl KafkaPublisher {
 
 impl Publisher for KafkaPublisher {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
-        if !self.again.is_empty() || self.in_flight >= self.config.in_flight_max {
+        if self.batch_bytes.is_none()
+            || self.retired
+            || self.again_at.is_some()
+            || self.in_flight >= self.config.in_flight_max
+        {
             return Err(Busy);
         }
         self.shaped.clear();
@@ -312,12 +441,13 @@ impl Publisher for KafkaPublisher {
         if let Some((_, value)) = trace {
             headers = headers.insert(Header { key: "traceparent", value: Some(value) });
         }
-        let mut message =
-            BaseRecord::with_opaque_to(topic, tag as usize).key(key).payload(value).headers(headers);
+        let number = self.first + self.sent.len();
+        let mut message = BaseRecord::with_opaque_to(topic, number).key(key).payload(value).headers(headers);
         message.timestamp = time_seconds.map(|seconds| seconds.saturating_mul(1000));
         match self.producer.send(message) {
             Ok(()) => {}
-            Err((KafkaError::MessageProduction(code), _)) if is_permanent(code) => {
+            // The client judges a record by itself.
+            Err((KafkaError::MessageProduction(code), _)) if verdict(code) == Verdict::Batch => {
                 self.refused.push(Ack { tag, outcome: Err(rejected(code)) });
                 self.in_flight += 1;
                 return Ok(());
@@ -330,11 +460,13 @@ impl Publisher for KafkaPublisher {
             }
         }
         self.in_flight += 1;
-        self.sample.get_or_insert_with(|| (tag, Instant::now()));
+        self.sent.push_back(Some(tag));
+        self.sample.get_or_insert_with(|| (number, Instant::now()));
         Ok(())
     }
 
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
+        self.judge(acks);
         self.send_again();
         self.ask();
         self.in_flight -= self.refused.len();
@@ -347,7 +479,7 @@ impl Publisher for KafkaPublisher {
         while let Ok(event) = self.events.try_recv() {
             self.note(event, acks);
         }
-        if !acks.is_empty() && self.again.is_empty() {
+        if !acks.is_empty() && !self.retired {
             self.backoff.reset();
         }
     }
@@ -370,20 +502,25 @@ fn producer(
     status: &Arc<SideStatus>,
     events: &Sender<Event>,
     connected: &Arc<AtomicBool>,
+    batch_messages: usize,
+    batch_bytes: usize,
 ) -> Result<ThreadedProducer<Context>, String> {
     let mut client = config.client()?;
     let idempotent = config.acks == "all";
     client
         .set("acks", &config.acks)
         .set("enable.idempotence", idempotent.to_string())
+        .set("enable.gapless.guarantee", idempotent.to_string())
         .set("compression.type", &config.compression)
         .set("linger.ms", config.linger.as_millis().to_string())
-        .set("batch.num.messages", config.batch_messages.to_string())
+        .set("batch.num.messages", batch_messages.to_string())
+        .set("batch.size", batch_bytes.to_string())
+        .set("message.max.bytes", QUEUE_BYTES.to_string())
         // For ever: what may pass by itself is not given up.
         .set("message.timeout.ms", "0")
         .set("retry.backoff.ms", config.retry_backoff.as_millis().max(1).to_string())
         .set("queue.buffering.max.messages", config.in_flight_max.to_string())
-        .set("queue.buffering.max.kbytes", "262144");
+        .set("queue.buffering.max.kbytes", (QUEUE_BYTES >> 10).to_string());
     let context = Context {
         events: events.clone(),
         status: Arc::clone(status),
@@ -393,12 +530,10 @@ fn producer(
     ThreadedProducer::from_config_and_context(&client, context).map_err(|error| format!("kafka: {error}"))
 }
 
-/// What another try cannot change.
-fn is_permanent(code: RDKafkaErrorCode) -> bool {
-    use RDKafkaErrorCode::{
-        InvalidMessageSize, InvalidRecord, MessageSizeTooLarge, UnsupportedForMessageFormat,
-    };
-    matches!(code, MessageSizeTooLarge | InvalidMessageSize | InvalidRecord | UnsupportedForMessageFormat)
+/// What comes back only because something else failed before.
+fn is_consequence(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{Fatal, GaplessGuarantee, InvalidDifferentRecord, PurgeInflight, PurgeQueue};
+    matches!(code, Fatal | GaplessGuarantee | InvalidDifferentRecord | PurgeInflight | PurgeQueue)
 }
 
 fn rejected(code: RDKafkaErrorCode) -> Rejected {
@@ -423,3 +558,6 @@ fn explain(config: &KafkaConfig, topic: &Topic, code: RDKafkaErrorCode) -> Strin
         _ => format!("kafka.brokers = {}: {code}", config.brokers),
     }
 }
+
+#[cfg(test)]
+mod tests;

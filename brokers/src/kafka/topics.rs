@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rdkafka::{
     TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
@@ -14,6 +14,8 @@ use super::{KafkaConfig, shape::Topic};
 
 /// How long the brokers may take for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long for the topics' limits, without which it goes on.
+const LIMITS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Makes topics; says of each whether it was made (else it was there).
 ///
@@ -47,6 +49,21 @@ pub fn create(config: &KafkaConfig, topics: &[Topic]) -> Result<Vec<bool>, Strin
         )),
     };
     made.into_iter().zip(topics).map(outcome).collect()
+}
+
+/// The least `max.message.bytes` of these topics: what a broker takes as one batch, after compression. A topic that sets
+/// none has the broker's `message.max.bytes` there. `None` when this user may not read it (`DESCRIBE_CONFIGS`),
+/// or no answer comes within a second.
+pub(super) fn message_bytes_max(config: &KafkaConfig, topics: &[Topic]) -> Option<usize> {
+    let admin: AdminClient<DefaultClientContext> = config.client().ok()?.create().ok()?;
+    let wanted: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(&topic.name)).collect();
+    let options =
+        AdminOptions::new().operation_timeout(Some(LIMITS_TIMEOUT)).request_timeout(Some(LIMITS_TIMEOUT));
+    let found = futures_executor::block_on(admin.describe_configs(&wanted, &options)).ok()?;
+    let limit = |topic: rdkafka::admin::ConfigResource| {
+        topic.get("max.message.bytes").and_then(|entry| entry.value.as_deref()?.parse::<usize>().ok())
+    };
+    found.into_iter().filter_map(|topic| limit(topic.ok()?)).min()
 }
 
 fn unreachable(config: &KafkaConfig, error: &dyn std::fmt::Display) -> String {

@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
     "analytics.md",
+    "brokers.md",
     "clients.md",
     "events.md",
     "messages.md",
