@@ -172,6 +172,11 @@ impl DeliveryThread {
         self.waker.clone()
     }
 
+    /// Whether it does its work; not after it has panicked.
+    pub fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
     /// Ends it. What is acknowledged within `patience` counts; the rest stays in the log, or is lost without one.
     pub fn stop(self, patience: Duration) {
         self.stop.store(true, Ordering::Release);
@@ -436,16 +441,20 @@ impl<P: Publisher> Delivery<P> {
     fn watch(&mut self, answered: bool) {
         let (status, now) = (&self.plan.status, Instant::now());
         let in_flight = self.publisher.in_flight();
-        if answered || (self.publisher.is_connected() && in_flight == 0) {
+        let is_well = answered || (self.publisher.is_connected() && in_flight == 0);
+        if is_well {
             self.breaker.succeed();
         } else if !self.publisher.is_connected() {
             self.breaker.fail(now);
         }
         self.breaker.tick(in_flight, now);
         status.in_flight.store(in_flight as u64, Relaxed);
-        status.set_open(self.breaker.is_open());
+        // A pause may be over at once: while there is no connection, no try is worth anything.
+        let is_tried = self.breaker.is_half_open() && self.publisher.is_connected();
+        status.set_open(self.breaker.is_open() || (self.breaker.is_half_open() && !is_tried));
         status.half_open.store(self.breaker.is_half_open(), Relaxed);
-        if !self.breaker.is_open() && !self.breaker.is_half_open() {
+        if is_well {
+            // Not before: a breaker that is not open yet has heard nothing.
             status.set_trouble(None);
         } else if self.breaker.is_open() && status.trouble().is_none() {
             status.set_trouble(Some("it acknowledges nothing".to_owned()));

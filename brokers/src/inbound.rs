@@ -156,6 +156,11 @@ pub struct InboundThread {
 }
 
 impl InboundThread {
+    /// Whether it does its work; not after it has panicked.
+    pub fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
     /// Takes nothing more, waits for what the cores have, and ends.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Release);

@@ -21,6 +21,17 @@ pub struct PartitionLag {
     pub records: u64,
 }
 
+/// What a broker said of itself when it was last asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The numbers and addresses of the nodes it knows of.
+    pub nodes: Vec<(i32, String)>,
+    /// Those of our topics that are there.
+    pub topics: Vec<String>,
+    /// How long the answer took.
+    pub took: Duration,
+}
+
 /// A broker at this moment.
 #[derive(Debug, Default)]
 pub struct SideStatus {
@@ -54,6 +65,8 @@ pub struct SideStatus {
     pub publish_buckets: [AtomicU64; PUBLISH_BOUNDS_MS.len() + 1],
     /// Nanoseconds of all of them.
     pub publish_nanoseconds: AtomicU64,
+    /// What it said of itself, where it says such things.
+    pub told: Mutex<Told>,
     /// What is in the way, with the setting to look at.
     trouble: Mutex<Option<String>>,
 }

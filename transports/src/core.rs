@@ -6,9 +6,9 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use engine_core::AckLevel;
@@ -29,22 +29,60 @@ use crate::{
     limits::Limits,
     listener::Role,
     room::RoomLine,
+    routes::{Endpoint, LIVENESS_PATH},
     session_h2,
     terms::{AckPolicy, Terms},
     turns::Turns,
     waiting::Caller,
 };
 
-/// The body of `/health` and `/livez`, rendered by the binary: it knows what there is to be healthy about.
+/// What `/health` and `/livez` answer, rendered by the binary: it knows what there is to be healthy about.
 pub trait Health: Send + Sync {
-    /// HTTP status and JSON body, for the port of this role.
+    /// `/health`: HTTP status and JSON body, for the port of this role.
     fn report(&self, role: Role) -> (u16, Vec<u8>);
+
+    /// `/livez`: HTTP status and JSON body; these cores' loops do not turn.
+    fn liveness(&self, stalled: &[usize]) -> (u16, Vec<u8>);
+}
+
+/// When each core's loop last turned.
+#[derive(Debug)]
+pub(crate) struct Beats {
+    since: Instant,
+    /// Milliseconds, by core.
+    last: Box<[AtomicU64]>,
+}
+
+impl Beats {
+    /// A loop beats once a second; one that has not for so long stands still.
+    const STALLED_AFTER: Duration = Duration::from_millis(2500);
+
+    pub(crate) fn new(cores: usize) -> Self {
+        Self { since: Instant::now(), last: (0..cores).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// This core's loop turns.
+    pub(crate) fn beat(&self, core: usize) {
+        // Relaxed: nothing else is read by it.
+        self.last[core].store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn stalled(&self) -> Vec<usize> {
+        let limit = self.now_ms().saturating_sub(Self::STALLED_AFTER.as_millis() as u64);
+        let stalls = |(_, last): &(usize, &AtomicU64)| last.load(Ordering::Relaxed) < limit;
+        self.last.iter().enumerate().filter(stalls).map(|(core, _)| core).collect()
+    }
 }
 
 /// What the cores share among each other; touched when connections come and go, never per request.
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) health: Arc<dyn Health>,
+    pub(crate) beats: Beats,
     pub(crate) cold: ColdSender,
     /// What accepting a message can mean.
     pub(crate) acks: AckPolicy,
@@ -118,6 +156,20 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// Says that this core's loop turns.
+    pub(crate) fn beat(&self) {
+        let core = self.lane.borrow_mut().shard().core();
+        self.shared.beats.beat(core);
+    }
+
+    /// The answer of a health endpoint on the port of this role.
+    pub(crate) fn health(&self, endpoint: Endpoint, role: Role) -> (u16, Vec<u8>) {
+        if endpoint.row().path == LIVENESS_PATH {
+            return self.shared.health.liveness(&self.shared.beats.stalled());
+        }
+        self.shared.health.report(role)
+    }
+
     pub(crate) fn new(shared: Arc<Shared>, lane: Lane, counters: Arc<FrontCounters>) -> Self {
         // One frame of the largest size and what may stand before it.
         let input_bytes =

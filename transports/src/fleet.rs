@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use crate::{
     accept,
     cold::ColdSender,
-    core::{Core, Health, Shared},
+    core::{Beats, Core, Health, Shared},
     counters::{Cause, FrontCounters, Tally},
     driver::{self, Driver},
     events::EventPlan,
@@ -165,6 +165,7 @@ impl Fleet {
         let shared = Arc::new(Shared {
             limits: plan.limits,
             health: plan.health,
+            beats: Beats::new(plan.cores),
             cold: plan.cold,
             acks: plan.acks,
             probe_token: plan.probe_token,
@@ -370,6 +371,7 @@ async fn work(core: Rc<Core>) {
 async fn sweep(core: Rc<Core>) {
     loop {
         monoio::time::sleep(Duration::from_secs(1)).await;
+        core.beat();
         core.refresh_date();
         core.expire_waiting();
         let now_ms = core.clock.now_ms();

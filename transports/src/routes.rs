@@ -2,6 +2,9 @@
 
 use crate::facade::FACADE_PATHS;
 
+/// Fails while the process cannot go on by itself, and for nothing else.
+pub(crate) const LIVENESS_PATH: &str = "/livez";
+
 /// How a request of a hot route is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hot {
@@ -68,7 +71,7 @@ pub const ENDPOINTS: [Row; 24] = [
     row("/api/ingest", "POST", Hot::IngestJson),
     row("/enqueue", "POST", Hot::EnqueueJson),
     row("/health", "GET", Hot::Health),
-    row("/livez", "GET", Hot::Health),
+    row(LIVENESS_PATH, "GET", Hot::Health),
     row("/diplom.v1.IngestService/Ingest", "POST", Hot::GrpcIngest { text: false }),
     row("/diplom.v1.IngestService/IngestStream", "POST", Hot::GrpcIngestStream { text: false }),
     row("/IngestService/Ingest", "POST", Hot::GrpcIngest { text: true }),

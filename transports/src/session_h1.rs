@@ -566,7 +566,7 @@ impl Application for Service<'_> {
         let core = self.core;
         let hot = endpoint.row().hot;
         if hot == Hot::Health {
-            let (status, body) = core.shared.health.report(self.origin.role);
+            let (status, body) = core.health(endpoint, self.origin.role);
             self.note(endpoint, status);
             return reply.full(status, [(&b"Content-Type"[..], &b"application/json"[..])], &body);
         }

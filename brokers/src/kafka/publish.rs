@@ -26,6 +26,7 @@ use rdkafka::{
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage},
+    metadata::Metadata,
     producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
 };
 
@@ -44,6 +45,9 @@ use crate::{
 
 /// How often a broker that does not answer is asked.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a broker that is there may take to answer. Longer, and it counts as gone: it may stand still and keep its
+/// connections.
+const STILL_THERE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long a broker may take to answer that.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -162,6 +166,8 @@ pub struct KafkaPublisher {
     topics: Vec<Topic>,
     connected: Arc<AtomicBool>,
     asked: Option<Instant>,
+    /// When a broker last acknowledged something.
+    heard: Option<Instant>,
     /// When a sample of the messages under way was sent, for the publish time.
     sample: Option<(usize, Instant)>,
 }
@@ -200,6 +206,7 @@ impl KafkaPublisher {
             shaped: Outgoing::default(),
             connected,
             asked: None,
+            heard: None,
             sample: None,
         })
     }
@@ -349,18 +356,54 @@ impl KafkaPublisher {
         Ok(producer)
     }
 
+    /// Asks a broker that has not been heard of for a second whether it is still there: one that stands still refuses
+    /// nothing, and with nothing under way nobody would notice.
+    fn ask_if_still_there(&mut self) {
+        if self.heard.is_some_and(|heard| heard.elapsed() < ASK_AGAIN) {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        let asked = Instant::now();
+        match self.producer.client().fetch_metadata(Some(&self.topics[0].name), STILL_THERE_TIMEOUT) {
+            Ok(metadata) => self.note_told(&metadata, asked.elapsed()),
+            Err(error) => {
+                self.connected.store(false, Ordering::Release);
+                let text =
+                    format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
+                self.status.set_trouble(Some(text));
+            }
+        }
+    }
+
+    fn note_told(&self, metadata: &Metadata, took: Duration) {
+        let mut told = self.status.told.lock();
+        let nodes = metadata.brokers().iter();
+        told.nodes = nodes.map(|node| (node.id(), format!("{}:{}", node.host(), node.port()))).collect();
+        told.took = took;
+        for topic in metadata.topics() {
+            told.topics.retain(|known| known != topic.name());
+            if topic.error().is_none() {
+                told.topics.push(topic.name().to_owned());
+            }
+        }
+        told.topics.sort_unstable();
+    }
+
     /// Asks a broker whether it and the topics are there; makes a topic if it is not.
     fn ask(&mut self) {
-        if self.connected.load(Ordering::Acquire)
-            || self.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN)
-        {
+        if self.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
             return;
+        }
+        if self.connected.load(Ordering::Acquire) {
+            return self.ask_if_still_there();
         }
         self.asked = Some(Instant::now());
         let mut absent = Vec::new();
         for topic in &self.topics {
+            let asked = Instant::now();
             match self.producer.client().fetch_metadata(Some(&topic.name), ASK_TIMEOUT) {
                 Ok(metadata) => {
+                    self.note_told(&metadata, asked.elapsed());
                     let error = metadata.topics().iter().find_map(|found| found.error());
                     match error.map(RDKafkaErrorCode::from) {
                         None => {}
@@ -478,6 +521,9 @@ impl Publisher for KafkaPublisher {
         }
         while let Ok(event) = self.events.try_recv() {
             self.note(event, acks);
+        }
+        if acks.iter().any(|ack| ack.outcome.is_ok()) {
+            self.heard = Some(Instant::now());
         }
         if !acks.is_empty() && !self.retired {
             self.backoff.reset();

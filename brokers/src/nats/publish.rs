@@ -40,7 +40,10 @@ use crate::{
 
 /// Bytes of a pack, at most; never more than half of what the server takes.
 const PACK_BYTES_MAX: usize = 256 << 10;
-/// How often the stream is looked for while it is not there.
+/// How long the server may take to say that the stream is there. Longer, and it counts as gone: it may stand still and
+/// keep its connections.
+const STILL_THERE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the stream is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A publish that is not acknowledged: one record, or a pack of them.
@@ -463,7 +466,7 @@ fn is_permanent(code: u64) -> bool {
     code == MESSAGE_EXCEEDS_MAXIMUM
 }
 
-/// Looks for the stream until it is there, and again whenever it is gone.
+/// Looks for the stream until it is there, and once a second whether it still is.
 async fn keep_stream(
     client: Client,
     config: NatsConfig,
@@ -480,6 +483,18 @@ async fn keep_stream(
                     link.wake.notify_one();
                 }
                 Err(error) => status.set_trouble(Some(error)),
+            }
+        } else if link.connected.load(Ordering::Acquire) {
+            let look = tokio::time::timeout(STILL_THERE_TIMEOUT, context.get_stream(&config.stream));
+            let trouble = match look.await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("no answer for {} ms", STILL_THERE_TIMEOUT.as_millis())),
+            };
+            if let Some(why) = trouble {
+                ready.store(false, Ordering::Release);
+                status.set_trouble(Some(format!("nats.stream = {} at {}: {why}", config.stream, config.url)));
+                link.wake.notify_one();
             }
         }
         tokio::time::sleep(if ready.load(Ordering::Acquire) { LOOK_AGAIN } else { LOOK_AGAIN / 5 }).await;

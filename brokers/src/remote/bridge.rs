@@ -100,6 +100,11 @@ pub struct RemoteThread {
 }
 
 impl RemoteThread {
+    /// Whether it does its work; not after it has panicked.
+    pub fn is_running(&self) -> bool {
+        !self.thread.is_finished()
+    }
+
     /// Ends it. What is answered within `patience` counts.
     pub fn stop(self, patience: Duration) {
         self.stop.store(true, Ordering::Release);

@@ -372,21 +372,32 @@ impl Behind {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.progress[1].store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
-        if let Some(remote) = &self.remote {
-            // Whatever level is asked for, it is the other process's.
-            let trouble = remote.side.is_open().then(|| remote.side.trouble().unwrap_or_default());
+        if self.remote.is_some() {
             for level in AckLevel::ALL {
-                self.gate.set(level, trouble.clone());
+                self.gate.set(level, self.trouble_of(level));
             }
             return;
         }
-        let durable = self.log_trouble();
-        let delivered = durable.clone().or_else(|| self.broker_trouble());
-        self.set_gate(AckLevel::Durable, durable);
-        self.set_gate(AckLevel::Delivered, delivered);
+        for level in [AckLevel::Durable, AckLevel::Delivered] {
+            self.set_gate(level, self.trouble_of(level));
+        }
     }
 
-    fn log_trouble(&self) -> Option<String> {
+    /// Why a level cannot be honoured at this moment. The gate says the same, up to a tenth of a second later.
+    pub fn trouble_of(&self, level: AckLevel) -> Option<String> {
+        if let Some(remote) = &self.remote {
+            // Whatever level is asked for, it is the other process's.
+            return remote.side.is_open().then(|| remote.side.trouble().unwrap_or_default());
+        }
+        match level {
+            AckLevel::Queued => None,
+            AckLevel::Durable => self.log_trouble(),
+            AckLevel::Delivered => self.log_trouble().or_else(|| self.broker_trouble()),
+        }
+    }
+
+    /// What keeps the log from writing. A log that has failed ends the process.
+    pub fn log_trouble(&self) -> Option<String> {
         let log = self.log.as_ref()?;
         let mut trouble = None;
         for shard in log.shards() {
@@ -400,6 +411,21 @@ impl Behind {
             }
         }
         trouble
+    }
+
+    /// Names of brokers' threads that have ended by themselves: nothing goes there or comes from there any more.
+    pub fn lost_threads(&self) -> Vec<&'static str> {
+        let mut lost = Vec::new();
+        if self.outbound.lock().iter().any(|thread| !thread.is_running()) {
+            lost.push("publish");
+        }
+        if self.inbound.lock().iter().any(|thread| !thread.is_running()) {
+            lost.push("consume");
+        }
+        if self.remote_thread.lock().as_ref().is_some_and(|thread| !thread.is_running()) {
+            lost.push("remote");
+        }
+        lost
     }
 
     /// Why `delivered` cannot be honoured, by the strategy.

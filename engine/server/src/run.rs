@@ -30,6 +30,7 @@ use tidegate_proto::analytics::{
 };
 use tokio::sync::watch;
 use tonic::service::Routes;
+use tonic_health::ServingStatus;
 use transports::{AckPolicy, Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inject::injector};
 
 use crate::{
@@ -277,18 +278,69 @@ fn start_cold_lane(
     Ok(())
 }
 
+/// What a service needs to be of use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// That messages are taken in.
+    Intake,
+    /// That messages are worked on.
+    Workers,
+    /// That the process is there.
+    Nothing,
+}
+
 /// The services whose health is told.
-const SERVICES: [&str; 9] = [
-    "",
-    "diplom.v1.IngestService",
-    "IngestService",
-    "analytics.v1.EventIngestionService",
-    "analytics.v1.AnalyticsService",
-    "analytics.v1.MetricsService",
-    "analytics.ProducerService",
-    "analytics.ConsumerService",
-    "analytics.AnalyticsService",
+const SERVICES: [(&str, Needs); 9] = [
+    ("", Needs::Intake),
+    ("diplom.v1.IngestService", Needs::Intake),
+    ("IngestService", Needs::Intake),
+    ("analytics.v1.EventIngestionService", Needs::Intake),
+    ("analytics.v1.AnalyticsService", Needs::Nothing),
+    ("analytics.v1.MetricsService", Needs::Nothing),
+    ("analytics.ProducerService", Needs::Intake),
+    ("analytics.ConsumerService", Needs::Workers),
+    ("analytics.AnalyticsService", Needs::Nothing),
 ];
+
+/// How often gRPC's health is brought up to date.
+const HEALTH_EVERY: Duration = Duration::from_millis(250);
+
+/// Tells gRPC's health service how the services are.
+struct HealthTeller {
+    reporter: tonic_health::server::HealthReporter,
+    house: Arc<House>,
+    told: [Option<bool>; SERVICES.len()],
+}
+
+impl HealthTeller {
+    async fn tell(&mut self) {
+        let draining = self.house.is_draining();
+        let (intake, workers) = (self.house.intake().is_able(), self.house.workers().is_able());
+        for ((name, needs), told) in SERVICES.into_iter().zip(&mut self.told) {
+            let able = match needs {
+                Needs::Intake => intake,
+                Needs::Workers => workers,
+                Needs::Nothing => true,
+            };
+            let able = able && !draining;
+            // Whoever watches is told of changes only.
+            if told.replace(able) != Some(able) {
+                let status = if able { ServingStatus::Serving } else { ServingStatus::NotServing };
+                self.reporter.set_service_status(name, status).await;
+            }
+        }
+    }
+
+    async fn go_on(mut self) {
+        while !self.house.is_draining() {
+            tokio::select! {
+                () = self.house.until_draining() => {}
+                () = tokio::time::sleep(HEALTH_EVERY) => {}
+            }
+            self.tell().await;
+        }
+    }
+}
 
 /// Longest message of the events platform, each way (contracts 3.1).
 const EVENT_MESSAGE_BYTES_MAX: usize = 10 << 20;
@@ -296,16 +348,10 @@ const EVENT_MESSAGE_BYTES_MAX: usize = 10 << 20;
 /// What tonic serves: the events platform, health and reflection.
 async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
-    for name in SERVICES {
-        reporter.set_service_status(name, tonic_health::ServingStatus::Serving).await;
-    }
-    let house_of_health = Arc::clone(house);
-    tokio::spawn(async move {
-        house_of_health.until_draining().await;
-        for name in SERVICES {
-            reporter.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
-        }
-    });
+    let mut teller = HealthTeller { reporter, house: Arc::clone(house), told: [None; SERVICES.len()] };
+    // Before the first question.
+    teller.tell().await;
+    tokio::spawn(teller.go_on());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(tidegate_proto::FILE_DESCRIPTOR_SET)

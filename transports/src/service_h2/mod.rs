@@ -318,7 +318,7 @@ impl Service {
     fn answer_unread(&self, id: StreamId, then: &Then, replies: &mut Replies<'_>) -> Stream {
         match then {
             Then::Health { endpoint, head_only } => {
-                let (status, body) = self.core.shared.health.report(self.origin.role);
+                let (status, body) = self.core.health(*endpoint, self.origin.role);
                 self.note(*endpoint, status_index(status));
                 let block = Block::new(status)
                     .field("content-type", "application/json")

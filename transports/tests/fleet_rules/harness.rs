@@ -190,6 +190,10 @@ impl Health for AlwaysHealthy {
     fn report(&self, _role: Role) -> (u16, Vec<u8>) {
         (200, br#"{"healthy":true}"#.to_vec())
     }
+
+    fn liveness(&self, stalled: &[usize]) -> (u16, Vec<u8>) {
+        (if stalled.is_empty() { 200 } else { 503 }, b"{}".to_vec())
+    }
 }
 
 /// Rules without a general decoder: what is not plain is no event.

@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Map, Value, json};
 use transports::{Health, Role};
 
-use super::{house::House, platform};
+use super::{condition::Condition, house::House, platform};
 
 /// How a port calls itself: as the older system did whose clients read this field.
 pub(super) fn service(role: Role) -> &'static str {
@@ -46,30 +46,48 @@ impl Health for HealthReport {
     fn report(&self, role: Role) -> (u16, Vec<u8>) {
         let (timestamp, timestamp_unix) = now();
         // Only configured dependencies count; the memory queue has none.
+        let house = self.house.get();
+        let condition = house.map_or(Condition::Healthy, |house| house.of_port(role));
+        let kafka = house.and_then(|house| house.places().into_iter().find(|(name, _)| *name == "kafka"));
         let mut body = json!({
-            "healthy": true,
-            "status": "healthy",
+            "healthy": condition.is_able(),
+            "status": condition.name(),
             "service": service(role),
             "version": env!("CARGO_PKG_VERSION"),
             "timestamp": timestamp,
             "timestamp_unix": timestamp_unix,
             "database": "disabled",
             "redis": "disabled",
-            "kafka": "disabled",
+            "kafka": match kafka {
+                None => "disabled",
+                Some((_, None)) => "ok",
+                Some((_, Some(_))) => "error",
+            },
         });
-        if let (Some(house), Value::Object(map)) = (self.house.get(), &mut body) {
+        if let Some(why) = condition.trouble() {
+            body["error"] = json!(why);
+        }
+        if let (Some(house), Value::Object(map)) = (house, &mut body) {
             map.insert("uptime_seconds".into(), json!(house.started.elapsed().as_secs_f64()));
             map.insert("draining".into(), json!(house.is_draining()));
             if let Some(remote) = house.remote() {
-                // Not unhealthy: starting this process anew would not bring the other one back.
-                if remote["healthy"] == false {
-                    map.insert("status".into(), json!("degraded"));
-                }
                 map.insert("remote".into(), remote);
             }
             map.extend(platform::fields(house, role));
         }
-        (200, body.to_string().into_bytes())
+        (if condition.is_able() { 200 } else { 503 }, body.to_string().into_bytes())
+    }
+
+    fn liveness(&self, stalled: &[usize]) -> (u16, Vec<u8>) {
+        let lost = self.house.get().map(|house| house.behind.lost_threads()).unwrap_or_default();
+        let alive = stalled.is_empty() && lost.is_empty();
+        let mut body =
+            json!({ "alive": alive, "healthy": alive, "status": if alive { "alive" } else { "stalled" } });
+        if !alive {
+            body["stalled_cores"] = json!(stalled);
+            body["ended_threads"] = json!(lost);
+        }
+        (if alive { 200 } else { 503 }, body.to_string().into_bytes())
     }
 }
 
@@ -80,8 +98,9 @@ pub fn ready(house: &House, role: Role) -> (bool, Value) {
     let ack = if house.behind.remote.is_some() { "remote" } else { default.name() };
     let mut checks = Map::new();
     let queue = if house.is_draining() { Some("draining".to_owned()) } else { None };
-    let level = house.behind.gate.reason(default);
+    let level = house.behind.trouble_of(default);
     let ready = queue.is_none() && level.is_none();
+    checks.extend(house.checks());
     for (name, trouble) in [("queue", queue), (ack, level)] {
         checks.insert(name.into(), json!(trouble.unwrap_or_else(|| "ok".to_owned())));
     }

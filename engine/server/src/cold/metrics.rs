@@ -166,8 +166,11 @@ fn processor(house: &House, families: &mut Vec<MetricFamily>) {
             Family::gauge("queue_current_size", "Alias of processor_queue_size.").level(&[], in_queue),
             Family::gauge("queue_capacity", "Messages that may be in flight, over all cores.")
                 .level(&[], house.queue_capacity as f64),
-            Family::gauge("system_health_status", "1 while messages are taken in, 0 while draining.")
-                .level(&[], if house.is_draining() { 0.0 } else { 1.0 }),
+            Family::gauge(
+                "system_health_status",
+                "1 while messages are taken in at the default level, else 0.",
+            )
+            .level(&[], if !house.is_draining() && house.intake().is_able() { 1.0 } else { 0.0 }),
             duration,
         ]
         .into_iter()
@@ -290,6 +293,18 @@ fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
             family.level(&[("broker", broker.provider.name())], of(&broker.status))
         })
     };
+    // What a broker out of reach holds is not known, so it is not said.
+    let reached = behind.brokers.iter().filter(|broker| !broker.status.is_open());
+    let lag = reached.fold(
+        Family::gauge(
+            "tidegate_broker_lag",
+            "Messages a broker holds that this group has not worked on; absent while it is out of reach.",
+        ),
+        |family, broker| {
+            let held = broker.status.lag.load(Relaxed) as f64;
+            family.level(&[("broker", broker.provider.name())], held)
+        },
+    );
     let mut time = Family::histogram(
         "tidegate_broker_publish_seconds",
         "From sending a message to its acknowledgement, of a sample.",
@@ -324,11 +339,7 @@ fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
             gauge("tidegate_broker_in_flight", "Publishes not acknowledged yet.", &|side| {
                 side.in_flight.load(Relaxed) as f64
             }),
-            gauge(
-                "tidegate_broker_lag",
-                "Messages a broker holds that this group has not worked on.",
-                &|side| side.lag.load(Relaxed) as f64,
-            ),
+            lag,
             gauge(
                 "tidegate_broker_breaker",
                 "0 closed, 1 open (out of reach), 0.5 half-open.",

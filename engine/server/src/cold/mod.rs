@@ -1,6 +1,7 @@
 //! The cold lane: one tokio thread with axum and tonic, for everything that is no hot route.
 
 mod behind;
+mod condition;
 mod elsewhere;
 mod events_metrics;
 mod families;
@@ -24,6 +25,7 @@ use transports::{
 };
 
 use self::farewell::Farewell;
+pub use condition::Condition;
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::ingest_requests;

@@ -110,7 +110,6 @@ fn stream(house: &House, totals: &Totals, now: Instant) -> Value {
 
 /// How Kafka is, as far as this process talks to it.
 fn kafka_health(house: &House) -> Value {
-    let since = Instant::now();
     let behind = &house.behind;
     let broker = behind.brokers.iter().find(|broker| broker.provider == Provider::Kafka);
     let addresses = &behind.delivery.kafka.brokers;
@@ -125,17 +124,25 @@ fn kafka_health(house: &House) -> Value {
     match broker {
         None => health["error_message"] = json!("not configured (QUEUE_TYPE)"),
         Some(broker) => {
-            let listed = addresses.split(',').map(str::trim).enumerate();
-            let listed =
-                listed.map(|(id, address)| json!({"id": id, "address": address, "is_online": healthy}));
-            health["brokers"] = listed.collect();
+            let told = broker.status.told.lock().clone();
+            health["brokers"] = if told.nodes.is_empty() {
+                // It was never reached: what it calls itself is not known.
+                let listed = addresses.split(',').map(str::trim);
+                listed.map(|address| json!({"id": -1, "address": address, "is_online": healthy})).collect()
+            } else {
+                let nodes = told.nodes.iter();
+                nodes
+                    .map(|(id, address)| json!({"id": id, "address": address, "is_online": healthy}))
+                    .collect()
+            };
+            health["topics"] = json!(told.topics);
+            // Of when it was last asked: no broker is asked for a probe's sake.
+            health["response_time"] = json!(u64::try_from(told.took.as_nanos()).unwrap_or(u64::MAX));
             if let Some(trouble) = broker.status.trouble() {
                 health["error_message"] = json!(trouble);
             }
         }
     }
-    // Of what is known here; no broker is asked for a probe's sake.
-    health["response_time"] = json!(u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX));
     health
 }
 

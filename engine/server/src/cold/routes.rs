@@ -18,7 +18,9 @@ use tonic::service::Routes;
 use transports::{ENDPOINTS, Role, cold::Arrival};
 
 use super::{
-    behind, elsewhere,
+    behind,
+    condition::Condition,
+    elsewhere,
     health::{ready, service},
     house::House,
     metrics, platform, probe,
@@ -70,15 +72,22 @@ fn role(request: &Request) -> Role {
 }
 
 async fn status(State(house): HouseState, headers: HeaderMap) -> Json<Value> {
-    let healthy = !house.is_draining();
+    let open = !house.is_draining();
+    let (intake, workers) = (house.intake(), house.workers());
+    let part = |condition: &Condition| {
+        let mut part = json!({ "healthy": open && condition.is_able(), "status": condition.name() });
+        if let Some(why) = condition.trouble() {
+            part["error"] = json!(why);
+        }
+        part
+    };
     let mut status = json!({
-        "services": {
-            "ingest": { "healthy": healthy },
-            "processor": { "healthy": healthy },
-        },
-        "ingest": { "healthy": healthy, "stats": house.ingest_stats() },
-        "processor": { "healthy": healthy, "stats": house.processor_stats() },
+        "services": { "ingest": part(&intake), "processor": part(&workers) },
+        "ingest": part(&intake),
+        "processor": part(&workers),
     });
+    status["ingest"]["stats"] = house.ingest_stats();
+    status["processor"]["stats"] = house.processor_stats();
     if let (Some(remote), Some(there)) = (house.remote(), &house.processor) {
         // The processor is another process: what it did, it says itself.
         let hops = headers.get(behind::HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
@@ -19,6 +19,7 @@ const PAGES: [&str; 9] = [
     "brokers.md",
     "clients.md",
     "events.md",
+    "health.md",
     "messages.md",
     "older-systems.md",
 ];
@@ -235,6 +236,11 @@ fn the_page_about_events_tells_the_truth() {
 #[test]
 fn the_page_about_messages_tells_the_truth() {
     run("messages.md");
+}
+
+#[test]
+fn the_page_about_health_tells_the_truth() {
+    run("health.md");
 }
 
 #[test]

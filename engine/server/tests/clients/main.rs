@@ -13,6 +13,7 @@ mod docs;
 mod events;
 mod events_hot;
 mod grpc_clients;
+mod health;
 mod http1_clients;
 mod http1_malformed;
 mod http2_clients;

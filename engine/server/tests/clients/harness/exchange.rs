@@ -51,6 +51,15 @@ impl Peer {
         Self { reader: BufReader::new(stream) }
     }
 
+    /// Whether something has come that was not read yet.
+    pub(crate) fn has_input(&self) -> bool {
+        let stream = self.reader.get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let has = stream.peek(&mut [0]).is_ok_and(|count| count > 0);
+        stream.set_nonblocking(false).unwrap();
+        has || !self.reader.buffer().is_empty()
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.reader.get_mut().write_all(bytes.as_ref()).unwrap();
