@@ -11,7 +11,7 @@
 use std::{collections::HashMap, time::Instant};
 
 use engine_core::{
-    AckLevel, Batch, Completions, Doorbell, Outcome, Process, Receipt, Rejection, Sink, Ticket,
+    AckLevel, Batch, Completions, Doorbell, KIND_PROBE, Outcome, Process, Receipt, Rejection, Sink, Ticket,
 };
 
 #[cfg(feature = "remote")]
@@ -24,9 +24,6 @@ use crate::{
     window::{Id, Seen, Window},
     work::{Fate, Work},
 };
-
-/// Marks our own probe: it asks whether messages get through, and is kept nowhere.
-pub const KIND_PROBE: u8 = 1;
 
 /// Messages that come back from brokers and are worked on in one turn of a core.
 const INBOUND_BATCH: usize = 256;

@@ -116,8 +116,8 @@ tallies! {
     BytesSent,
     /// Messages of well-formed requests.
     MessagesReceived,
-    /// Messages that went into the queue.
-    MessagesAccepted,
+    /// Messages that went into the queue, those among them that turn out to be repeats, too.
+    MessagesQueued,
     /// Messages that were refused: queue full, draining.
     MessagesRefused,
     /// Bytes of payload of the messages that went into the queue.

@@ -100,14 +100,20 @@ enum Stage {
 /// What one core did, told at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Farewell {
-    /// Messages accepted; our own probes are not among them.
+    /// New messages accepted, as [`engine_core::Snapshot`] counts them, with those that were not decided at the end.
     pub accepted: u64,
-    /// Of these, how many were processed.
-    pub processed: u64,
-    /// Of these, how many the sink gave up.
-    pub failed: u64,
+    /// Of these, how many came to where they go.
+    pub done: u64,
+    /// Of these, how many were given up or refused there.
+    pub rejected: u64,
     /// Of these, how many were still under way when the time was over.
     pub lost: u64,
+    /// Messages that repeated an accepted one.
+    pub duplicates: u64,
+    /// Messages with the id of an accepted one and another content.
+    pub conflicts: u64,
+    /// Messages that did not go into the queue.
+    pub refused: u64,
     /// Connections that were cut because the time was over.
     pub cut: u64,
 }
@@ -228,8 +234,11 @@ impl Fleet {
         for thread in self.threads {
             let one = thread.join().map_err(|_| io::Error::other("a core thread panicked"))??;
             all.accepted += one.accepted;
-            all.processed += one.processed;
-            all.failed += one.failed;
+            all.done += one.done;
+            all.rejected += one.rejected;
+            all.duplicates += one.duplicates;
+            all.conflicts += one.conflicts;
+            all.refused += one.refused;
             all.lost += one.lost;
             all.cut += one.cut;
         }
@@ -322,12 +331,13 @@ impl Seat {
         core.work();
         let mut lane = core.lane.borrow_mut();
         let counts = lane.shard().counters().snapshot();
-        // Probes are nobody's messages.
-        let probes = core.counters.tally(Tally::Probes);
         Ok(Farewell {
-            accepted: counts.accepted - probes,
-            processed: counts.processed.saturating_sub(probes),
-            failed: counts.failed,
+            accepted: counts.accepted + counts.undecided,
+            done: counts.done,
+            rejected: counts.rejected,
+            duplicates: counts.duplicates,
+            conflicts: counts.conflicts,
+            refused: core.counters.tally(Tally::MessagesRefused),
             lost: lane.shard().in_flight() as u64,
             cut: core.counters.hits(Cause::ShutdownTimeout),
         })

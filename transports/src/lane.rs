@@ -2,7 +2,9 @@
 
 use std::num::NonZeroU64;
 
-use engine_core::{Batch, Completions, PartitionKey, Record, Refused, Shard, Sink, key_hash, shard_of};
+use engine_core::{
+    Batch, Completions, KIND_PROBE, PartitionKey, Record, Refused, Shard, Sink, key_hash, shard_of,
+};
 
 use crate::{
     counters::{FrontCounters, Tally},
@@ -47,9 +49,6 @@ pub(crate) struct Incoming<'a> {
     /// Whether a repeat of the caller's id is recognised.
     pub(crate) once: bool,
 }
-
-/// Marks a record that is our own probe.
-pub(crate) const KIND_PROBE: u8 = 1;
 
 /// What a front end gets for an accepted message.
 #[derive(Clone, Copy, Debug)]
@@ -189,7 +188,7 @@ pub(crate) fn count_offer(
         (KIND_PROBE, Err(_)) => {}
         (_, Ok(())) => {
             counters.add(Tally::MessagesReceived, 1);
-            counters.add(Tally::MessagesAccepted, 1);
+            counters.add(Tally::MessagesQueued, 1);
             counters.add(Tally::MessageBytes, payload_bytes as u64);
         }
         (_, Err(_)) => {

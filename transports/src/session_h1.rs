@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use engine_core::AckLevel;
+use engine_core::{AckLevel, KIND_PROBE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     h1::{Accept, Answer, Application, Connection, Limits, Reply, RequestHead, Waiting},
     hook::{Hook, Phase},
     ingest,
-    lane::{Accepted, KIND_PROBE},
+    lane::Accepted,
     message::{transcode_event, transcode_events, transcode_lines},
     routes::{Endpoint, Hot, Route, route},
     service_h2::pieces,

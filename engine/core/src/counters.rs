@@ -33,17 +33,27 @@ macro_rules! numbers {
 }
 
 numbers! {
-    /// Messages taken into the slab.
+    /// Messages that this core took on: new ones. One whose repeat is recognised counts when it is known to be none.
     accepted,
-    /// Messages that this core's sink completed as processed.
+    /// Of these, how many came to where they go.
+    done,
+    /// Of these, how many were given up or refused there.
+    rejected,
+    /// Messages that repeat an accepted one, and count nowhere else.
+    duplicates,
+    /// Messages with the id of an accepted one and another content; they count nowhere else.
+    conflicts,
+    /// Messages in this core's slab of which it is not known yet whether they are repeats.
+    undecided,
+    /// Messages of any core that this core's sink completed as processed or stored.
     processed,
-    /// Messages that this core's sink completed as failed.
+    /// Messages of any core that this core's sink completed as failed or rejected.
     failed,
     /// Messages refused because every slot was in use.
     refused_full,
     /// Messages refused because the byte budget was used up.
     refused_budget,
-    /// Bytes of the accepted messages: id, source, metadata and payload.
+    /// Bytes of the messages taken into the slab: id, source, metadata and payload.
     bytes_accepted,
     /// Batches of which the sink took at least one message.
     batches,

@@ -34,5 +34,7 @@ pub use partition::{HOW_SENT, KEY_OVERRIDE, OF_ITS_WAY, PartitionKey, TRACE_KEY}
 pub use reasons::{Reason, Reasons};
 pub use shard::{Refused, Reply, Shard};
 pub use sink::{BATCH, Batch, Completions, Sink, Ticket, tickets_lost};
-pub use slab::{Handle, InsertError, Record, RecordView, SizeClass, SlabConfig, SlabOwner, SlabReader, slab};
+pub use slab::{
+    Handle, InsertError, KIND_PROBE, Record, RecordView, SizeClass, SlabConfig, SlabOwner, SlabReader, slab,
+};
 pub use worker::{MemorySink, Prefix, Process};

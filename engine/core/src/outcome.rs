@@ -103,6 +103,13 @@ pub enum Rejection {
     },
 }
 
+impl Rejection {
+    /// Whether another message with the same id was accepted before, here or in the process it was sent on to.
+    pub fn is_conflict(self) -> bool {
+        matches!(self, Rejection::Conflict | Rejection::Far { status: 409, .. })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

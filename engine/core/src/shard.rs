@@ -33,7 +33,7 @@ use crate::counters::{CounterReader, CounterWriter, Snapshot, counters};
 use crate::mesh::{Completed, Doorbell, Port};
 use crate::outcome::Outcome;
 use crate::sink::{BATCH, Batch, Completions, Sink};
-use crate::slab::{Handle, InsertError, Record, RecordView, SlabOwner};
+use crate::slab::{Handle, InsertError, KIND_PROBE, Record, RecordView, Released, SlabOwner};
 
 /// Why a message was not accepted. The first two pass by themselves, the third does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Home {
         }
         let completed = Completed { handle, outcome };
         let Some(lane) = &mut self.port.lanes[completed.handle.core()] else {
-            return settle(&mut self.port.slab, &mut self.replies, completed);
+            return settle(&mut self.port.slab, &mut self.tally, &mut self.replies, completed);
         };
         let staged = lane.completions_out.stage(completed);
         assert!(staged.is_ok(), "a completion ring holds every slot of the slab it leads to");
@@ -114,10 +114,24 @@ impl Home {
     }
 }
 
-/// One of our own messages is done with: its slot is free and its sender is told.
+/// One of our own messages is done with: its slot is free, it is counted and its sender is told.
 #[inline]
-fn settle(slab: &mut SlabOwner, replies: &mut Vec<Reply>, completed: Completed) {
-    let token = slab.release(completed.handle);
+fn settle(slab: &mut SlabOwner, tally: &mut Snapshot, replies: &mut Vec<Reply>, completed: Completed) {
+    let Released { reply_token: token, once, kind } = slab.release(completed.handle);
+    if kind & KIND_PROBE == 0 {
+        let (count, is_new) = match completed.outcome {
+            // A repeat of a message that nobody was to recognise is a second try of our own, and is that message.
+            Outcome::Stored(receipt) if once && receipt.duplicate => (&mut tally.duplicates, false),
+            Outcome::Rejected(rejection) if once && rejection.is_conflict() => (&mut tally.conflicts, false),
+            Outcome::Processed | Outcome::Stored(_) => (&mut tally.done, true),
+            Outcome::Failed | Outcome::Rejected(_) => (&mut tally.rejected, true),
+        };
+        *count += 1;
+        if once {
+            tally.undecided -= 1;
+            tally.accepted += u64::from(is_new);
+        }
+    }
     if token != 0 {
         replies.push(Reply { token, outcome: completed.outcome });
     }
@@ -183,7 +197,13 @@ impl<S: Sink> Shard<S> {
                 return Err(Refused::OverBudget);
             }
         };
-        tally.accepted += 1;
+        if record.kind & KIND_PROBE == 0 {
+            if record.once {
+                tally.undecided += 1;
+            } else {
+                tally.accepted += 1;
+            }
+        }
         tally.bytes_accepted +=
             (record.id.len() + record.source.len() + record.metadata.len() + record.payload.len()) as u64;
         match lane {
@@ -227,10 +247,10 @@ impl<S: Sink> Shard<S> {
 
     /// Frees our messages that other cores are done with.
     fn collect_completions(&mut self) -> usize {
-        let Home { port, replies, .. } = &mut self.home;
+        let Home { port, replies, tally } = &mut self.home;
         let mut freed = 0;
         for lane in port.lanes.iter_mut().flatten() {
-            let settle = |completed| settle(&mut port.slab, replies, completed);
+            let settle = |completed| settle(&mut port.slab, tally, replies, completed);
             freed += lane.completions_in.take(usize::MAX, settle);
         }
         freed

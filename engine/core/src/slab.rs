@@ -38,6 +38,20 @@ use crate::metadata::MetadataPairs;
 use crate::outcome::AckLevel;
 use crate::sync::{Arc, AtomicUsize, Ordering, UninitCells, uninit_cells};
 
+/// The bit of [`Record::kind`] that marks a probe of our own: it goes the whole way and is in no count.
+pub const KIND_PROBE: u8 = 1;
+
+/// What is left of a message when its slot is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Released {
+    /// The record's.
+    pub(crate) reply_token: u64,
+    /// The record's.
+    pub(crate) once: bool,
+    /// The record's.
+    pub(crate) kind: u8,
+}
+
 /// A message as its front end hands it over: borrowed, about to be copied into a slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
@@ -480,11 +494,11 @@ impl SlabOwner {
         self.release(handle);
     }
 
-    /// Frees the message and says its reply token.
+    /// Frees the message and says what its home has to know of it.
     #[inline]
-    pub(crate) fn release(&mut self, handle: Handle) -> u64 {
+    pub(crate) fn release(&mut self, handle: Handle) -> Released {
         self.shared.check_slab(&handle);
-        let (class, block, cost, reply_token) = self.headers()[handle.slot()].with_mut(|header| {
+        let (class, block, cost, released) = self.headers()[handle.slot()].with_mut(|header| {
             // SAFETY: the handle proves that the slot is written and, being consumed, that nobody
             // reads it any more.
             let header = unsafe { (*header).assume_init_mut() };
@@ -500,7 +514,8 @@ impl SlabOwner {
             // SAFETY: the buffer was this message's; the class written below forgets it.
             unsafe { free_heap_buffer(header) };
             header.class = FREE;
-            (class, header.block, cost, header.reply_token)
+            let Header { reply_token, once, kind, .. } = *header;
+            (class, header.block, cost, Released { reply_token, once, kind })
         });
         if class < HEAP {
             self.blocks[class as usize].push(block);
@@ -508,7 +523,7 @@ impl SlabOwner {
         self.slots.push(handle.slot() as u32);
         self.in_use -= 1;
         self.bytes_in_use -= cost;
-        reply_token
+        released
     }
 
     /// Messages in the slab.

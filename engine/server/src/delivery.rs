@@ -518,6 +518,23 @@ impl Behind {
         })
     }
 
+    /// Messages that wait for the workers outside of the cores' queues: in the log, or at brokers as these last told;
+    /// where nobody works on messages here, for the slowest broker.
+    pub fn waits_elsewhere(&self) -> u64 {
+        if !self.delivery.consume {
+            return self.kept();
+        }
+        let lags = self.log.as_ref().map(Log::lags).unwrap_or_default();
+        if let Some((_, lag)) = lags.iter().find(|(consumer, _)| consumer == WORKERS) {
+            return *lag;
+        }
+        if self.delivery.providers.iter().any(|provider| !provider.is_broker()) {
+            return 0;
+        }
+        // Each of several has the same messages.
+        self.brokers.iter().map(|broker| broker.status.lag.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
     /// Messages in the log that a consumer has not passed: they are kept for the next start.
     pub fn kept(&self) -> u64 {
         let lags = self.log.as_ref().map(Log::lags).unwrap_or_default();

@@ -434,11 +434,20 @@ fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> R
     fleet.drain(timeout);
     let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
     behind.keep_numbers();
+    let worked = behind.worked();
+    let consumed: u64 =
+        behind.brokers.iter().map(|broker| broker.status.consumed.load(Ordering::Relaxed)).sum();
     tracing::info!(
         accepted = end.accepted,
-        processed = end.processed,
-        failed = end.failed,
+        done = end.done,
+        rejected = end.rejected,
         lost = end.lost,
+        duplicates = end.duplicates,
+        conflicts = end.conflicts,
+        refused = end.refused,
+        consumed,
+        processed = worked.processed,
+        failed = worked.failed,
         kept = behind.kept(),
         connections_cut = end.cut,
         "stopped"

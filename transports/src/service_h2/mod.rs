@@ -20,6 +20,8 @@ use self::{
     events::EventCall,
     streaming::Streaming,
 };
+use engine_core::KIND_PROBE;
+
 use crate::{
     answer::{Refusal, ingested},
     cold::{ColdEventSender, ColdEvents, Piece},
@@ -32,7 +34,7 @@ use crate::{
     h2::{Application, Block, Credit, ErrorCode, Fields, Replies, RequestHead, Reset, StreamId, Work},
     hook::Hook,
     ingest,
-    lane::{Accepted, KIND_PROBE},
+    lane::Accepted,
     message::DataKind,
     routes::{Endpoint, Hot, Route, route},
     session_h1::{allow, unsuitable},

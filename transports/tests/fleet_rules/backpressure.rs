@@ -59,12 +59,12 @@ fn a_full_queue_refuses_with_503_and_retry_after() {
         assert_eq!((&body["status"], &body["code"]), (&"error".into(), &"RESOURCE_EXHAUSTED".into()));
         assert!(body["error"].as_str().unwrap().contains("Queue is full"), "{body}");
     }
-    assert_eq!(fleet.tally(Tally::MessagesAccepted), QUEUE as u64);
+    assert_eq!(fleet.tally(Tally::MessagesQueued), QUEUE as u64);
     assert_eq!(fleet.tally(Tally::MessagesRefused), 3);
     fleet.open_the_gate();
     eventually("there is room again", || (post(fleet.address, "/ingest", b"{}").status == 200).then_some(()));
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.processed, end.lost), (QUEUE as u64 + 1, QUEUE as u64 + 1, 0));
+    assert_eq!((end.accepted, end.done, end.lost), (QUEUE as u64 + 1, QUEUE as u64 + 1, 0));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_full_queue_withholds_a_streams_window_until_the_sink_goes_on() {
         let mut body = Bytes::from(body);
         let all = body.len();
         let (pushed, stream) = push_until_withheld(&mut peer, stream, &mut body).await;
-        assert_eq!(fleet.tally(Tally::MessagesAccepted), QUEUE as u64);
+        assert_eq!(fleet.tally(Tally::MessagesQueued), QUEUE as u64);
         assert_eq!(fleet.tally(Tally::MessagesRefused), 0, "waiting is no refusal");
         assert!(pushed < all / 4, "{pushed} of {all} bytes were taken for a queue of {QUEUE}");
 
@@ -166,7 +166,7 @@ fn a_full_queue_withholds_a_streams_window_until_the_sink_goes_on() {
         assert_eq!(worked.payload, format!("{number:0>1000}").as_bytes());
     }
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.processed, end.lost), (MESSAGES as u64, MESSAGES as u64, 0));
+    assert_eq!((end.accepted, end.done, end.lost), (MESSAGES as u64, MESSAGES as u64, 0));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn many_withheld_streams_all_go_on() {
             let (_, stream) = push_until_withheld(&mut peer, stream, &mut body).await;
             open.push((answer, stream, body));
         }
-        assert_eq!(fleet.tally(Tally::MessagesAccepted), QUEUE as u64);
+        assert_eq!(fleet.tally(Tally::MessagesQueued), QUEUE as u64);
         fleet.gate.set(true);
         assert_eq!(peer.post("/ingest", "application/json", b"{").await.status, 400);
         for (answer, stream, body) in open {
@@ -221,7 +221,7 @@ fn a_withheld_stream_that_is_reset_leaves_nothing_behind() {
     // What was there before the streams, and the large one.
     fleet.worked(QUEUE + 1);
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.processed, end.lost), (QUEUE as u64 + 1, QUEUE as u64 + 1, 0));
+    assert_eq!((end.accepted, end.done, end.lost), (QUEUE as u64 + 1, QUEUE as u64 + 1, 0));
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn every_message_is_accepted_and_processed_or_refused() {
         worked.into_iter().map(|worked| String::from_utf8(worked.payload).unwrap()).collect();
     assert_eq!(worked, acknowledged);
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.lost), (end.processed, 0));
+    assert_eq!((end.accepted, end.lost), (end.done, 0));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn a_sink_that_never_goes_on_is_reported_as_lost() {
     let fleet = shut();
     fill(&fleet);
     let end = fleet.end(Duration::from_millis(200));
-    assert_eq!((end.accepted, end.processed, end.lost), (QUEUE as u64, 0, QUEUE as u64));
+    assert_eq!((end.accepted, end.done, end.lost), (QUEUE as u64, 0, QUEUE as u64));
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn events_before_a_broken_one_are_answered_when_it_is_known_what_became_of_them(
         assert_eq!((answered, end.code.as_str()), (ids("e", 3), "13"));
         assert!(end.text.starts_with("message 3: "), "{end:?}");
     });
-    assert_eq!(fleet.tally(Tally::MessagesAccepted), 3);
+    assert_eq!(fleet.tally(Tally::MessagesQueued), 3);
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_unary_message_over_the_limit_is_refused_from_its_prefix_alone() {
             assert_eq!(answer.field("grpc-status"), Some("8"), "{path}");
         }
     });
-    assert_eq!(fleet.tally(Tally::MessagesAccepted), 0);
+    assert_eq!(fleet.tally(Tally::MessagesQueued), 0);
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn a_deadline_ends_a_call_and_what_was_accepted_stays_accepted() {
         assert_eq!(answered_id(&read(answer).await.unwrap()), "after");
     });
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.processed, end.lost), (6, 6, 0));
+    assert_eq!((end.accepted, end.done, end.lost), (6, 6, 0));
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_reset_stream_leaves_what_it_brought_and_takes_nothing_more() {
             stream.send_reset(Reason::CANCEL);
         }
         peer.round_trip().await;
-        assert_eq!(fleet.tally(Tally::MessagesAccepted), QUEUE as u64);
+        assert_eq!(fleet.tally(Tally::MessagesQueued), QUEUE as u64);
         fleet.gate.set(true);
         let (all, end) = told(&peer, many(ids("after", 10))).await;
         assert_eq!((all[0].clone(), end.code.as_str()), (Told::stored("after-0"), "0"));
@@ -370,7 +370,7 @@ fn a_lost_connection_leaves_what_it_brought() {
     });
     verdicts.say_of_many(6, Outcome::Processed);
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.processed, end.lost), (6, 6, 0));
+    assert_eq!((end.accepted, end.done, end.lost), (6, 6, 0));
 }
 
 /// Calls that are reset while their events are under way hold their place until the last of these is done.

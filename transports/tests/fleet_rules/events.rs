@@ -53,7 +53,7 @@ fn a_full_queue_withholds_the_window_and_every_event_is_answered_once_and_in_ord
         let mut body = many(ids.clone());
         let all = body.len();
         let (pushed, stream) = push_until_withheld(&mut peer, stream, &mut body).await;
-        assert_eq!(fleet.tally(Tally::MessagesAccepted), QUEUE as u64);
+        assert_eq!(fleet.tally(Tally::MessagesQueued), QUEUE as u64);
         assert_eq!(fleet.tally(Tally::MessagesRefused), 0, "waiting is no refusal");
         assert!(pushed < all * 3 / 4, "{pushed} of {all} bytes were taken for a queue of {QUEUE}");
         fleet.gate.set(true);
@@ -64,7 +64,7 @@ fn a_full_queue_withholds_the_window_and_every_event_is_answered_once_and_in_ord
     let worked: Vec<String> = fleet.worked(ids.len()).into_iter().map(|worked| worked.id).collect();
     assert_eq!(worked, ids);
     let end = fleet.end(LONG);
-    assert_eq!((end.accepted, end.processed, end.lost), (5_000, 5_000, 0));
+    assert_eq!((end.accepted, end.done, end.lost), (5_000, 5_000, 0));
 }
 
 #[test]
@@ -77,13 +77,13 @@ fn a_client_that_does_not_read_its_answers_is_not_read_from() {
         let (stream, mut answers) = open(&peer, &[]).await;
         let mut body = many(ids.clone());
         let (_, stream) = push_until_withheld(&mut peer, stream, &mut body).await;
-        let accepted = fleet.tally(Tally::MessagesAccepted);
+        let accepted = fleet.tally(Tally::MessagesQueued);
         assert!(!body.is_empty() && accepted < EVENTS as u64 / 4, "{accepted} were taken from it");
         // And it stays so.
         for _ in 0..5 {
             peer.round_trip().await;
         }
-        assert_eq!(fleet.tally(Tally::MessagesAccepted), accepted);
+        assert_eq!(fleet.tally(Tally::MessagesQueued), accepted);
         let (_, (answered, end)) = tokio::join!(send_and_end(stream, body), answers.ids());
         assert_eq!((end.code.as_str(), &answered), ("0", &ids));
     });
@@ -274,7 +274,7 @@ fn a_drain_tells_the_client_and_serves_the_stream_to_its_end() {
         let expected = ["early-0", "early-1", "early-2", "late-0"].map(str::to_owned);
         assert_eq!((answered.as_slice(), end.code.as_str()), (&expected[..], "0"));
         let end = ending.join().unwrap();
-        assert_eq!((end.accepted, end.processed, end.lost), (4, 4, 0));
+        assert_eq!((end.accepted, end.done, end.lost), (4, 4, 0));
     });
 }
 
@@ -296,7 +296,7 @@ fn a_drain_ends_a_stream_between_two_events_and_says_why() {
             ("14", "this server shuts down; all that came is answered")
         );
         let end = ending.join().unwrap();
-        assert_eq!((end.accepted, end.processed, end.lost, end.cut), (2, 2, 0, 0));
+        assert_eq!((end.accepted, end.done, end.lost, end.cut), (2, 2, 0, 0));
     });
 }
 
@@ -308,7 +308,7 @@ fn a_unary_call_gets_no_room_that_it_did_not_find_and_a_stream_goes_on_after_it(
         let (mut stream, mut answers) = open(&peer, &[]).await;
         stream.send_data(many(ids("e", QUEUE + 3)), false).unwrap();
         peer.round_trip().await;
-        assert_eq!(fleet.tally(Tally::MessagesAccepted), QUEUE as u64);
+        assert_eq!(fleet.tally(Tally::MessagesQueued), QUEUE as u64);
         assert_eq!(post(fleet.address, "/v1/events", br#"{"user_id":"u","event_type":1}"#).status, 429);
         fleet.gate.set(true);
         turn(&peer).await;

@@ -346,7 +346,7 @@ impl TestFleet {
     /// Waits until `count` messages were worked on.
     #[track_caller]
     pub(crate) fn worked(&self, count: usize) -> Vec<Worked> {
-        let accepted = self.tally(Tally::MessagesAccepted);
+        let accepted = self.tally(Tally::MessagesQueued);
         assert_eq!(accepted, count as u64, "accepted");
         eventually("all messages are worked on", || {
             let worked = self.gate.worked();

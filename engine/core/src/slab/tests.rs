@@ -35,7 +35,7 @@ fn every_field_comes_back() {
     assert_eq!((view.timestamp_seconds(), view.key_hash(), view.kind()), (-5, 99, 3));
     assert!(view.is_awaited());
     assert_eq!(handle.core(), 7);
-    assert_eq!(owner.release(handle), 42);
+    assert_eq!(owner.release(handle).reply_token, 42);
     assert_eq!((owner.in_use(), owner.bytes_in_use()), (0, 0));
 }
 

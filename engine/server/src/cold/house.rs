@@ -60,20 +60,32 @@ pub struct House {
 /// The messages' way through the process, counted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
-    /// Messages of well-formed requests.
+    /// Messages of well-formed requests: the next four, and those in the queue that may be repeats.
     pub received: u64,
-    /// Of these, how many went into the queue.
+    /// New messages taken on: the sum of `done`, `rejected` and `pending`.
     pub accepted: u64,
-    /// Of these, how many did not.
+    /// Repeats of accepted ones.
+    pub duplicates: u64,
+    /// Messages with the id of an accepted one and another content.
+    pub conflicts: u64,
+    /// Messages that did not go into the queue.
     pub refused: u64,
-    /// Of the accepted, how many are worked on, stored or acknowledged.
+    /// Of the accepted, how many came to where they go: worked on, durable, or acknowledged.
     pub done: u64,
+    /// Of the accepted, how many were given up, or refused where they go.
+    pub rejected: u64,
+    /// Of the accepted, the rest.
+    pub pending: u64,
+    /// Slots of the queue in use, at most its capacity.
+    pub in_slots: u64,
+    /// Messages that came to the workers of this process: the sum of the next three.
+    pub enqueued: u64,
     /// Messages that the workers have finished.
     pub processed: u64,
     /// Messages that the workers gave up.
     pub errors: u64,
-    /// Accepted and not yet done, and in the log what the slowest consumer has not passed.
-    pub in_queue: u64,
+    /// Messages that wait to be worked on: here, in the log, or at the brokers, as these last told.
+    pub waiting: u64,
     /// Time the workers spent on messages.
     pub busy: Duration,
 }
@@ -85,19 +97,21 @@ impl House {
         let worked = self.behind.worked();
         let mut totals = Totals { processed: worked.processed, errors: worked.failed, ..Totals::default() };
         for core in &self.cores {
-            // What is finished is read before what was accepted: so the difference is never negative.
             let engine = core.engine.snapshot();
-            totals.done += engine.processed + engine.failed;
+            totals.done += engine.done;
+            totals.rejected += engine.rejected;
+            totals.duplicates += engine.duplicates;
+            totals.conflicts += engine.conflicts;
+            // A core shows its numbers one after the other: the last turn's may be half there.
+            totals.pending += engine.accepted.saturating_sub(engine.done + engine.rejected);
+            totals.in_slots += engine.queue_depth;
             totals.busy += Duration::from_secs_f64(core.front.processing().sum_seconds);
-        }
-        for core in &self.cores {
             totals.received += core.front.tally(Tally::MessagesReceived);
-            totals.accepted += core.front.tally(Tally::MessagesAccepted);
             totals.refused += core.front.tally(Tally::MessagesRefused);
-            // Probes went the whole way, but are nobody's messages.
-            totals.done = totals.done.saturating_sub(core.front.tally(Tally::Probes));
         }
-        totals.in_queue = totals.accepted.saturating_sub(totals.done) + self.behind.kept();
+        totals.accepted = totals.done + totals.rejected + totals.pending;
+        totals.waiting = totals.pending + self.behind.waits_elsewhere();
+        totals.enqueued = totals.processed + totals.errors + totals.waiting;
         totals
     }
 
@@ -160,19 +174,27 @@ impl House {
             "TotalReceived": totals.received,
             "TotalSent": totals.accepted,
             "TotalFailed": totals.refused,
+            "TotalDuplicates": totals.duplicates,
+            "TotalConflicts": totals.conflicts,
+            "TotalRejected": totals.rejected,
         })
     }
 
     /// The processor's part of `/stats`.
     pub fn processor_stats(&self) -> Value {
         let totals = self.totals();
-        let finished = totals.processed + totals.errors;
+        let (enqueued, dequeued) = if self.behind.delivery.consume {
+            (totals.enqueued, totals.processed + totals.errors)
+        } else {
+            // Nobody works on messages here: what leaves the queue is handed on.
+            (totals.accepted.max(totals.waiting), totals.accepted.saturating_sub(totals.waiting))
+        };
         let mut stats = json!({
             "queue": {
-                "CurrentSize": totals.in_queue,
-                "TotalEnqueued": totals.accepted,
-                "TotalDequeued": finished,
-                "size": totals.in_queue,
+                "CurrentSize": totals.waiting,
+                "TotalEnqueued": enqueued,
+                "TotalDequeued": dequeued,
+                "size": totals.in_slots,
                 "capacity": self.queue_capacity,
                 "type": self.behind.delivery.queue_type,
             },

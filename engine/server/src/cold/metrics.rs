@@ -132,7 +132,7 @@ fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
 
 fn processor(house: &House, families: &mut Vec<MetricFamily>) {
     let totals = house.totals();
-    let in_queue = totals.in_queue as f64;
+    let waiting = totals.waiting as f64;
     let workers = house.cores.len() as f64;
     let mut duration = Family::histogram(
         "processor_processing_duration_seconds",
@@ -160,10 +160,14 @@ fn processor(house: &House, families: &mut Vec<MetricFamily>) {
             .count(&[], totals.processed),
             Family::gauge("processor_worker_pool_size", "Workers: one per core thread.").level(&[], workers),
             Family::gauge("worker_pool_active", "Alias of processor_worker_pool_size.").level(&[], workers),
-            Family::gauge("processor_queue_size", "Messages accepted and not yet finished.")
-                .level(&[], in_queue),
-            Family::gauge("queue_size", "Alias of processor_queue_size.").level(&[], in_queue),
-            Family::gauge("queue_current_size", "Alias of processor_queue_size.").level(&[], in_queue),
+            Family::gauge(
+                "processor_queue_size",
+                "Messages that wait to be worked on: here, in the log, or at the brokers as these last told.",
+            )
+            .level(&[], waiting),
+            Family::gauge("queue_current_size", "Alias of processor_queue_size.").level(&[], waiting),
+            Family::gauge("queue_size", "Messages in flight in this process: at most queue_capacity.")
+                .level(&[], totals.in_slots as f64),
             Family::gauge("queue_capacity", "Messages that may be in flight, over all cores.")
                 .level(&[], house.queue_capacity as f64),
             Family::gauge(
@@ -458,6 +462,20 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
     for (number, core) in house.cores.iter().enumerate() {
         per_core.add_count(&[("core", &number.to_string())], core.engine.snapshot().processed);
     }
+    let totals = house.totals();
+    let messages = Family::counter(
+        "tidegate_messages_total",
+        "Messages by what became of them. accepted = done + rejected + tidegate_messages_pending; duplicates, conflicts and \
+         refused ones stand beside it.",
+    )
+    .count(&[("state", "accepted")], totals.accepted)
+    .count(&[("state", "done")], totals.done)
+    .count(&[("state", "rejected")], totals.rejected)
+    .count(&[("state", "duplicate")], totals.duplicates)
+    .count(&[("state", "conflict")], totals.conflicts)
+    .count(&[("state", "refused")], totals.refused);
+    let pending = Family::gauge("tidegate_messages_pending", "Messages accepted that are not done yet.")
+        .level(&[], totals.pending as f64);
     let mut limits = Family::counter(
         "tidegate_limit_hits_total",
         "Connections or requests cut short by a limit, by reason.",
@@ -481,6 +499,8 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
                 .count(&[], house.tally(Tally::Probes)),
             Family::counter("tidegate_cold_calls_total", "Requests handed to the cold lane.")
                 .count(&[], house.tally(Tally::ColdCalls)),
+            messages,
+            pending,
             per_core,
             limits,
         ]

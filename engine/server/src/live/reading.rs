@@ -164,7 +164,7 @@ fn sample<'a>(house: &'a House, stats: &[ShardStat]) -> Sample<'a> {
     let mut cores = Cores::default();
     let mut answers = vec![0; ANSWER_BOUNDS_US.len() + 1];
     for core in &house.cores {
-        cores.accepted.push(core.front.tally(Tally::MessagesAccepted));
+        cores.accepted.push(core.front.tally(Tally::MessagesQueued));
         cores.queued.push(core.engine.snapshot().queue_depth);
         answers.iter_mut().zip(core.front.answering()).for_each(|(sum, count)| *sum += count);
     }

@@ -26,3 +26,4 @@ mod openapi;
 mod roles;
 mod settings_cli;
 mod shutdown;
+mod sums;

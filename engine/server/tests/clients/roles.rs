@@ -124,7 +124,7 @@ fn a_forwarding_process_tells_how_the_one_behind_it_is() {
         (ready.status == 503 && ready.text().contains(&url(far))).then_some(())
     });
     let health = get(gateway.gateway(), "/health");
-    assert_eq!((health.status, &health.json()["status"]), (200, &json!("degraded")));
+    assert_eq!((health.status, &health.json()["status"]), (503, &json!("unhealthy")));
     let status = get(gateway.gateway(), "/api/v1/status").json();
     let error = status["processor"]["error"].as_str().unwrap();
     assert!(status["processor"]["healthy"] == false && error.contains("remote.processor_url"), "{status}");
