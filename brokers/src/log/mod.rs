@@ -197,6 +197,8 @@ struct Shared {
     /// By shard: what is kept whatever the consumers have passed.
     holds: Mutex<BTreeMap<usize, u64>>,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
+    /// One deletes at a time: between looking which segment is the oldest and taking it off the list.
+    deleting: Mutex<()>,
     strangers: Vec<(String, Positions)>,
     _lock: File,
 }
@@ -238,6 +240,7 @@ impl Log {
             shards,
             cursors: Mutex::default(),
             holds: Mutex::default(),
+            deleting: Mutex::default(),
             strangers: cursors,
             _lock: lock,
         };
@@ -395,48 +398,80 @@ impl Log {
     /// # Errors
     /// When a cursor cannot be written; nothing is deleted then.
     pub fn maintain(&self) -> Result<(), LogError> {
+        let _alone = self.shared.deleting.lock();
+        self.flush_cursors()?;
+        for (shard, state) in &self.shared.shards {
+            let passed = self.passed(*shard, Holds::Kept);
+            loop {
+                // Counted before the lock is taken: it takes that of every shard.
+                let all = self.bytes();
+                let Some(next) = state.next_after_passed(passed) else { break };
+                let age = Duration::from_millis(now_ms().saturating_sub(next.created_ms));
+                if all <= self.config().retention_bytes && age <= self.config().retention_age {
+                    break;
+                }
+                self.delete_oldest(*shard, state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the oldest segment that every consumer has passed, whatever retention keeps: finished records give way before
+    /// a new one is refused. Those that are only held come last. Says whether there was one.
+    ///
+    /// # Errors
+    /// When a position cannot be written or a file not deleted.
+    fn give_way(&self) -> Result<bool, LogError> {
+        let _alone = self.shared.deleting.lock();
+        self.flush_cursors()?;
+        for holds in [Holds::Kept, Holds::LetGo] {
+            let passed = |(shard, state): (&usize, &Arc<ShardState>)| {
+                let next = state.next_after_passed(self.passed(*shard, holds))?;
+                Some((next.created_ms, *shard, Arc::clone(state)))
+            };
+            let oldest =
+                self.shared.shards.iter().filter_map(passed).min_by_key(|(created_ms, ..)| *created_ms);
+            if let Some((_, shard, state)) = oldest {
+                self.delete_oldest(shard, &state)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn flush_cursors(&self) -> Result<(), LogError> {
         let cursors = self.shared.cursors.lock().clone();
         for cursor in &cursors {
             let path = self.config().directory.join("cursors").join(cursor.name());
             cursor.flush().map_err(LogError::io("write", path))?;
         }
-        let absent: Vec<_> = {
-            let is_absent = |name: &str| !cursors.iter().any(|cursor| cursor.name() == name);
-            self.shared.strangers.iter().filter(|(name, _)| is_absent(name)).collect()
-        };
-        for (shard, state) in &self.shared.shards {
-            let passed = cursors
-                .iter()
-                .map(|cursor| cursor.durable_position(*shard))
-                .chain(absent.iter().map(|(_, positions)| positions.get(shard).copied().unwrap_or(0)))
-                .chain(self.shared.holds.lock().get(shard).copied())
-                .min()
-                .unwrap_or(0);
-            self.delete_passed(*shard, state, passed)?;
-        }
         Ok(())
     }
 
-    fn delete_passed(&self, shard: usize, state: &ShardState, passed: u64) -> Result<(), LogError> {
-        let config = self.config();
-        loop {
-            // Counted before the lock is taken: it takes that of every shard.
-            let all = self.bytes();
-            let path = {
-                let segments = state.segments.lock();
-                let (Some(oldest), Some(next)) = (segments.first(), segments.get(1)) else { return Ok(()) };
-                let age = Duration::from_millis(now_ms().saturating_sub(next.created_ms));
-                let kept = all <= config.retention_bytes && age <= config.retention_age;
-                if next.first_offset > passed || kept {
-                    return Ok(());
-                }
-                oldest.path.clone()
-            };
-            fs::remove_file(&path).map_err(LogError::io("delete", &path))?;
-            let folder = segment::folder_of(&config.directory, shard);
-            segment::sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
-            state.segments.lock().remove(0);
-        }
+    /// The offset below which nobody needs a shard's records, as far as that is durable.
+    fn passed(&self, shard: usize, holds: Holds) -> u64 {
+        let cursors = self.shared.cursors.lock();
+        let is_absent = |name: &str| !cursors.iter().any(|cursor| cursor.name() == name);
+        let absent = self.shared.strangers.iter().filter(|(name, _)| is_absent(name));
+        let held = (holds == Holds::Kept).then(|| self.shared.holds.lock().get(&shard).copied()).flatten();
+        cursors
+            .iter()
+            .map(|cursor| cursor.durable_position(shard))
+            .chain(absent.map(|(_, positions)| positions.get(&shard).copied().unwrap_or(0)))
+            .chain(held)
+            .min()
+            .unwrap_or(0)
+    }
+
+    fn delete_oldest(&self, shard: usize, state: &ShardState) -> Result<(), LogError> {
+        let Some(path) = state.segments.lock().first().map(|segment| segment.path.clone()) else {
+            return Ok(());
+        };
+        fs::remove_file(&path).map_err(LogError::io("delete", &path))?;
+        let folder = segment::folder_of(&self.config().directory, shard);
+        segment::sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
+        state.segments.lock().remove(0);
+        Ok(())
     }
 
     /// What the log holds and how it does.
@@ -460,6 +495,13 @@ impl Log {
         };
         self.shared.shards.iter().map(stat).collect()
     }
+}
+
+/// Whether records that are only held count as needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Kept,
+    LetGo,
 }
 
 /// A shard of the log at one moment.

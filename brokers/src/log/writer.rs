@@ -113,6 +113,11 @@ impl Timings {
 }
 
 impl ShardState {
+    /// The segment behind the oldest one, if the oldest ends below the offset: then nobody needs it.
+    pub(super) fn next_after_passed(&self, passed: u64) -> Option<Segment> {
+        self.segments.lock().get(1).filter(|next| next.first_offset <= passed).cloned()
+    }
+
     pub(super) fn new(shard: usize, next_offset: u64, segments: Vec<Segment>) -> Self {
         Self {
             shard,
@@ -399,10 +404,25 @@ impl Commits {
 
     /// Allocates the next segment, if the log may grow by one.
     fn prepare(&mut self) -> io::Result<()> {
-        self.log.may_grow(self.segment_bytes).map_err(io::Error::other)?;
         let folder = segment::folder_of(&self.log.config().directory, self.state.shard);
-        self.prepared = Some(segment::prepare(&folder, self.segment_bytes)?);
-        Ok(())
+        loop {
+            let grown = self.log.may_grow(self.segment_bytes).map_err(io::Error::other);
+            let error = match grown.and_then(|()| segment::prepare(&folder, self.segment_bytes)) {
+                Ok(prepared) => {
+                    self.prepared = Some(prepared);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            let wants_room = error.raw_os_error().is_none_or(|code| {
+                let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+                full.contains(&rustix::io::Errno::from_raw_os_error(code))
+            });
+            // What is finished gives way before anything new is refused.
+            if !wants_room || !self.log.give_way().unwrap_or(false) {
+                return Err(error);
+            }
+        }
     }
 
     fn try_prepare(&mut self) {

@@ -98,3 +98,60 @@ fn a_full_log_pushes_back_and_goes_on_by_itself() {
         writer.durable_upto() == appended && writer.health() == Health::Writing
     });
 }
+
+/// Appends until it is durable what `bytes` of records are; whatever is durable is passed at once.
+fn take_in(log: &Log, bytes: usize) {
+    let cursor = log.cursor("workers").unwrap();
+    let mut writer = writer(log);
+    let long = "z".repeat(10 << 10);
+    let mut appended = 0;
+    while appended * long.len() < bytes {
+        match writer.append(0, |out| out.extend_from_slice(long.as_bytes())) {
+            Ok(_) => appended += 1,
+            Err(pushback) => assert_eq!(pushback, Pushback::Busy),
+        }
+        writer.commit();
+        cursor.advance(0, writer.durable_upto());
+        assert!(!matches!(writer.health(), Health::Full(_)), "{:?}", writer.health());
+    }
+    eventually("all of it is durable", || {
+        writer.commit();
+        writer.durable_upto() == appended as u64
+    });
+}
+
+#[test]
+fn what_is_finished_gives_way_before_anything_is_refused_for_the_logs_own_bound() {
+    let folder = Folder::new();
+    // Retention would keep everything.
+    let config = LogConfig { bytes_max: 6 * (64 << 10), ..folder.config() };
+    assert!(config.retention_bytes > config.bytes_max && config.retention_age > Duration::from_secs(3600));
+    let (log, _) = Log::open(config).unwrap();
+    log.hold(0, Some(0));
+    take_in(&log, 2 << 20);
+}
+
+#[test]
+fn what_is_finished_gives_way_before_anything_is_refused_for_a_full_disk() {
+    let folder = Folder::new();
+    let disk = folder.config().directory.join("disk");
+    std::fs::create_dir_all(&disk).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=512k", "none"])
+        .arg(&disk)
+        .status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "a tmpfs cannot be mounted");
+        println!("skipped, because a tmpfs cannot be mounted here");
+        return;
+    }
+    let outcome = std::panic::catch_unwind(|| {
+        let (log, _) = Log::open(LogConfig { directory: disk.join("data"), ..folder.config() }).unwrap();
+        take_in(&log, 2 << 20);
+    });
+    let unmounted = std::process::Command::new("umount").arg(&disk).status().unwrap();
+    assert!(unmounted.success());
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}

@@ -91,6 +91,8 @@ pub struct Behind {
     inbound: Mutex<Vec<InboundThread>>,
     remote_thread: Mutex<Option<RemoteThread>>,
     stop: AtomicBool,
+    /// Bytes free where the log is, when that was last looked at.
+    disk_free: AtomicU64,
     /// What the workers compute from the events, by core.
     pub parts: Parts,
     /// Whether they do.
@@ -152,6 +154,7 @@ impl Behind {
             outbound: Mutex::default(),
             inbound: Mutex::default(),
             stop: AtomicBool::new(false),
+            disk_free: AtomicU64::new(u64::MAX),
             delivery,
         }))
     }
@@ -349,6 +352,7 @@ impl Behind {
     /// # Errors
     /// When the thread cannot be started.
     pub fn watch(self: &Arc<Self>) -> Result<JoinHandle<()>> {
+        self.look_at_the_disk();
         self.look();
         let behind = Arc::clone(self);
         let thread = thread::Builder::new().name("watch".to_owned()).spawn(move || {
@@ -463,6 +467,7 @@ impl Behind {
     }
 
     fn maintain(&self) {
+        self.look_at_the_disk();
         if let Some(log) = &self.log
             && let Err(error) = log.maintain()
         {
@@ -516,6 +521,21 @@ impl Behind {
             failed: sum.failed + one.failed,
             repeated: sum.repeated + one.repeated,
         })
+    }
+
+    /// Bytes free on the disk of the data directory, and how many another segment needs; `None` without one. Looked at once
+    /// a second.
+    pub fn disk(&self) -> Option<(u64, u64)> {
+        let config = self.delivery.log.as_ref()?;
+        Some((self.disk_free.load(Ordering::Relaxed), config.segment_bytes))
+    }
+
+    fn look_at_the_disk(&self) {
+        if let Some(directory) = &self.delivery.data_directory
+            && let Ok(disk) = rustix::fs::statvfs(directory)
+        {
+            self.disk_free.store(disk.f_bavail.saturating_mul(disk.f_frsize), Ordering::Relaxed);
+        }
     }
 
     /// Messages that wait for the workers outside of the cores' queues: in the log, or at brokers as these last told;

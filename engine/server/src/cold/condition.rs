@@ -46,6 +46,13 @@ impl House {
     pub fn places(&self) -> Vec<(&'static str, Option<String>)> {
         let behind = &self.behind;
         let log = behind.log.is_some().then(|| ("log", behind.log_trouble()));
+        let disk = behind.disk().map(|(free, needed)| {
+            let low = format!(
+                "{free} bytes are free where data.directory is, and the next segment needs {needed}: what is finished is \
+                 deleted first, then messages are refused"
+            );
+            ("disk", (free < needed).then_some(low))
+        });
         let brokers = behind.brokers.iter().map(|broker| {
             let trouble = broker.status.is_open().then(|| broker.status.trouble());
             let trouble = trouble.map(|why| why.unwrap_or_else(|| "out of reach".to_owned()));
@@ -55,7 +62,7 @@ impl House {
             let trouble = remote.side.is_open().then(|| remote.side.trouble());
             ("remote", trouble.map(|why| why.unwrap_or_else(|| "out of reach".to_owned())))
         });
-        log.into_iter().chain(brokers).chain(remote).collect()
+        log.into_iter().chain(disk).chain(brokers).chain(remote).collect()
     }
 
     fn troubles(&self) -> Option<String> {
@@ -78,7 +85,8 @@ impl House {
     pub fn workers(&self) -> Condition {
         let behind = &self.behind;
         let Some(why) = self.troubles() else { return Condition::Healthy };
-        let sources: Vec<_> = self.places().into_iter().filter(|(name, _)| *name != "log").collect();
+        let sources: Vec<_> =
+            self.places().into_iter().filter(|(name, _)| !["log", "disk"].contains(name)).collect();
         // Memory and log are read whatever happens to brokers, and to the disk.
         let reads_here = behind.delivery.providers.iter().any(|provider| !provider.is_broker());
         let all_away = !sources.is_empty() && sources.iter().all(|(_, trouble)| trouble.is_some());

@@ -278,6 +278,9 @@ fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
             age = age.level(&labels, since as f64 / 1e3);
             sync.add_distribution(&labels, &bounds, &stat.sync_buckets, stat.sync_seconds);
         }
+        let disk = Family::gauge("tidegate_disk_free_bytes", "Bytes free on the disk of data.directory.")
+            .level(&[], behind.disk().map_or(0, |(free, _)| free) as f64);
+        families.extend(disk.finish());
         let mut lag =
             Family::gauge("tidegate_log_lag", "Messages of the log that a consumer has not passed.");
         for (consumer, behind) in log.lags() {
