@@ -20,7 +20,7 @@ use transports::{
     message::{About, EventProto, read_event},
 };
 
-use super::{ingestion::Way, legacy};
+use super::{ingestion::Way, legacy, object::Object};
 
 /// The older system's events, as their JSON.
 pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
@@ -103,7 +103,7 @@ impl Worker {
             Schema::Typed => {
                 read_event(record.payload).is_some_and(|event| add(part, record, &event).is_some())
             }
-            Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|event| {
+            Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|Object(event)| {
                 add_legacy(part, record, &event);
                 true
             }),

@@ -6,6 +6,7 @@ mod harness;
 
 mod acceptance;
 mod aggregates;
+mod bodies;
 mod brokers;
 mod client_libraries;
 mod delivery;
