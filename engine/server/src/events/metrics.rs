@@ -80,7 +80,8 @@ impl Platform {
         if !request.labels.is_empty() {
             return Err(Status::invalid_argument("labels: these metrics have none"));
         }
-        let range = Range::read(request.time_range.as_ref())?.unwrap_or_else(Range::last_hour);
+        let range = self.range(request.time_range.as_ref())?;
+        let range = range.unwrap_or_else(|| self.outwards(Range::last_hour()));
         Ok((metrics(&self.total(range), &request.metric_names, request.aggregation())?, range))
     }
 }

@@ -9,6 +9,7 @@ mod aggregates;
 mod bodies;
 mod brokers;
 mod client_libraries;
+mod definitions;
 mod delivery;
 mod docs;
 mod events;
