@@ -79,6 +79,32 @@ fn filtered_and_unfiltered_answers_are_of_the_same_sessions_and_the_same_time() 
 }
 
 #[test]
+fn a_metric_that_nobody_sent_is_named_and_one_that_was_sent_at_another_time_is_left_out() {
+    let server = Start::new().run();
+    let mut played = event("1", "ada", "01T10:00:00", "web");
+    played["event_type"] = json!("EVENT_TYPE_CUSTOM");
+    played["custom_event"] = json!({"name": "played", "metrics": [{"name": "minutes", "value": 3}]});
+    sent(&server, &[played]);
+    let day = range("01T00:00:00", "02T00:00:00");
+    let path = |more: &str| format!("/v1/metrics?{day}&{more}");
+    let found = asked(&server, &path("metric_names=minutes&aggregation=MAX"));
+    assert_eq!(found["metrics"][0]["value"], 3.0);
+    for (more, said) in [
+        ("metric_names=hours&aggregation=MAX", "hours"),
+        ("metric_names=minutes&metric_names=hours", "hours"),
+        ("metric_names=events&aggregation=MAX", "`events`"),
+    ] {
+        let answer = get(server.gateway(), &path(more));
+        assert!(answer.status == 400 && answer.text().contains(said), "{more}: {}", answer.text());
+    }
+    let export = get(server.gateway(), "/v1/metrics/export?metric_names=hours");
+    assert_eq!(export.status, 400, "{}", export.text());
+    let elsewhere = range("05T00:00:00", "06T00:00:00");
+    let found = asked(&server, &format!("/v1/metrics?{elsewhere}&metric_names=minutes&aggregation=MAX"));
+    assert_eq!(found["metrics"], json!([]));
+}
+
+#[test]
 fn a_users_events_are_the_latest_by_time_and_its_range_limits_sessions_events_and_metrics() {
     let server = Start::new().run();
     let mut events: Vec<Value> = (0..150)
