@@ -94,9 +94,9 @@ impl Platform {
             return Ok(());
         }
         let own: Vec<&str> = OWN.iter().map(|(name, ..)| *name).collect();
-        Err(Status::invalid_argument(format!(
-            "metric_names: nobody has sent {}; expected {}, or the name of a metric that custom events carried",
-            unknown.join(", "),
+        Err(Status::not_found(format!(
+            "metric_names: nobody has sent {:?}; expected {}, or the name of a metric that custom events carried",
+            unknown,
             own.join(", ")
         )))
     }
