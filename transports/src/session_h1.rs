@@ -568,7 +568,9 @@ impl Application for Service<'_> {
         if hot == Hot::Health {
             let (status, body) = core.health(endpoint, self.origin.role);
             self.note(endpoint, status);
-            return reply.full(status, [(&b"Content-Type"[..], &b"application/json"[..])], &body);
+            let fields = [(&b"Content-Type"[..], &b"application/json"[..]), (b"Retry-After", b"1")];
+            let told = if status == 503 { 2 } else { 1 };
+            return reply.full(status, fields.into_iter().take(told), &body);
         }
         if endpoint.is_event() {
             return self.event(endpoint, head, body, reply);

@@ -292,6 +292,28 @@ impl Buckets {
         }
     }
 
+    /// The range that [`cover`](Self::cover) really takes for `from..to`: whole minutes, hours where minutes are gone, days
+    /// where hours are.
+    pub(crate) fn covered(&self, from_ms: i64, to_ms: i64) -> (i64, i64) {
+        let width = |at: i64| {
+            let gone = |buckets: &Width, width: i64, kept: usize| {
+                let first = buckets.first_key_value().map_or(i64::MAX, |(number, _)| number * width);
+                buckets.len() >= kept && at < first
+            };
+            if gone(&self.hours, HOUR_MS, KEPT[1]) {
+                DAY_MS
+            } else if gone(&self.minutes, MINUTE_MS, KEPT[0]) {
+                HOUR_MS
+            } else {
+                MINUTE_MS
+            }
+        };
+        let (from, last) = (width(from_ms), to_ms.saturating_sub(1));
+        let to = width(last);
+        let end = last.div_euclid(to).saturating_add(1).saturating_mul(to);
+        (from_ms.div_euclid(from) * from, end)
+    }
+
     /// The buckets that make up `from..to` (milliseconds, taken to whole minutes outwards): days where whole days lie in
     /// it, hours where whole hours do, minutes for the rest. Where minutes are gone, the hours they were in.
     pub fn cover(&self, from_ms: i64, to_ms: i64) -> Vec<Arc<Bucket>> {
@@ -371,8 +393,12 @@ mod tests {
         }
         assert_eq!(buckets.minutes.len(), KEPT[0]);
         assert_eq!(sum(&buckets, 0, 4 * DAY_MS), (4 * 1440, 1));
-        // A minute of the first day is not known any more: its hour is.
+        // A minute of the first day is not known any more: its hour is, and that is said.
         assert_eq!(sum(&buckets, 5 * MINUTE_MS, 6 * MINUTE_MS).0, 60);
+        assert_eq!(buckets.covered(5 * MINUTE_MS, 6 * MINUTE_MS), (0, HOUR_MS));
+        let late = 3 * DAY_MS + 7;
+        assert_eq!(buckets.covered(HOUR_MS + 1, late), (HOUR_MS, 3 * DAY_MS + MINUTE_MS));
+        assert_eq!(buckets.covered(late, late + 1), (3 * DAY_MS, 3 * DAY_MS + MINUTE_MS));
     }
 
     #[test]

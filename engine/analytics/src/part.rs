@@ -1,10 +1,14 @@
 //! One core's part of the aggregates. Its worker adds events; a query takes a [`View`], which costs it a few
 //! microseconds, and works on that.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
-    buckets::{Bucket, Buckets, Numbers},
+    buckets::{Bucket, Buckets, DAY_MS, Numbers},
     chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
     event::Event,
     lendable::Lendable,
@@ -187,6 +191,11 @@ impl Part {
         self.buckets.cover(from_ms, to_ms)
     }
 
+    /// The range, in milliseconds, that [`cover`](Self::cover) really takes for `from..to`.
+    pub fn covered(&self, from_ms: i64, to_ms: i64) -> (i64, i64) {
+        self.buckets.covered(from_ms, to_ms)
+    }
+
     /// The names of events, by number.
     pub fn names(&self) -> &Names {
         &self.names
@@ -202,36 +211,15 @@ impl Part {
         &self.metrics
     }
 
-    /// A user's profile, and the latest `events_max` of its events as places in the view.
-    pub fn user(&mut self, id: &str, events_max: usize) -> Option<(Profile, Vec<Found>)> {
+    /// A user's profile, and the view that has its events ([`View::history`]).
+    pub fn user(&mut self, id: &str) -> Option<(Profile, View)> {
         let profile = self.users.get(self.users.find(id, self.users.hash(id))?).clone();
-        let mut found = Vec::new();
-        let mut row = profile.last_row;
-        while found.len() < events_max
-            && let Some((chunk, at)) = self.place(row)
-        {
-            row = chunk.previous[at];
-            found.push(Found { chunk, at });
-        }
-        Some((profile, found))
+        Some((profile, self.view()))
     }
 
     /// The number of a user, for a scan.
     pub fn find_user(&self, id: &str) -> Option<u32> {
         self.users.find(id, self.users.hash(id))
-    }
-
-    fn place(&mut self, row: u64) -> Option<(Arc<Chunk>, usize)> {
-        if row >= self.next_row {
-            return None;
-        }
-        let first_open = self.open.get().first_row;
-        if row >= first_open {
-            return Some((self.open.lend(), (row - first_open) as usize));
-        }
-        let behind = self.full.partition_point(|chunk| chunk.first_row <= row);
-        let chunk = self.full.get(behind.checked_sub(1)?)?;
-        Some((Arc::clone(chunk), (row - chunk.first_row) as usize))
     }
 
     /// Bytes of the events that are kept; profiles and buckets come on top.
@@ -284,6 +272,21 @@ impl Found {
     }
 }
 
+/// What a user did in a stretch of time.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// Events.
+    pub events: u64,
+    /// Days with events, in UTC.
+    pub days_active: u32,
+    /// Transactions.
+    pub transactions: u64,
+    /// Millionths of a currency unit.
+    pub revenue_micros: i128,
+    /// The latest events, newest first.
+    pub latest: Vec<Found>,
+}
+
 /// The events of a part as they were at one moment.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -304,6 +307,50 @@ impl View {
     /// The name of events with this number.
     pub fn name(&self, number: u16) -> &str {
         self.names.name(number)
+    }
+
+    /// The source with this number.
+    pub fn source(&self, number: u16) -> &str {
+        self.sources.name(number)
+    }
+
+    /// What a user did in `from..to` (milliseconds), as far as its events are kept, with the latest `latest_max` of them by
+    /// time; of one time, the one that came later is the later one. Walks all its events.
+    pub fn history(&self, profile: &Profile, from_ms: i64, to_ms: i64, latest_max: usize) -> History {
+        let mut history = History::default();
+        let (mut days, mut latest) = (BTreeSet::new(), BinaryHeap::new());
+        let mut row = profile.last_row;
+        while let Some((chunk, at)) = self.place(row) {
+            let (time, this) = (chunk.timestamps_ms[at], row);
+            row = chunk.previous[at];
+            if time < from_ms || time >= to_ms {
+                continue;
+            }
+            history.events += 1;
+            days.insert(time.div_euclid(DAY_MS));
+            if let Some(amount) = chunk.amount(at) {
+                history.transactions += 1;
+                history.revenue_micros += i128::from(amount);
+            }
+            latest.push(Reverse((time, this)));
+            if latest.len() > latest_max {
+                latest.pop();
+            }
+        }
+        history.days_active = days.len() as u32;
+        // The latest of the heap's order is its least: the newest first.
+        let latest = latest.into_sorted_vec().into_iter().map(|Reverse((_, row))| row);
+        let found = latest.filter_map(|row| self.place(row));
+        history.latest = found.map(|(chunk, at)| Found { chunk: Arc::clone(chunk), at }).collect();
+        history
+    }
+
+    /// Where a row stands; `None`: it is not kept.
+    fn place(&self, row: u64) -> Option<(&Arc<Chunk>, usize)> {
+        let behind = self.chunks.partition_point(|chunk| chunk.first_row <= row);
+        let chunk = self.chunks.get(behind.checked_sub(1)?)?;
+        let at = usize::try_from(row - chunk.first_row).ok()?;
+        (at < chunk.len()).then_some((chunk, at))
     }
 }
 
@@ -335,7 +382,8 @@ mod tests {
             let counted: u64 = part.cover(0, 1).iter().map(|bucket| bucket.events).sum();
             assert_eq!(counted as usize, events);
             // A user's list ends where the events end.
-            let (profile, found) = part.user("u-3", usize::MAX).unwrap();
+            let (profile, view) = part.user("u-3").unwrap();
+            let found = view.history(&profile, i64::MIN, i64::MAX, usize::MAX).latest;
             assert!(
                 profile.events as usize == events / 10 + usize::from(events % 10 > 3)
                     && found.len() < events / 10
@@ -352,6 +400,6 @@ mod tests {
         let mut sum = Bucket::default();
         part.cover(0, 1).iter().for_each(|bucket| sum.merge(bucket));
         assert!(sum.unique_users().abs_diff(5000) < 5000 * 8 / 100, "{}", sum.unique_users());
-        assert!(part.user("u-99", 1).is_some() && part.user("u-100", 1).is_none());
+        assert!(part.user("u-99").is_some() && part.user("u-100").is_none());
     }
 }

@@ -34,12 +34,19 @@ pub(crate) type Change = (i64, i64);
 pub struct Sessions {
     /// Most users have one: it lies where the profile lies.
     list: SmallVec<[Session; 1]>,
+    /// How long those lasted that are not remembered, in milliseconds all together.
+    forgotten_ms: i64,
 }
 
 impl Sessions {
     /// Those that are remembered.
     pub fn list(&self) -> &[Session] {
         &self.list
+    }
+
+    /// How long those lasted that are not remembered, in milliseconds all together.
+    pub fn forgotten_ms(&self) -> i64 {
+        self.forgotten_ms
     }
 
     /// Takes an event in; says how the starts of sessions changed.
@@ -80,7 +87,8 @@ impl Sessions {
         let place = self.list.partition_point(|other| other.start_ms <= session.start_ms);
         self.list.insert(place, session);
         if self.list.len() > SESSIONS_MAX {
-            self.list.remove(0);
+            let oldest = self.list.remove(0);
+            self.forgotten_ms = self.forgotten_ms.saturating_add(oldest.end_ms - oldest.start_ms);
         }
     }
 
@@ -130,6 +138,26 @@ mod tests {
         let (list, starts) = sessions(&[0, 30 * MINUTE, 61 * MINUTE]);
         assert_eq!(list, [(0, 30 * MINUTE, 2), (61 * MINUTE, 61 * MINUTE, 1)]);
         assert_eq!(starts, 2);
+    }
+
+    #[test]
+    fn exactly_half_an_hour_does_not_cut() {
+        assert_eq!(sessions(&[0, GAP_MS, 2 * GAP_MS]).1, 1);
+        assert_eq!(sessions(&[0, GAP_MS + 1]).1, 2);
+        assert_eq!(sessions(&[GAP_MS, 0]).1, 1);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_in_the_sum_of_lengths() {
+        let mut sessions = Sessions::default();
+        for number in 0..100 {
+            for minute in [0, 5] {
+                sessions.add("", (number * 60 + minute) * MINUTE, |_| {});
+            }
+        }
+        let known: i64 = sessions.list().iter().map(|session| session.end_ms - session.start_ms).sum();
+        assert_eq!((sessions.list().len(), known), (SESSIONS_MAX, 64 * 5 * MINUTE));
+        assert_eq!(sessions.forgotten_ms(), 36 * 5 * MINUTE);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
 
 const MAGIC: &[u8; 8] = b"TIDEPART";
 /// To be raised with every change of what a frame means: postcard's form does not say what it holds.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why bytes are no snapshot.
 #[derive(Debug, thiserror::Error)]

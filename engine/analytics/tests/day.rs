@@ -193,7 +193,7 @@ fn counting_with_conditions_equals_sql() {
 fn a_users_profile_equals_sql() {
     let sql = table();
     for user in ["user-0", "user-1", "user-777", "user-39990"] {
-        let known = parts().iter_mut().find_map(|part| part.user(user, 50));
+        let known = parts().iter_mut().find_map(|part| part.user(user));
         let row = sql.query_row(
             "SELECT count(*), min(ms), max(ms), count(micros), coalesce(sum(micros), 0), count(DISTINCT ms / 86400000)
              FROM e WHERE user = ?",
@@ -204,7 +204,7 @@ fn a_users_profile_equals_sql() {
             },
         );
         let row = row.unwrap();
-        let Some((profile, events)) = known else {
+        let Some((profile, view)) = known else {
             assert_eq!(row.0, 0, "{user}");
             continue;
         };
@@ -218,9 +218,11 @@ fn a_users_profile_equals_sql() {
             (transactions, micros, i64::from(profile.days_active())),
             (row.3, i128::from(row.4), row.5)
         );
-        // Newest first, as they came.
-        let ids: Vec<String> = events.iter().map(|event| event.texts().next().unwrap().to_owned()).collect();
-        let mut newest = sql.prepare("SELECT n FROM e WHERE user = ? ORDER BY n DESC LIMIT 50").unwrap();
+        // Newest first, by time.
+        let latest = view.history(&profile, i64::MIN, i64::MAX, 50).latest;
+        let ids: Vec<String> = latest.iter().map(|event| event.texts().next().unwrap().to_owned()).collect();
+        let mut newest =
+            sql.prepare("SELECT n FROM e WHERE user = ? ORDER BY ms DESC, n DESC LIMIT 50").unwrap();
         let newest = newest.query_map([user], |row| Ok(format!("e-{}", row.get::<_, i64>(0)?))).unwrap();
         assert_eq!(ids, newest.map(Result::unwrap).collect::<Vec<_>>(), "{user}");
     }

@@ -3,6 +3,7 @@
 
 use engine_analytics::{
     Bounds, Bucket, Damage, Event, Filter, HOUR_MS, Kind, MINUTE_MS, Part, Snapshot, Step, funnel, scan,
+    sessions_begun,
 };
 
 const KINDS: [Kind; 5] = [Kind::Unspecified, Kind::User, Kind::Transaction, Kind::System, Kind::Custom];
@@ -57,8 +58,9 @@ struct Answers {
 
 fn answers(part: &mut Part) -> Answers {
     let user = |part: &mut Part, number: u32| {
-        let (profile, events) = part.user(&format!("u-{number}"), 20)?;
-        let events: Vec<Vec<&str>> = events.iter().map(|event| event.texts().collect()).collect();
+        let (profile, view) = part.user(&format!("u-{number}"))?;
+        let history = view.history(&profile, i64::MIN, i64::MAX, 20);
+        let events: Vec<Vec<&str>> = history.latest.iter().map(|event| event.texts().collect()).collect();
         // Its last field is a short cut of this run, and in no snapshot.
         let profile_text = format!("{profile:?}");
         let kept = profile_text.split("counted_minute").next().unwrap_or_default();
@@ -69,9 +71,10 @@ fn answers(part: &mut Part) -> Answers {
     let scanned = found.iter().map(|(hour, counted)| {
         let mut users: Vec<u32> = counted.users.iter().copied().collect();
         users.sort_unstable();
-        let sums = (counted.events, counted.revenue_micros, counted.errors, counted.sessions());
+        let sums = (counted.events, counted.revenue_micros, counted.errors);
         (*hour, sums, counted.by_name.clone(), users)
     });
+    let begun = sessions_begun(&part.view(), &filter, None, i64::MIN, i64::MAX, |ms| ms / HOUR_MS);
     let users = (0..2000).map(|number| user(part, number)).collect();
     let steps = ["n-1", "n-2"].map(|name| Filter { names: vec![name.into()], ..Filter::default() });
     let funnel = funnel(&part.view(), &steps, &Filter::default(), i64::MIN, i64::MAX, Some(HOUR_MS));
@@ -86,7 +89,7 @@ fn answers(part: &mut Part) -> Answers {
         sums: [(0, MINUTE_MS), (59 * MINUTE_MS, 1381 * MINUTE_MS), (i64::MIN, i64::MAX)].map(sum).into(),
         names: all.into_iter().flat_map(|names| names.all().map(str::to_owned)).collect(),
         users,
-        scanned: format!("{:?}", scanned.collect::<Vec<_>>()),
+        scanned: format!("{:?} {begun:?}", scanned.collect::<Vec<_>>()),
         funnel,
     }
 }
@@ -144,7 +147,7 @@ fn every_damage_is_told_and_none_is_believed() {
     assert!(matches!(read(b"something else entirely"), Err(Damage::Foreign)));
     let mut later = written.clone();
     later[8] = 200;
-    assert_eq!(read(&later).unwrap_err().to_string(), "is of version 200, and this program reads version 1");
+    assert_eq!(read(&later).unwrap_err().to_string(), "is of version 200, and this program reads version 2");
     for length in (0..written.len()).step_by(written.len() / 200) {
         assert!(matches!(read(&written[..length]), Err(Damage::Io(_))), "{length}");
     }

@@ -322,10 +322,13 @@ impl Service {
             Then::Health { endpoint, head_only } => {
                 let (status, body) = self.core.health(*endpoint, self.origin.role);
                 self.note(*endpoint, status_index(status));
-                let block = Block::new(status)
+                let mut block = Block::new(status)
                     .field("content-type", "application/json")
                     .field("content-length", itoa::Buffer::new().format(body.len()))
                     .field("date", self.core.date.get());
+                if status == 503 {
+                    block.push(b"retry-after", b"1");
+                }
                 replies.head(id, &block, *head_only);
                 if !head_only {
                     let _all = replies.data(id, &body, true);

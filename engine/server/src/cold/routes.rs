@@ -11,7 +11,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde_json::{Value, json};
 use tonic::service::Routes;
@@ -52,10 +52,41 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
         .route_layer(middleware::from_fn(keep_pattern))
         .with_state(house)
         .merge(events::routes(platform.clone()).merge(page).route_layer(middleware::from_fn(keep_pattern)))
-        .merge(grpc.into_axum_router().reset_fallback().route_layer(middleware::from_fn(keep_pattern)))
+        .merge(
+            grpc.into_axum_router()
+                .reset_fallback()
+                .route_layer(middleware::from_fn(grpc_only))
+                .route_layer(middleware::from_fn(keep_pattern)),
+        )
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(asked, elsewhere::turn_down))
         .layer(middleware::from_fn_with_state(platform, events::check))
+        .layer(middleware::from_fn(say_when_to_retry))
+}
+
+/// Whoever is turned away for the moment is told when to come back, whatever the route: after a second, where the route
+/// does not know better.
+async fn say_when_to_retry(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if matches!(response.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        response.headers_mut().entry(RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// What is no gRPC is not for its services: tonic would answer it in gRPC, whose errors are HTTP's 200.
+async fn grpc_only(request: Request, next: Next) -> Response {
+    if is_grpc(&request) {
+        return next.run(request).await;
+    }
+    let text = "this path speaks gRPC; expected the content type application/grpc";
+    let body = json!({ "status": "error", "error": text, "code": "INVALID_ARGUMENT" });
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, Json(body)).into_response()
+}
+
+fn is_grpc(request: &Request) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE);
+    content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// Puts the matched pattern where the counting finds it.
@@ -157,8 +188,7 @@ async fn method_not_allowed(method: Method) -> impl IntoResponse {
 }
 
 async fn not_found(request: Request) -> Response {
-    let content_type = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if content_type.starts_with(b"application/grpc") {
+    if is_grpc(&request) {
         let text = format!("there is no method {}", request.uri().path());
         return tonic::Status::unimplemented(text).into_http::<axum::body::Body>();
     }

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use engine_analytics::{Bucket, Counted, Filter, STEPS_MAX, Step, Values, funnel, scan};
+use engine_analytics::{
+    Bucket, Counted, Filter, Found, MINUTE_MS, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
+    sessions_begun,
+};
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{
     AnalyticsSummary, Event, EventType, FunnelMetadata, FunnelStepResult, GetAnalyticsSummaryRequest,
@@ -39,6 +42,8 @@ pub(super) const WINDOW_SECONDS_MAX: i32 = 3600;
 /// Metrics at the top of a summary.
 const TOP_MAX: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
+/// The metrics that every event is counted in.
+const COUNTED: [&str; 6] = ["events", "unique_users", "sessions", "revenue", "transactions", "errors"];
 
 /// The turns that queries take.
 pub fn query_turns() -> Arc<Semaphore> {
@@ -80,16 +85,14 @@ impl Range {
         Ok(Some(Self { from_ms, to_ms }))
     }
 
-    fn required(range: Option<&TimeRange>) -> Result<Self, Status> {
-        Self::read(range)?.ok_or_else(|| Status::invalid_argument("time_range: expected start and end"))
-    }
-
     pub(super) fn last_hour() -> Self {
         Self::last(HOUR)
     }
 
+    /// The last minute that is over: counts are kept by whole minutes.
     pub(super) fn last_minute() -> Self {
-        Self::last(Duration::from_secs(60))
+        let to_ms = now_ms().div_euclid(MINUTE_MS) * MINUTE_MS;
+        Self { from_ms: to_ms - MINUTE_MS, to_ms }
     }
 
     fn last(length: Duration) -> Self {
@@ -166,6 +169,25 @@ impl Platform {
         self.total(Range { from_ms: 0, to_ms: i64::MAX })
     }
 
+    /// The range that is asked for, as it is counted: outwards to whole minutes, or what is left of them. What is counted
+    /// event by event takes the same one, so that an answer with filters and one without are of the same time.
+    pub(super) fn range(&self, range: Option<&TimeRange>) -> Result<Option<Range>, Status> {
+        Ok(Range::read(range)?.map(|range| self.outwards(range)))
+    }
+
+    /// [`range`](Self::range), where there has to be one.
+    fn required_range(&self, range: Option<&TimeRange>) -> Result<Range, Status> {
+        self.range(range)?.ok_or_else(|| Status::invalid_argument("time_range: expected start and end"))
+    }
+
+    pub(super) fn outwards(&self, range: Range) -> Range {
+        let covered = self.parts.iter().map(|part| part.lock().covered(range.from_ms, range.to_ms));
+        covered.fold(range, |all, (from_ms, to_ms)| Range {
+            from_ms: all.from_ms.min(from_ms),
+            to_ms: all.to_ms.max(to_ms),
+        })
+    }
+
     /// Everything that happened, from the buckets.
     pub(super) fn total(&self, range: Range) -> Total {
         let mut total = Total::default();
@@ -199,8 +221,15 @@ impl Platform {
         total
     }
 
-    /// What met the conditions, event by event; `place` names the bucket of a time.
-    fn scanned(&self, range: Range, filter: &Filter, place: impl Fn(i64) -> i64) -> BTreeMap<i64, Total> {
+    /// What met the conditions, event by event; `place` names the bucket of a time. Sessions cost another walk, over all
+    /// that is kept.
+    fn scanned(
+        &self,
+        range: Range,
+        filter: &Filter,
+        with_sessions: bool,
+        place: impl Fn(i64) -> i64,
+    ) -> BTreeMap<i64, Total> {
         let mut totals: BTreeMap<i64, Total> = BTreeMap::new();
         for part in self.parts.iter() {
             let (view, user) = {
@@ -215,12 +244,17 @@ impl Platform {
                 let total = totals.entry(bucket).or_default();
                 total.events += counted.events;
                 total.users += counted.users.len() as u64;
-                total.sessions += counted.sessions() as i64;
                 total.transactions += counted.transactions;
                 total.revenue_micros += counted.revenue_micros;
                 total.errors += counted.errors;
                 for (number, count) in counted.by_name {
                     *total.by_name.entry(view.name(number).to_owned()).or_default() += count;
+                }
+            }
+            if with_sessions {
+                for (bucket, begun) in sessions_begun(&view, filter, user, range.from_ms, range.to_ms, &place)
+                {
+                    totals.entry(bucket).or_default().sessions += begun as i64;
                 }
             }
         }
@@ -229,7 +263,7 @@ impl Platform {
 
     /// A series, bucket by bucket.
     fn series(&self, request: GetTimeSeriesRequest) -> Result<GetTimeSeriesResponse, Status> {
-        let range = Range::required(request.time_range.as_ref())?;
+        let range = self.required_range(request.time_range.as_ref())?;
         if request.metric.is_empty() {
             return Err(Status::invalid_argument(
                 "metric: expected events, unique_users, sessions, revenue, transactions, errors or a custom metric",
@@ -237,6 +271,12 @@ impl Platform {
         }
         let granularity = request.granularity();
         let filter = filter(&[], &request.filters)?;
+        if !filter.is_open() && !COUNTED.contains(&request.metric.as_str()) {
+            return Err(Status::invalid_argument(format!(
+                "filters: a custom metric has none; expected one of {} as metric, or no filters",
+                COUNTED.join(", ")
+            )));
+        }
         let group = match request.group_by.as_slice() {
             [] => None,
             [one]
@@ -263,8 +303,10 @@ impl Platform {
             borders.push(at);
             at = bucket(at, granularity).1;
         }
-        let scanned =
-            (!filter.is_open()).then(|| self.scanned(range, &filter, |time| bucket(time, granularity).0));
+        let scanned = (!filter.is_open()).then(|| {
+            let with_sessions = request.metric == "sessions";
+            self.scanned(range, &filter, with_sessions, |time| bucket(time, granularity).0)
+        });
         let mut series = Vec::new();
         for start in &borders {
             let end = bucket(*start, granularity).1;
@@ -297,6 +339,76 @@ impl Platform {
         Ok(GetTimeSeriesResponse { series, metadata: Some(metadata) })
     }
 
+    /// What is known of a user: ever, and in the range if there is one.
+    fn user(
+        &self,
+        request: &GetUserAnalyticsRequest,
+        range: Option<Range>,
+    ) -> Result<GetUserAnalyticsResponse, Status> {
+        let found = self.parts.iter().find_map(|part| part.lock().user(&request.user_id));
+        let (profile, view) =
+            found.ok_or_else(|| Status::not_found(format!("user {} is not known", request.user_id)))?;
+        let ever = Range { from_ms: i64::MIN, to_ms: i64::MAX };
+        let Range { from_ms, to_ms } = range.unwrap_or(ever);
+        let history = view.history(&profile, from_ms, to_ms, EVENTS_MAX);
+        let sessions = profile.sessions.list().iter();
+        let sessions: Vec<_> =
+            sessions.filter(|session| (from_ms..to_ms).contains(&session.start_ms)).collect();
+        let known_ms: i64 = sessions.iter().map(|session| session.end_ms - session.start_ms).sum();
+        // Of a range only what is kept can be told; of all time the profile knows all.
+        let (events, days, transactions, revenue_micros, all_ms, begun) = match range {
+            Some(_) => (
+                history.events,
+                history.days_active,
+                history.transactions,
+                history.revenue_micros,
+                known_ms,
+                sessions.len() as u64,
+            ),
+            None => (
+                profile.events,
+                profile.days_active(),
+                profile.transactions,
+                profile.revenue_micros,
+                known_ms + profile.sessions.forgotten_ms(),
+                profile.sessions_begun,
+            ),
+        };
+        let mut answer = GetUserAnalyticsResponse {
+            user_profile: Some(UserProfile {
+                user_id: profile.id.to_string(),
+                first_seen: Some(timestamp(profile.first_ms)),
+                last_seen: Some(timestamp(profile.last_ms)),
+                total_sessions: i32::try_from(profile.sessions_begun).unwrap_or(i32::MAX),
+                total_events: i32::try_from(profile.events).unwrap_or(i32::MAX),
+                attributes: HashMap::new(),
+            }),
+            metrics: Some(UserMetrics {
+                // Events a day with events, of which ten count as the most there is.
+                engagement_score: (events as f64 / f64::from(days.max(1)) / 10.0).min(1.0) * 100.0,
+                days_active: i32::try_from(days).unwrap_or(i32::MAX),
+                avg_session_duration: all_ms as f64 / 1000.0 / begun.max(1) as f64,
+                total_transactions: i32::try_from(transactions).unwrap_or(i32::MAX),
+                total_revenue: revenue_micros as f64 / 1e6,
+            }),
+            ..GetUserAnalyticsResponse::default()
+        };
+        if request.include_sessions {
+            answer.sessions.extend(sessions.iter().map(|session| UserSession {
+                session_id: session.id.as_deref().unwrap_or_default().to_owned(),
+                start_time: Some(timestamp(session.start_ms)),
+                end_time: Some(timestamp(session.end_ms)),
+                event_count: i32::try_from(session.events).unwrap_or(i32::MAX),
+                duration: Some(duration(session.end_ms - session.start_ms)),
+                properties: HashMap::new(),
+            }));
+        }
+        if request.include_events {
+            answer.events.extend(history.latest.iter().map(|event| told(event, &profile, &view)));
+        }
+        Ok(answer)
+    }
+
     /// Works a query out on a thread of its own, which takes second place to the cores: whatever takes more than a moment
     /// is not for the thread that answers everybody.
     async fn apart<T: Send + 'static>(
@@ -314,6 +426,26 @@ impl Platform {
             query(&platform)
         });
         worked_out.await.map_err(|error| Status::internal(error.to_string()))?
+    }
+}
+
+/// An event of a user as it is kept: without its own data.
+fn told(event: &Found, profile: &Profile, view: &View) -> Event {
+    let mut texts = event.texts().map(str::to_owned);
+    let (id, session_id) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+    let mut properties = HashMap::new();
+    while let (Some(key), Some(value)) = (texts.next(), texts.next()) {
+        properties.insert(key, value);
+    }
+    Event {
+        id,
+        user_id: profile.id.to_string(),
+        session_id,
+        event_type: i32::from(event.kind() as u8),
+        timestamp: Some(timestamp(event.timestamp_ms())),
+        source: view.source(event.source()).to_owned(),
+        properties,
+        event_data: None,
     }
 }
 
@@ -351,7 +483,8 @@ impl AnalyticsService for Platform {
     ) -> Result<Response<AnalyticsSummary>, Status> {
         let since = Instant::now();
         let request = request.into_inner();
-        let range = Range::read(request.time_range.as_ref())?.unwrap_or_else(|| Range::last(HOUR));
+        let range = self.range(request.time_range.as_ref())?;
+        let range = range.unwrap_or_else(|| self.outwards(Range::last_hour()));
         let filter = filter(&request.event_types, &request.filters)?;
         if !matches!(request.group_by.as_str(), "" | "event_type") {
             return Err(Status::invalid_argument("group_by: expected event_type, or nothing"));
@@ -362,7 +495,8 @@ impl AnalyticsService for Platform {
             (self.total(range), self.total(before))
         } else {
             let sums = self.apart(move |platform| {
-                let one = |range| platform.scanned(range, &filter, |_| 0).remove(&0).unwrap_or_default();
+                let one =
+                    |range| platform.scanned(range, &filter, true, |_| 0).remove(&0).unwrap_or_default();
                 Ok((one(range), one(before)))
             });
             sums.await?
@@ -414,7 +548,7 @@ impl AnalyticsService for Platform {
                 let range = Range::last(Duration::from_secs(seconds));
                 let wanted = filter.clone();
                 let total = platform.apart(move |platform| {
-                    Ok(platform.scanned(range, &wanted, |_| 0).remove(&0).unwrap_or_default())
+                    Ok(platform.scanned(range, &wanted, false, |_| 0).remove(&0).unwrap_or_default())
                 });
                 let told = total.await.map(|total| real_time(&total, range, seconds));
                 let is_end = told.is_err();
@@ -436,66 +570,7 @@ impl AnalyticsService for Platform {
             return Err(Status::invalid_argument("user_id: expected at least 1 character"));
         }
         let range = Range::read(request.time_range.as_ref())?;
-        let within = |ms: i64| range.is_none_or(|range| (range.from_ms..range.to_ms).contains(&ms));
-        for part in self.parts.iter() {
-            let mut part = part.lock();
-            let Some((profile, events)) = part.user(&request.user_id, EVENTS_MAX) else { continue };
-            let mut answer = GetUserAnalyticsResponse::default();
-            let known = profile.sessions.list();
-            let lengths: i64 = known.iter().map(|session| session.end_ms - session.start_ms).sum();
-            answer.user_profile = Some(UserProfile {
-                user_id: profile.id.to_string(),
-                first_seen: Some(timestamp(profile.first_ms)),
-                last_seen: Some(timestamp(profile.last_ms)),
-                total_sessions: i32::try_from(profile.sessions_begun).unwrap_or(i32::MAX),
-                total_events: i32::try_from(profile.events).unwrap_or(i32::MAX),
-                attributes: HashMap::new(),
-            });
-            let days = profile.days_active();
-            answer.metrics = Some(UserMetrics {
-                // Events a day with events, of which ten count as the most there is.
-                engagement_score: (profile.events as f64 / f64::from(days.max(1)) / 10.0).min(1.0) * 100.0,
-                days_active: i32::try_from(days).unwrap_or(i32::MAX),
-                avg_session_duration: lengths as f64 / 1000.0 / known.len().max(1) as f64,
-                total_transactions: i32::try_from(profile.transactions).unwrap_or(i32::MAX),
-                total_revenue: profile.revenue_micros as f64 / 1e6,
-            });
-            if request.include_sessions {
-                let shown = known.iter().filter(|session| within(session.start_ms));
-                answer.sessions.extend(shown.map(|session| UserSession {
-                    session_id: session.id.as_deref().unwrap_or_default().to_owned(),
-                    start_time: Some(timestamp(session.start_ms)),
-                    end_time: Some(timestamp(session.end_ms)),
-                    event_count: i32::try_from(session.events).unwrap_or(i32::MAX),
-                    duration: Some(duration(session.end_ms - session.start_ms)),
-                    properties: HashMap::new(),
-                }));
-            }
-            if request.include_events {
-                let shown = events.iter().filter(|event| within(event.timestamp_ms()));
-                answer.events.extend(shown.map(|event| {
-                    let mut texts = event.texts().map(str::to_owned);
-                    let (id, session_id) =
-                        (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
-                    let mut properties = HashMap::new();
-                    while let (Some(key), Some(value)) = (texts.next(), texts.next()) {
-                        properties.insert(key, value);
-                    }
-                    Event {
-                        id,
-                        user_id: profile.id.to_string(),
-                        session_id,
-                        event_type: i32::from(event.kind() as u8),
-                        timestamp: Some(timestamp(event.timestamp_ms())),
-                        source: part.sources().name(event.source()).to_owned(),
-                        properties,
-                        event_data: None,
-                    }
-                }));
-            }
-            return Ok(Response::new(answer));
-        }
-        Err(Status::not_found(format!("user {} is not known", request.user_id)))
+        self.apart(move |platform| platform.user(&request, range)).await.map(Response::new)
     }
 
     async fn get_funnel_analysis(
@@ -504,7 +579,7 @@ impl AnalyticsService for Platform {
     ) -> Result<Response<GetFunnelAnalysisResponse>, Status> {
         let since = Instant::now();
         let request = request.into_inner();
-        let range = Range::required(request.time_range.as_ref())?;
+        let range = self.required_range(request.time_range.as_ref())?;
         if !(2..=STEPS_MAX).contains(&request.steps.len()) {
             return Err(Status::invalid_argument(format!("steps: expected 2 to {STEPS_MAX}")));
         }

@@ -26,6 +26,7 @@ use transports::{
 
 use super::{
     legacy::{Event, is_sound},
+    object::Object,
     producer::{self, Counters, Kind},
     record::LEGACY_SCHEMA,
 };
@@ -159,7 +160,7 @@ impl Facades {
     }
 
     fn read_producer(kind: Kind, body: &[u8], unix_ms: u64, draft: &mut Draft) -> bool {
-        let Ok(ProducerJson { data, metadata }) = serde_json::from_slice(body) else { return false };
+        let Ok(Object(ProducerJson { data, metadata })) = serde_json::from_slice(body) else { return false };
         let data = data.trim();
         if data.is_empty() || data.len() > producer::DATA_BYTES_MAX {
             return false;
@@ -229,7 +230,7 @@ impl Facade for Facades {
                 (&b"async"[..], "Event queued for async processing")
             }
         };
-        let Ok(event) = serde_json::from_slice::<EventJson<'_>>(body) else { return false };
+        let Ok(Object(event)) = serde_json::from_slice::<Object<EventJson<'_>>>(body) else { return false };
         let sent = Sent { success: true, message, event_id: &event.id };
         self.read_event(&event, how, draft) && serde_json::to_writer(&mut draft.answer, &sent).is_ok()
     }

@@ -80,6 +80,20 @@ fn is_preflight(request: &Request) -> bool {
     request.method() == Method::OPTIONS && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
+/// Credentials that come as gRPC metadata over REST, in the way of grpc-gateway: `Grpc-Metadata-X-Api-Key`. Those that come
+/// without the prefix count more.
+fn take_metadata(headers: &mut HeaderMap) {
+    for (prefixed, name) in
+        [("grpc-metadata-x-api-key", API_KEY), ("grpc-metadata-authorization", AUTHORIZATION)]
+    {
+        if let Some(value) = headers.remove(prefixed)
+            && !headers.contains_key(&name)
+        {
+            headers.insert(name, value);
+        }
+    }
+}
+
 fn has_type(request: &Request, start: &[u8]) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE);
     content_type.is_some_and(|content_type| content_type.as_bytes().starts_with(start))
@@ -103,13 +117,17 @@ fn turn_away(path: &str, is_grpc: bool, status: Status) -> Response {
     response
 }
 
-/// Turns away who may not ask; gives every answer of the platform its request's id. What is asked of a gRPC method in JSON
-/// is answered in JSON, as grpc-gateway does for methods without a route of their own.
+/// Turns away who may not ask; gives every answer of the platform its request's id. What is asked of a gRPC method and is
+/// not gRPC is JSON, whatever its type, and is answered in JSON, as grpc-gateway does for methods without a route of their
+/// own.
 pub async fn check(State(platform): State<Platform>, mut request: Request, next: Next) -> Response {
+    let is_grpc = has_type(&request, b"application/grpc");
+    if !is_grpc && is_platform(request.uri().path()) {
+        take_metadata(request.headers_mut());
+    }
     let path = request.uri().path();
     let is_asked = is_guarded(path, platform.scope) && (is_platform(path) || !is_preflight(&request));
     let admitted = if is_asked { admits(&platform.guard, request.headers()) } else { Ok(()) };
-    let is_grpc = has_type(&request, b"application/grpc");
     if !path.starts_with("/v1/") && !path.starts_with("/analytics.") {
         return match admitted {
             Ok(()) => next.run(request).await,
@@ -122,7 +140,6 @@ pub async fn check(State(platform): State<Platform>, mut request: Request, next:
         .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()))
         .cloned();
     let id = known.or_else(|| HeaderValue::from_str(&format!("req-{}", uuid::Uuid::now_v7())).ok());
-    let is_json = has_type(&request, b"application/json");
     let method = path.strip_prefix("/analytics.v1.").map(str::to_owned);
     let mut response = match admitted {
         // Where gRPC is spoken, the front end watches the clock.
@@ -132,7 +149,7 @@ pub async fn check(State(platform): State<Platform>, mut request: Request, next:
                 request.extensions_mut().insert(deadline);
                 let work = async {
                     match method {
-                        Some(method) if is_json && request.method() == Method::POST => {
+                        Some(method) if request.method() == Method::POST => {
                             unbound(&platform, &method, deadline, request).await
                         }
                         _ => next.run(request).await,

@@ -13,7 +13,7 @@ use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, event::Ev
 
 use transports::events::{EVENT_SCHEMA, SCHEMA_KEY};
 
-use super::{legacy, record};
+use super::{legacy, object::Object, record};
 
 /// The header with the protobuf of an `analytics.v1.Event`.
 pub const WHOLE: &str = "event-bin";
@@ -149,7 +149,7 @@ fn kind(arrived: &Arrived<'_>) -> Option<Kind> {
         Some(record::LEGACY_SCHEMA) => Some(Kind::Analytics),
         Some(PRODUCER_SCHEMA) => Some(Kind::Producer),
         Some(_) => None,
-        None => match serde_json::from_slice::<Look>(arrived.value).ok()? {
+        None => match serde_json::from_slice::<Object<Look>>(arrived.value).ok()?.0 {
             Look { payload: Some(_), .. } => None,
             Look { user_id: Some(_), event_type: Some(_), .. } => Some(Kind::Analytics),
             Look { r#type: Some(_), data: Some(_), .. } => Some(Kind::Producer),
@@ -159,7 +159,7 @@ fn kind(arrived: &Arrived<'_>) -> Option<Kind> {
 }
 
 fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> Result<(), String> {
-    let event: legacy::Event =
+    let Object(event): Object<legacy::Event> =
         serde_json::from_slice(arrived.value).map_err(|error| format!("not an analytics.Event: {error}"))?;
     if event.id.is_empty() || event.event_type.is_empty() {
         return Err("not an analytics.Event: id and event_type are required".to_owned());
@@ -195,7 +195,7 @@ fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> R
 }
 
 fn read_producer(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> Result<(), String> {
-    let event: ProducerEvent =
+    let Object(event): Object<ProducerEvent> =
         serde_json::from_slice(arrived.value).map_err(|error| format!("not a producer.Event: {error}"))?;
     let mut metadata = Vec::new();
     let mut writer = MetadataWriter::new(&mut metadata);
@@ -254,7 +254,10 @@ impl Shapes for EventShapes {
                 true
             }
             Some(record::LEGACY_SCHEMA) => {
-                let Ok(event) = serde_json::from_slice::<legacy::Event>(record.payload) else { return false };
+                let Ok(Object(event)) = serde_json::from_slice::<Object<legacy::Event>>(record.payload)
+                else {
+                    return false;
+                };
                 out.topic.push_str(&self.analytics);
                 out.value.extend_from_slice(record.payload);
                 // Without a user any partition is as good, and an empty key would put them all into one.

@@ -25,7 +25,7 @@ use transports::{
     message::EVENT_NAME_BYTES_MAX,
 };
 
-use super::{Platform, batch_value, record};
+use super::{Platform, batch_value, object::Object, record};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -106,18 +106,19 @@ impl Event {
 
 #[derive(Deserialize)]
 struct Batch {
-    events: Vec<Event>,
+    events: Vec<Object<Event>>,
 }
+
+/// Where the older system takes batches: as its service did, and as its own client asks.
+pub const BATCH_PATHS: [&str; 2] = ["/events/batch", "/batch"];
 
 /// Routes of the older system.
 pub(super) fn routes(platform: Platform) -> Router {
-    Router::new()
+    let router = Router::new()
         .route("/events", post(event))
         .route("/events/async", post(event_async))
-        .route("/events/batch", post(batch))
-        .route("/batch", post(batch))
-        .route("/analytics/summary", get(summary))
-        .with_state(platform)
+        .route("/analytics/summary", get(summary));
+    BATCH_PATHS.into_iter().fold(router, |router, path| router.route(path, post(batch))).with_state(platform)
 }
 
 fn answer(status: u16, value: Value) -> Response {
@@ -131,7 +132,7 @@ fn not_json(error: &serde_json::Error) -> Response {
 async fn one(platform: &Platform, body: &Bytes, wanted: Wanted, success: u16, message: &str) -> Response {
     let how = if wanted == Wanted::Asynchronous { &b"async"[..] } else { b"" };
     let event: Event = match serde_json::from_slice(body) {
-        Ok(event) => event,
+        Ok(Object(event)) => event,
         Err(error) => return not_json(&error),
     };
     if let Some(message) = event.wrong() {
@@ -158,8 +159,9 @@ async fn event_async(State(platform): State<Platform>, body: Bytes) -> Response 
 }
 
 async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
-    let events = match batch_value(&headers, &body).and_then(serde_json::from_value::<Batch>) {
-        Ok(batch) => batch.events,
+    let read = batch_value(&headers, &body).and_then(serde_json::from_value::<Object<Batch>>);
+    let events: Vec<Event> = match read {
+        Ok(Object(batch)) => batch.events.into_iter().map(|Object(event)| event).collect(),
         Err(error) => return not_json(&error),
     };
     if events.is_empty() || events.len() > BATCH_MAX {
@@ -174,9 +176,8 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         .map(|(event, _)| event.id.as_str())
         .collect();
     let stored = events.len() - failed.len();
-    let all_refused = stored == 0 && events.iter().any(|event| event.wrong().is_none());
     answer(
-        if all_refused { 503 } else { 200 },
+        if stored == 0 { 503 } else { 200 },
         json!({
             "success": failed.is_empty(),
             "message": format!("Processed {stored}/{} events", events.len()),

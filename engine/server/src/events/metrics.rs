@@ -76,11 +76,37 @@ fn quantile(name: &str, values: &Values, share: f64) -> Result<f64, Status> {
 }
 
 impl Platform {
+    /// Says which of the names that are asked for nobody has ever counted, and which cannot be told in this way.
+    fn check_names(&self, names: &[String], aggregation: MetricAggregation) -> Result<(), Status> {
+        let is_own = |name: &str| OWN.iter().any(|(own, ..)| *own == name);
+        let is_sum = matches!(aggregation, MetricAggregation::Unspecified | MetricAggregation::Sum);
+        let of_other_kind = names.iter().find(|name| is_own(name) && !is_sum);
+        if let Some(name) = of_other_kind {
+            return Err(Status::invalid_argument(format!(
+                "aggregation: `{name}` is counted over the whole time and has a SUM only; the others are of custom metrics"
+            )));
+        }
+        let is_custom =
+            |name: &str| self.parts.iter().any(|part| part.lock().metrics().all().any(|known| known == name));
+        let unknown: Vec<&str> =
+            names.iter().map(String::as_str).filter(|name| !is_own(name) && !is_custom(name)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let own: Vec<&str> = OWN.iter().map(|(name, ..)| *name).collect();
+        Err(Status::not_found(format!(
+            "metric_names: nobody has sent {:?}; expected {}, or the name of a metric that custom events carried",
+            unknown,
+            own.join(", ")
+        )))
+    }
+
     fn metrics(&self, request: &GetMetricsRequest) -> Result<(Vec<Metric>, Range), Status> {
         if !request.labels.is_empty() {
             return Err(Status::invalid_argument("labels: these metrics have none"));
         }
-        let range = Range::read(request.time_range.as_ref())?.unwrap_or_else(Range::last_hour);
+        let range = self.range(request.time_range.as_ref())?;
+        let range = range.unwrap_or_else(|| self.outwards(Range::last_hour()));
         Ok((metrics(&self.total(range), &request.metric_names, request.aggregation())?, range))
     }
 }
@@ -152,6 +178,7 @@ impl MetricsService for Platform {
         request: Request<GetMetricsRequest>,
     ) -> Result<Response<GetMetricsResponse>, Status> {
         let request = request.into_inner();
+        self.check_names(&request.metric_names, request.aggregation())?;
         let (metrics, range) = self.metrics(&request)?;
         let metadata = MetricsMetadata {
             total_metrics: i32::try_from(metrics.len()).unwrap_or(i32::MAX),
@@ -197,6 +224,7 @@ impl MetricsService for Platform {
     ) -> Result<Response<ExportMetricsResponse>, Status> {
         let ExportMetricsRequest { format, metric_names, time_range } = request.into_inner();
         let request = GetMetricsRequest { metric_names, time_range, ..GetMetricsRequest::default() };
+        self.check_names(&request.metric_names, request.aggregation())?;
         let (metrics, _) = self.metrics(&request)?;
         let (data, content_type) = export(&format, &metrics)?;
         Ok(Response::new(ExportMetricsResponse {

@@ -15,6 +15,7 @@ mod legacy;
 mod legacy_grpc;
 mod metrics;
 mod normal;
+mod object;
 mod openapi;
 pub mod producer;
 mod record;
@@ -39,6 +40,7 @@ pub use facade::Facades;
 pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use kafka::EventShapes;
+pub use legacy::BATCH_PATHS as OLDER_BATCH_PATHS;
 pub use legacy_grpc::Older;
 pub use record::{Worker, is_event};
 

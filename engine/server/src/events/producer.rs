@@ -229,15 +229,7 @@ fn answer(status: StatusCode, value: &Value) -> Response {
 }
 
 fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
-    dress_refusal(status, &refusal_body(status, code, message))
-}
-
-fn dress_refusal(status: StatusCode, body: &Value) -> Response {
-    let mut response = answer(status, body);
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    response
+    answer(status, &refusal_body(status, code, message))
 }
 
 /// `data` and `metadata` of a request.
@@ -298,7 +290,7 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
         Some(Fate::Err(why)) => {
             platform.producer.failed(kind);
             let (status, body) = refusal(&why);
-            dress_refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), &body)
+            answer(StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), &body)
         }
         None => refuse(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL_ERROR", "an event without a fate"),
     }

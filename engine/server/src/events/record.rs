@@ -20,7 +20,7 @@ use transports::{
     message::{About, EventProto, read_event},
 };
 
-use super::{ingestion::Way, legacy};
+use super::{ingestion::Way, legacy, object::Object};
 
 /// The older system's events, as their JSON.
 pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
@@ -103,9 +103,14 @@ impl Worker {
             Schema::Typed => {
                 read_event(record.payload).is_some_and(|event| add(part, record, &event).is_some())
             }
-            Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|event| {
-                add_legacy(part, record, &event);
-                true
+            Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|Object(event)| {
+                let legacy::Event { id, user_id, event_type, source, .. } = &event;
+                // What came through the door was asked this; what others wrote to a broker was not.
+                let is_sound = legacy::is_sound(id, user_id, event_type, source);
+                if is_sound {
+                    add_legacy(part, record, &event);
+                }
+                is_sound
             }),
         })
     }
@@ -191,5 +196,35 @@ impl Process for Worker {
 
     fn rest(&mut self) {
         self.held = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine_analytics::Bounds;
+
+    use super::*;
+
+    #[test]
+    fn a_record_that_says_it_is_an_event_and_is_none_is_given_up() {
+        let part = Arc::new(Mutex::new(Part::new(Bounds::default())));
+        let mut worker = Worker::new(Some(Arc::clone(&part)));
+        let mut metadata = Vec::new();
+        MetadataWriter::new(&mut metadata).push(SCHEMA_KEY, LEGACY_SCHEMA);
+        let cases: [(&[u8], Outcome); 6] = [
+            (br#"{"id":"e-1","event_type":"page_view"}"#, Outcome::Processed),
+            (br#"{"id":"","event_type":""}"#, Outcome::Failed),
+            (br#"{"id":"e-1"}"#, Outcome::Failed),
+            (b"{}", Outcome::Failed),
+            (br#"["e-1","u","page_view",{},0,"web"]"#, Outcome::Failed),
+            (b"page_view", Outcome::Failed),
+        ];
+        for (payload, outcome) in cases {
+            let record = Record { id: b"r", payload, metadata: &metadata, ..Record::default() };
+            let text = String::from_utf8_lossy(payload);
+            assert_eq!(worker.process(&record, &mut Vec::new()), outcome, "{text}");
+        }
+        worker.rest();
+        assert_eq!(part.lock().events(), 1);
     }
 }

@@ -15,6 +15,7 @@ use prost::Message;
 use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
 };
+use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 use tidegate_proto::analytics::v1::{
     IngestEventRequest, IngestEventsRequest, StreamEventsRequest, analytics_service_server::AnalyticsService,
@@ -36,13 +37,23 @@ pub(super) fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
         .ok_or_else(|| Status::internal(format!("analytics.v1.{name} is not described")))
 }
 
-/// Reads a message from proto JSON; unknown fields are dropped.
-fn read<M: Message + Default>(name: &str, mut value: Value) -> Result<M, Status> {
+/// Reads a message from a body's proto JSON; unknown fields are dropped.
+fn read<M: Message + Default>(name: &str, value: Value) -> Result<M, Status> {
+    read_from("request body", name, value)
+}
+
+/// Reads a message from a query.
+fn read_query<M: Message + Default>(name: &str, query: Option<&str>) -> Result<M, Status> {
+    read_from("query", name, query_value(name, query)?)
+}
+
+/// Reads a message; `place` is where its fields stood, for the words of an error.
+fn read_from<M: Message + Default>(place: &str, name: &str, mut value: Value) -> Result<M, Status> {
     let descriptor = descriptor(name)?;
     normalise(&descriptor, &mut value)?;
     let options = DeserializeOptions::new().deny_unknown_fields(false);
     let message = DynamicMessage::deserialize_with_options(descriptor, value, &options)
-        .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
+        .map_err(|error| Status::invalid_argument(format!("{place}: {error}")))?;
     M::decode(message.encode_to_vec().as_slice()).map_err(|error| Status::internal(error.to_string()))
 }
 
@@ -64,14 +75,16 @@ fn query_value(name: &str, query: Option<&str>) -> Result<Value, Status> {
     let descriptor = descriptor(name)?;
     let mut root = Map::new();
     for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        set(&mut root, &descriptor, &key, &value)?;
+        set(&mut root, &descriptor, &key, &key, &value)?;
     }
     Ok(Value::Object(root))
 }
 
+/// Sets the field that `key` leads to; `whole` is the key as it stands in the query, for the words of an error.
 fn set(
     into: &mut Map<String, Value>,
     descriptor: &MessageDescriptor,
+    whole: &str,
     key: &str,
     value: &str,
 ) -> Result<(), Status> {
@@ -83,7 +96,7 @@ fn set(
     // As in a body, unknown fields are dropped.
     let Some(field) = found else { return Ok(()) };
     let wrong =
-        |expected: &str| Status::invalid_argument(format!("{key}: expected {expected}, not `{value}`"));
+        |expected: &str| Status::invalid_argument(format!("{whole}: expected {expected}, not `{value}`"));
     let name = field.json_name().to_owned();
     if field.is_map() {
         let inner = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -97,7 +110,7 @@ fn set(
         Kind::Message(message) if !rest.is_empty() => {
             let rest = rest.strip_prefix('.').ok_or_else(|| wrong("a field behind a dot"))?;
             if let Value::Object(map) = into.entry(name).or_insert_with(|| json!({})) {
-                set(map, &message, rest, value)?;
+                set(map, &message, whole, rest, value)?;
             }
             return Ok(());
         }
@@ -117,6 +130,11 @@ fn set(
                     .into()
             }
         },
+        Kind::Message(message)
+            if message.full_name() == "google.protobuf.Timestamp" && value.parse::<Timestamp>().is_err() =>
+        {
+            return Err(wrong("a time as 2026-06-01T10:00:00Z"));
+        }
         Kind::String | Kind::Bytes | Kind::Message(_) => value.into(),
         _ => value.parse::<i64>().map_or_else(|_| value.into(), Into::into),
     };
@@ -167,14 +185,8 @@ fn answer(status: u16, value: &Value) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, value.to_string()).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
-            response.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
-        }
-        StatusCode::UNAUTHORIZED => {
-            response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
-        }
-        _ => {}
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert("www-authenticate", HeaderValue::from_static("Bearer"));
     }
     response
 }
@@ -366,7 +378,7 @@ async fn analytics_health(State(platform): State<Platform>) -> Response {
 async fn summary(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetAnalyticsSummaryRequest";
-        let request = read(name, query_value(name, query.as_deref())?)?;
+        let request = read_query(name, query.as_deref())?;
         platform.get_analytics_summary(Request::new(request)).await
     };
     respond("AnalyticsSummary", work).await
@@ -375,7 +387,7 @@ async fn summary(State(platform): State<Platform>, RawQuery(query): RawQuery) ->
 async fn series(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetTimeSeriesRequest";
-        let request = read(name, query_value(name, query.as_deref())?)?;
+        let request = read_query(name, query.as_deref())?;
         platform.get_time_series(Request::new(request)).await
     };
     respond("GetTimeSeriesResponse", work).await
@@ -392,7 +404,7 @@ async fn user(
         let name = "GetUserAnalyticsRequest";
         let mut value = query_value(name, query.as_deref())?;
         value["userId"] = user_id.into();
-        platform.get_user_analytics(Request::new(read(name, value)?)).await
+        platform.get_user_analytics(Request::new(read_from("query", name, value)?)).await
     };
     respond("GetUserAnalyticsResponse", work).await
 }
@@ -408,7 +420,7 @@ async fn funnel(State(platform): State<Platform>, body: Bytes) -> Response {
 async fn metrics(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "GetMetricsRequest";
-        platform.get_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
+        platform.get_metrics(Request::new(read_query(name, query.as_deref())?)).await
     };
     respond("GetMetricsResponse", work).await
 }
@@ -416,7 +428,7 @@ async fn metrics(State(platform): State<Platform>, RawQuery(query): RawQuery) ->
 async fn metrics_export(State(platform): State<Platform>, RawQuery(query): RawQuery) -> Response {
     let work = async {
         let name = "ExportMetricsRequest";
-        platform.export_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
+        platform.export_metrics(Request::new(read_query(name, query.as_deref())?)).await
     };
     respond("ExportMetricsResponse", work).await
 }
@@ -432,7 +444,7 @@ async fn metrics_stream(
 ) -> Response {
     let work = async {
         let name = "GetMetricsRequest";
-        platform.stream_metrics(Request::new(read(name, query_value(name, query.as_deref())?)?)).await
+        platform.stream_metrics(Request::new(read_query(name, query.as_deref())?)).await
     };
     stream("Metric", work.await, deadline)
 }
@@ -444,7 +456,7 @@ async fn real_time(
 ) -> Response {
     let work = async {
         let name = "GetRealTimeAnalyticsRequest";
-        let request = read(name, query_value(name, query.as_deref())?)?;
+        let request = read_query(name, query.as_deref())?;
         platform.get_real_time_analytics(Request::new(request)).await
     };
     stream("RealTimeAnalyticsResponse", work.await, deadline)

@@ -6,8 +6,10 @@ mod harness;
 
 mod acceptance;
 mod aggregates;
+mod bodies;
 mod brokers;
 mod client_libraries;
+mod definitions;
 mod delivery;
 mod docs;
 mod events;
