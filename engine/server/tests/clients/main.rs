@@ -8,6 +8,7 @@ mod acceptance;
 mod aggregates;
 mod brokers;
 mod client_libraries;
+mod command_line;
 mod delivery;
 mod docs;
 mod events;
