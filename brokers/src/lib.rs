@@ -31,6 +31,7 @@ pub mod pipeline;
 pub mod publisher;
 #[cfg(feature = "remote")]
 pub mod remote;
+pub mod secret;
 pub mod status;
 pub mod stored;
 pub mod window;

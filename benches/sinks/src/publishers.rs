@@ -100,7 +100,7 @@ pub fn nats(folder: &Path, rounds: usize) -> Result<()> {
     let server = process::nats(folder)?;
     let url = format!("nats://127.0.0.1:{}", server.port);
     let config = NatsConfig {
-        url: url.clone(),
+        servers: brokers::nats::Servers::parse(&url).map_err(anyhow::Error::msg)?,
         stream: "BENCH".into(),
         subject: "bench.messages".into(),
         consumer: "none".into(),
@@ -186,8 +186,8 @@ pub fn kafka(folder: &Path, rounds: usize) -> Result<()> {
         partition: PartitionKey::default(),
         security_protocol: "plaintext".into(),
         sasl_mechanism: "PLAIN".into(),
-        sasl_username: String::new(),
-        sasl_password: String::new(),
+        sasl_username: Default::default(),
+        sasl_password: Default::default(),
         ssl_ca_location: String::new(),
     };
     let mut publisher = KafkaPublisher::new(config.clone(), Arc::new(SideStatus::new("kafka")))

@@ -67,12 +67,13 @@ impl Partitions {
 struct Context {
     status: Arc<SideStatus>,
     partitions: Arc<Mutex<Partitions>>,
-    brokers: String,
+    config: KafkaConfig,
 }
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(broker = self.status.name, brokers = self.brokers, %error, reason, "consumer");
+        let reason = self.config.hide_in(reason);
+        tracing::debug!(broker = self.status.name, brokers = self.config.brokers, %error, reason, "consumer");
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -145,7 +146,7 @@ impl KafkaSource {
         let context = Context {
             status: Arc::clone(&status),
             partitions: Arc::clone(&partitions),
-            brokers: config.brokers.clone(),
+            config: config.clone(),
         };
         let consumer: BaseConsumer<Context> = config
             .client()?
@@ -161,7 +162,7 @@ impl KafkaSource {
             .set("allow.auto.create.topics", "false")
             .set("topic.metadata.refresh.interval.ms", "5000")
             .create_with_context(context)
-            .map_err(|error| format!("kafka: {error}"))?;
+            .map_err(|error| config.hide_in(format!("kafka: {error}")))?;
         let topics = config.topics();
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         consumer.subscribe(&names).map_err(|error| format!("kafka topics {}: {error}", names.join(", ")))?;

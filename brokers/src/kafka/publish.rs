@@ -75,7 +75,7 @@ enum Event {
 struct Context {
     events: Sender<Event>,
     status: Arc<SideStatus>,
-    brokers: String,
+    config: KafkaConfig,
     connected: Arc<AtomicBool>,
 }
 
@@ -91,7 +91,8 @@ impl ClientContext for Context {
             }
             _ => "look at KAFKA_BROKERS",
         };
-        let text = format!("kafka.brokers = {}: {reason} ({hint})", self.brokers);
+        let reason = self.config.hide_in(reason);
+        let text = format!("kafka.brokers = {}: {reason} ({hint})", self.config.brokers);
         tracing::debug!(broker = self.status.name, text);
         if !self.connected.load(Ordering::Acquire) {
             self.status.set_trouble(Some(text));
@@ -570,10 +571,11 @@ fn producer(
     let context = Context {
         events: events.clone(),
         status: Arc::clone(status),
-        brokers: config.brokers.clone(),
+        config: config.clone(),
         connected: Arc::clone(connected),
     };
-    ThreadedProducer::from_config_and_context(&client, context).map_err(|error| format!("kafka: {error}"))
+    ThreadedProducer::from_config_and_context(&client, context)
+        .map_err(|error| config.hide_in(format!("kafka: {error}")))
 }
 
 /// What comes back only because something else failed before.

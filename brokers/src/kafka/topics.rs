@@ -67,7 +67,7 @@ pub(super) fn message_bytes_max(config: &KafkaConfig, topics: &[Topic]) -> Optio
 }
 
 fn unreachable(config: &KafkaConfig, error: &dyn std::fmt::Display) -> String {
-    format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", config.brokers)
+    config.hide_in(format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", config.brokers))
 }
 
 /// A topic that is there.

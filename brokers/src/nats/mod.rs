@@ -10,6 +10,7 @@
 
 pub mod consume;
 pub mod publish;
+mod servers;
 
 use std::{
     sync::{
@@ -29,13 +30,14 @@ use async_nats::{
 };
 use tokio::sync::Notify;
 
+pub use self::servers::Servers;
 use crate::status::SideStatus;
 
 /// How to reach NATS, and what to do there.
 #[derive(Clone, Debug)]
 pub struct NatsConfig {
-    /// Servers, separated by commas.
-    pub url: String,
+    /// The servers, and the login for them.
+    pub servers: Servers,
     /// The stream.
     pub stream: String,
     /// The subject that messages are published on.
@@ -99,10 +101,9 @@ async fn connect(
     link: &Arc<Link>,
     broken: Broken,
 ) -> Result<Client, String> {
-    let servers: Vec<&str> = config.url.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
-    let (events, told, url) = (Arc::clone(link), Arc::clone(status), config.url.clone());
+    let (events, told, servers) = (Arc::clone(link), Arc::clone(status), config.servers.clone());
     let once = Arc::clone(link);
-    ConnectOptions::new()
+    let options = ConnectOptions::new()
         .name("tidegate")
         .retry_on_initial_connect()
         .max_reconnects(None)
@@ -119,18 +120,21 @@ async fn connect(
         .event_callback(move |event| {
             events.note(&event);
             if let Event::ClientError(_) | Event::ServerError(_) | Event::Disconnected = event {
-                told.set_trouble(Some(format!("nats.url = {url}: {event} (look at NATS_URL)")));
+                let event = servers.hide_in(event.to_string());
+                told.set_trouble(Some(format!("nats.url = {servers}: {event} (look at NATS_URL)")));
             }
             async {}
-        })
-        .connect(servers.as_slice())
-        .await
-        .map_err(|error| format!("nats.url = {}: {error}; give it as nats://host:port", config.url))
+        });
+    let connected = config.servers.log_in(options).connect(config.servers.addresses()).await;
+    connected.map_err(|error| {
+        let error = config.servers.hide_in(error.to_string());
+        format!("nats.url = {}: {error}; give it as nats://host:port", config.servers)
+    })
 }
 
 /// The stream; made if it is not there.
 async fn stream(context: &jetstream::Context, config: &NatsConfig) -> Result<Stream, String> {
-    let named = |error: String| format!("nats.stream = {} at {}: {error}", config.stream, config.url);
+    let named = |error: String| format!("nats.stream = {} at {}: {error}", config.stream, config.servers);
     match context.get_stream(&config.stream).await {
         Ok(found) => {
             let has = &found.cached_info().config;

@@ -253,7 +253,7 @@ impl NatsPublisher {
                 self.status.set_trouble(Some(format!(
                     "nats.stream = {} at {}: no acknowledgement for {} ms",
                     self.config.stream,
-                    self.config.url,
+                    self.config.servers,
                     self.config.ack_timeout.as_millis()
                 )));
             }
@@ -344,7 +344,7 @@ impl NatsPublisher {
                 let subject = self.config.subject.clone();
                 let sent = session.client.publish_with_reply_and_headers(subject, reply, headers, payload);
                 if let Err(error) = sent.await {
-                    self.status.set_trouble(Some(format!("nats.url = {}: {error}", self.config.url)));
+                    self.status.set_trouble(Some(format!("nats.url = {}: {error}", self.config.servers)));
                     return Err(Leave);
                 }
             }
@@ -493,7 +493,10 @@ async fn keep_stream(
             };
             if let Some(why) = trouble {
                 ready.store(false, Ordering::Release);
-                status.set_trouble(Some(format!("nats.stream = {} at {}: {why}", config.stream, config.url)));
+                status.set_trouble(Some(format!(
+                    "nats.stream = {} at {}: {why}",
+                    config.stream, config.servers
+                )));
                 link.wake.notify_one();
             }
         }

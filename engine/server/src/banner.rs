@@ -55,7 +55,7 @@ impl Banner<'_> {
             return format!("sent on to {} ({})", remote.target, remote.setting);
         }
         let place = |provider: &Provider| match provider {
-            Provider::Nats => format!("nats ({})", delivery.nats.url),
+            Provider::Nats => format!("nats ({})", delivery.nats.servers),
             Provider::Kafka => format!("kafka ({})", delivery.kafka.brokers),
             other => other.name().to_owned(),
         };

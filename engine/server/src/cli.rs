@@ -1,11 +1,16 @@
-//! The command line.
+//! The command line. What says where settings come from ([`Sources`]) may stand in front of every command and behind it,
+//! and means the same; a command that has no use for one of them says so instead of ignoring it.
 
 use std::path::PathBuf;
 
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::role::Part;
+use crate::{
+    role::Part,
+    settings::{Flag, find},
+};
 
 /// Takes messages in over HTTP/1.1, HTTP/2 and gRPC, and says honestly how safe each one is.
 #[derive(Debug, Parser)]
@@ -17,49 +22,37 @@ use crate::role::Part;
         tidegate                                  start on the default ports\n  \
         tidegate run --set queue.size=100000      with another setting\n  \
         tidegate config explain queue.size        what a setting means and where its value comes from\n  \
-        tidegate config print > tidegate.toml     a commented file with the settings in force\n\n\
+        tidegate config print                     the settings in force as a commented file\n  \
+        tidegate -c other.toml topics list        every option may stand in front of a command, too\n\n\
         Settings come from flags, then the environment (and .env), then tidegate.toml, then the defaults."
 )]
 pub struct Cli {
     /// What to do; without it, `run`.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Flags of a bare `tidegate`, as of `tidegate run`.
+    /// Ask the running server how it is: the check of a container image.
+    #[arg(long, hide = true)]
+    pub health_check: bool,
+    /// What stands in front of the command.
     #[command(flatten)]
-    pub run: RunArguments,
+    pub sources: Sources,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start the server (the default).
-    Run(RunArguments),
+    Run(Sources),
     /// Check, explain or print the settings.
-    Config {
-        /// What about them.
-        #[command(subcommand)]
-        action: ConfigAction,
-    },
+    Config(With<ConfigAction>),
     /// Look into the durable log (data.directory).
-    Log {
-        /// What about it.
-        #[command(subcommand)]
-        action: LogAction,
-    },
+    Log(With<LogAction>),
     /// Send messages of the durable log once more to a running Tidegate.
     Replay(ReplayArguments),
     /// Show messages that could not be delivered, or send them once more.
-    Dlq {
-        /// What about them.
-        #[command(subcommand)]
-        action: DlqAction,
-    },
+    Dlq(With<DlqAction>),
     /// Create or list the topics of Kafka (kafka.brokers).
-    Topics {
-        /// What about them.
-        #[command(subcommand)]
-        action: TopicsAction,
-    },
+    Topics(With<TopicsAction>),
     /// Say the version.
     Version,
     /// Print a completion script for a shell.
@@ -67,6 +60,17 @@ pub enum Command {
         /// Which shell.
         shell: Shell,
     },
+}
+
+/// A command with actions; sources may stand between the two.
+#[derive(Args, Debug)]
+pub struct With<T: Subcommand> {
+    /// What about it.
+    #[command(subcommand)]
+    pub action: T,
+    /// What stands between the command and its action.
+    #[command(flatten)]
+    pub sources: Sources,
 }
 
 /// What about the log.
@@ -100,7 +104,7 @@ pub enum LogAction {
 }
 
 /// What to send once more.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Debug)]
 pub struct ReplayArguments {
     /// First offset, or time of appending (2026-11-21T10:00:00Z) [default: the oldest].
     #[arg(long)]
@@ -117,6 +121,9 @@ pub struct ReplayArguments {
     /// The running Tidegate.
     #[arg(long, default_value = "http://localhost:8082")]
     pub url: String,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub sources: Sources,
 }
 
 /// A place in the log.
@@ -139,6 +146,9 @@ pub enum DlqAction {
         /// One JSON object a line.
         #[arg(long)]
         json: bool,
+        /// Where settings come from.
+        #[command(flatten)]
+        sources: Sources,
     },
     /// Send them once more to a running Tidegate, oldest first; what was sent is not listed any more.
     Replay {
@@ -148,60 +158,67 @@ pub enum DlqAction {
         /// The running Tidegate.
         #[arg(long, default_value = "http://localhost:8082")]
         url: String,
+        /// Where settings come from.
+        #[command(flatten)]
+        sources: Sources,
     },
 }
 
 /// What about Kafka's topics.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub enum TopicsAction {
     /// Create those that are not there, with the partitions and retention that the older systems give them.
-    Create,
+    Create(Sources),
     /// Print every topic with its partitions, its records and what the consumer group has not worked on.
-    List,
+    List(Sources),
 }
 
 /// Which log.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Debug)]
 pub struct LogArguments {
     /// The data directory [default: data.directory of the settings, or ./tidegate-data].
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub sources: Sources,
 }
 
 /// What about the settings.
 #[derive(Debug, Subcommand)]
 pub enum ConfigAction {
     /// Check every source and say all that is wrong; exit code 0 when nothing is.
-    Check(RunArguments),
+    Check(Sources),
     /// Say what a setting means, its value, and where that came from.
     Explain {
         /// The setting, for example `queue.size`.
         key: String,
-        /// Sources, as for `run`.
+        /// Where settings come from.
         #[command(flatten)]
-        sources: RunArguments,
+        sources: Sources,
     },
     /// Print the settings in force as a commented file.
     Print {
         /// Print the defaults instead.
         #[arg(long)]
         defaults: bool,
-        /// Sources, as for `run`.
+        /// Where settings come from.
         #[command(flatten)]
-        sources: RunArguments,
+        sources: Sources,
     },
 }
 
 /// Where settings come from.
 #[derive(Args, Clone, Debug, Default)]
-pub struct RunArguments {
-    /// Settings file [default: tidegate.toml, if there is one].
-    #[arg(long, short, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+#[command(next_help_heading = "Settings, in front of a command or behind it")]
+pub struct Sources {
+    /// Settings file [default: TIDEGATE_CONFIG, else tidegate.toml, if there is one].
+    #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Which part to run [default: all, or the one this program is named after].
     #[arg(long, value_enum)]
     pub role: Option<Part>,
-    /// Set any setting: KEY=VALUE, for example queue.size=5000. May be repeated.
+    /// Set any setting: KEY=VALUE, for example queue.size=5000. May be repeated; the last one counts.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Messages in flight over all cores (queue.size).
@@ -218,12 +235,12 @@ pub struct RunArguments {
     pub log_format: Option<String>,
 }
 
-impl RunArguments {
-    /// The flags as `(setting, value, flag as typed)`.
+impl Sources {
+    /// The flags in the order in which they count, the last one most.
     ///
     /// # Errors
-    /// A `--set` without `=`.
-    pub fn flags(&self) -> anyhow::Result<Vec<(String, String, String)>> {
+    /// A `--set` without `=`. It is not quoted: it may be a secret.
+    pub fn flags(&self) -> Result<Vec<Flag>> {
         let mut flags = Vec::new();
         let named = [
             ("queue.size", "--queue-size", &self.queue_size),
@@ -233,15 +250,147 @@ impl RunArguments {
         ];
         for (path, flag, value) in named {
             if let Some(value) = value {
-                flags.push((path.to_owned(), value.clone(), format!("{flag} {value}")));
+                flags.push(Flag { path: path.to_owned(), value: value.clone(), shown: flag.to_owned() });
             }
         }
-        for pair in &self.set {
+        for (place, pair) in self.set.iter().enumerate() {
             let Some((path, value)) = pair.split_once('=') else {
-                anyhow::bail!("--set {pair}: write it as KEY=VALUE, for example --set queue.size=5000");
+                bail!(
+                    "--set, the {}. one: there is no `=` in it; write it as KEY=VALUE, for example --set queue.size=5000",
+                    place + 1
+                );
             };
-            flags.push((path.trim().to_owned(), value.to_owned(), format!("--set {pair}")));
+            let path = path.trim().to_owned();
+            flags.push(Flag { value: value.to_owned(), shown: format!("--set {path}"), path });
         }
         Ok(flags)
+    }
+
+    /// These with those that stand behind them on the command line.
+    fn and(mut self, behind: Sources) -> Result<Self> {
+        fn one<T>(name: &str, front: Option<T>, behind: Option<T>) -> Result<Option<T>> {
+            ensure!(front.is_none() || behind.is_none(), "{name} is given twice; give it once");
+            Ok(front.or(behind))
+        }
+        self.set.extend(behind.set);
+        Ok(Self {
+            config: one("--config", self.config, behind.config)?,
+            role: one("--role", self.role, behind.role)?,
+            set: self.set,
+            queue_size: one("--queue-size", self.queue_size, behind.queue_size)?,
+            cores: one("--cores", self.cores, behind.cores)?,
+            log_level: one("--log-level", self.log_level, behind.log_level)?,
+            log_format: one("--log-format", self.log_format, behind.log_format)?,
+        })
+    }
+
+    /// Refuses what `command` would ignore.
+    fn used_by(&self, command: &str, uses: Uses) -> Result<()> {
+        let unused = |option: &str, what: &str| format!("`tidegate {command}` has no use for {option}{what}");
+        match uses {
+            Uses::Everything => Ok(()),
+            Uses::Nothing => {
+                ensure!(self.config.is_none(), "{}", unused("--config", ": it reads no settings"));
+                ensure!(self.role.is_none(), "{}", unused("--role", ": it reads no settings"));
+                match self.flags()?.first() {
+                    Some(flag) => bail!("{}", unused(&flag.shown, ": it reads no settings")),
+                    None => Ok(()),
+                }
+            }
+            Uses::Settings { paths, role } => {
+                ensure!(self.role.is_none() || role, "{}", unused("--role", ": it is the same for each"));
+                let knows = |path: &str| {
+                    paths
+                        .iter()
+                        .any(|known| path == *known || (known.ends_with('.') && path.starts_with(known)))
+                };
+                for flag in self.flags()? {
+                    // What is no setting at all is said by who reads the settings.
+                    if find(&flag.path).is_some() && !knows(&flag.path) {
+                        let what =
+                            format!(": of the settings it reads {}", paths.join(", ").replace(".,", ".*,"));
+                        bail!("{}", unused(&flag.shown, what.trim_end_matches('.')));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a command reads of the settings.
+#[derive(Clone, Copy, Debug)]
+enum Uses {
+    Everything,
+    Nothing,
+    /// Settings, or with a dot at the end tables; and whether it matters for which part.
+    Settings {
+        paths: &'static [&'static str],
+        role: bool,
+    },
+}
+
+/// Where the log is.
+const DIRECTORY: Uses = Uses::Settings { paths: &["data.directory", "queue.type"], role: false };
+/// Where the log is, and what a server asks for that messages are sent to.
+const SENDING: Uses = Uses::Settings {
+    paths: &["data.directory", "queue.type", "auth.api_keys", "auth.tokens", "auth.scope"],
+    role: false,
+};
+/// Where Kafka is, and what the topics are.
+const KAFKA: Uses = Uses::Settings { paths: &["kafka."], role: true };
+
+impl Cli {
+    /// What to do, and the sources of its settings, wherever on the line they stand.
+    ///
+    /// # Errors
+    /// Options given twice, and those that this command has no use for.
+    pub fn into_parts(self) -> Result<(Option<Command>, Sources)> {
+        let mut command = self.command;
+        let (name, uses, between, behind) = match &mut command {
+            None => ("run", Uses::Everything, None, None),
+            Some(Command::Run(sources)) => ("run", Uses::Everything, None, Some(sources)),
+            Some(Command::Config(config)) => {
+                let (uses, behind) = match &mut config.action {
+                    ConfigAction::Check(sources) | ConfigAction::Explain { sources, .. } => {
+                        (Uses::Everything, sources)
+                    }
+                    ConfigAction::Print { defaults, sources, .. } => {
+                        (if *defaults { Uses::Nothing } else { Uses::Everything }, sources)
+                    }
+                };
+                ("config", uses, Some(&mut config.sources), Some(behind))
+            }
+            Some(Command::Log(log)) => {
+                let behind = match &mut log.action {
+                    LogAction::Verify(log) | LogAction::Stat(log) => log,
+                    LogAction::Dump { log, .. } | LogAction::Repair { log, .. } => log,
+                };
+                ("log", DIRECTORY, Some(&mut log.sources), Some(&mut behind.sources))
+            }
+            Some(Command::Replay(arguments)) => ("replay", SENDING, None, Some(&mut arguments.sources)),
+            Some(Command::Dlq(dlq)) => {
+                let (uses, behind) = match &mut dlq.action {
+                    DlqAction::List { sources, .. } => (DIRECTORY, sources),
+                    DlqAction::Replay { sources, .. } => (SENDING, sources),
+                };
+                ("dlq", uses, Some(&mut dlq.sources), Some(behind))
+            }
+            Some(Command::Topics(topics)) => {
+                let (TopicsAction::Create(behind) | TopicsAction::List(behind)) = &mut topics.action;
+                ("topics", KAFKA, Some(&mut topics.sources), Some(behind))
+            }
+            Some(Command::Version) => ("version", Uses::Nothing, None, None),
+            Some(Command::Completions { .. }) => ("completions", Uses::Nothing, None, None),
+        };
+        let mut sources = self.sources;
+        for further in [between, behind].into_iter().flatten() {
+            sources = sources.and(std::mem::take(further))?;
+        }
+        if self.health_check {
+            ensure!(name == "run", "`tidegate {name}` has no use for -health-check");
+        }
+        sources.used_by(name, uses)?;
+        Ok((command, sources))
     }
 }

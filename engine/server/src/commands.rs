@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     io,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -9,16 +10,15 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
-use http::HeaderValue;
 
 use crate::{
-    cli::{Cli, Command, ConfigAction, RunArguments},
+    cli::{Cli, Command, ConfigAction, Sources, With},
     health_check, log_tools, resend,
     role::Part,
     run,
     settings::{
-        DEFAULT_DIRECTORY, KEYS, Layers, Resolved, commented_defaults, default_file, expectation, find,
-        nearest,
+        Checked, KEYS, Layers, Origin, Problem, Resolved, Shown, commented_defaults, default_file,
+        expectation, find, nearest,
     },
     topics,
 };
@@ -35,16 +35,19 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch() -> Result<ExitCode> {
-    if health_check::is_asked_for(std::env::args().skip(1)) {
-        let arguments = RunArguments::default();
-        let Some(resolved) = resolve(&arguments)? else { return Ok(ExitCode::FAILURE) };
-        health_check::ask(&resolved.settings, part(&arguments))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let cli = Cli::parse();
-    match cli.command {
-        None => start(&cli.run),
-        Some(Command::Run(arguments)) => start(&arguments),
+    let cli = Cli::parse_from(arguments());
+    let asks_for_health = cli.health_check;
+    let (command, sources) = cli.into_parts()?;
+    match command {
+        None | Some(Command::Run(_)) if asks_for_health => {
+            let Some(resolved) = resolve(&sources)? else { return Ok(ExitCode::FAILURE) };
+            health_check::ask(&resolved.settings, part(&sources))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None | Some(Command::Run(_)) => match resolve(&sources)? {
+            Some(resolved) => run::run(resolved.settings, part(&sources)),
+            None => Ok(ExitCode::FAILURE),
+        },
         Some(Command::Version) => {
             println!("tidegate {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
@@ -53,34 +56,48 @@ fn dispatch() -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Some(Command::Config { action }) => config(action),
-        Some(Command::Topics { action }) => match resolve(&RunArguments::default())? {
+        Some(Command::Config(With { action, .. })) => config(action, &sources),
+        Some(Command::Topics(With { action, .. })) => match resolve(&sources)? {
             Some(resolved) => topics::run(&action, &resolved.settings),
             None => Ok(ExitCode::FAILURE),
         },
         Some(Command::Replay(arguments)) => {
-            let (directory, key) = default_directory()?;
-            resend::replay(&arguments, &directory, key)
+            let Some(checked) = read(&sources)? else { return Ok(ExitCode::FAILURE) };
+            resend::replay(&arguments, &checked.data_directory(), checked.own_key()?)
         }
-        Some(Command::Dlq { action }) => {
-            let (directory, key) = default_directory()?;
-            resend::dead_letters(&action, &directory, key)
+        Some(Command::Dlq(With { action, .. })) => {
+            let Some(checked) = read(&sources)? else { return Ok(ExitCode::FAILURE) };
+            resend::dead_letters(&action, &checked.data_directory(), checked.own_key()?)
         }
-        Some(Command::Log { action }) => log_tools::run(&action, default_directory()?.0),
+        Some(Command::Log(With { action, .. })) => {
+            let Some(checked) = read(&sources)? else { return Ok(ExitCode::FAILURE) };
+            log_tools::run(&action, checked.data_directory())
+        }
     }
 }
 
+/// The command line, with `-health-check` as clap can read it: in front of all, with two dashes.
+fn arguments() -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let asks = |argument: &OsString| argument == "-health-check" || argument == "--health-check";
+    if arguments.iter().skip(1).any(asks) {
+        arguments.retain(|argument| !asks(argument));
+        arguments.insert(1, "--health-check".into());
+    }
+    arguments
+}
+
 /// The part to run: the flag, or the name this program was started under.
-fn part(arguments: &RunArguments) -> Part {
+fn part(sources: &Sources) -> Part {
     let named = || {
         let program = std::env::args().next()?;
         Part::of_program(Path::new(&program).file_name()?.to_str()?)
     };
-    arguments.role.or_else(named).unwrap_or(Part::All)
+    sources.role.or_else(named).unwrap_or(Part::All)
 }
 
-/// Reads every source; `None` when something is wrong, which has been said.
-fn resolve(arguments: &RunArguments) -> Result<Option<Resolved>> {
+/// Where settings come from, with the variables.
+fn layers(sources: &Sources) -> Result<Layers> {
     // `.env` first, the process environment over it.
     let mut environment: BTreeMap<String, String> = BTreeMap::new();
     match dotenvy::from_path_iter(".env") {
@@ -96,51 +113,50 @@ fn resolve(arguments: &RunArguments) -> Result<Option<Resolved>> {
     let real = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     environment.extend(real);
-    let file = arguments.config.clone().or_else(|| Some(default_file()).filter(|path| path.exists()));
-    let layers = Layers { file, environment, flags: arguments.flags()? };
-    match layers.resolve(part(arguments)) {
-        Ok(resolved) => Ok(Some(resolved)),
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("tidegate: {problem}");
-            }
-            Ok(None)
-        }
-    }
+    let named = environment.get("TIDEGATE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let file = sources.config.clone().or(named);
+    let file = file.or_else(|| Some(default_file()).filter(|path| path.exists()));
+    Ok(Layers { file, environment, flags: sources.flags()? })
 }
 
-/// The log's folder, as a server with these settings would use it, and the key that such a server asks for.
-fn default_directory() -> Result<(PathBuf, Option<HeaderValue>)> {
-    let settings = resolve(&RunArguments::default())?.map(|resolved| resolved.settings);
-    let (directory, key) =
-        settings.map_or((None, None), |settings| (settings.delivery.data_directory, settings.auth.own_key));
-    Ok((directory.unwrap_or_else(|| PathBuf::from(DEFAULT_DIRECTORY)), key))
+/// Says what is wrong.
+fn said<T>(outcome: Result<T, Vec<Problem>>) -> Option<T> {
+    outcome.map_err(|problems| problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"))).ok()
 }
 
-fn start(arguments: &RunArguments) -> Result<ExitCode> {
-    match resolve(arguments)? {
-        Some(resolved) => run::run(resolved.settings, part(arguments)),
-        None => Ok(ExitCode::FAILURE),
-    }
+/// Reads every source; `None` when something is wrong, which has been said.
+fn resolve(sources: &Sources) -> Result<Option<Resolved>> {
+    Ok(said(layers(sources)?.resolve(part(sources))))
 }
 
-fn config(action: ConfigAction) -> Result<ExitCode> {
+/// The same, for a command that needs few of the settings, whether all of them go together or not.
+fn read(sources: &Sources) -> Result<Option<Checked>> {
+    Ok(said(layers(sources)?.read(part(sources))))
+}
+
+fn config(action: ConfigAction, sources: &Sources) -> Result<ExitCode> {
     match action {
-        ConfigAction::Check(sources) => {
-            let Some(resolved) = resolve(&sources)? else { return Ok(ExitCode::FAILURE) };
-            let changed = KEYS.iter().filter(|key| resolved.value(key).1.to_string() != "default").count();
+        ConfigAction::Check(_) => {
+            let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
+            let changed =
+                KEYS.iter().filter(|key| *resolved.checked.value(key).origin != Origin::Default).count();
             println!("settings are valid: {changed} of {} differ from their default's source", KEYS.len());
             Ok(ExitCode::SUCCESS)
         }
-        ConfigAction::Explain { key, sources } => {
+        ConfigAction::Explain { key, .. } => {
             let Some(found) = find(&key) else {
                 anyhow::bail!("there is no setting `{key}`; did you mean `{}`?", nearest(&key));
             };
-            let Some(resolved) = resolve(&sources)? else { return Ok(ExitCode::FAILURE) };
-            let (value, origin) = resolved.value(found);
+            let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
+            let Shown { text, is_secret, origin } = resolved.checked.value(found);
+            let hidden = if is_secret && text != "(secret)" {
+                " with a user and password, which are not shown"
+            } else {
+                ""
+            };
             let mut variables: Vec<String> = found.variables.iter().map(|name| (*name).to_owned()).collect();
             variables.push(found.own_variable());
-            println!("{} = {value}", found.path);
+            println!("{} = {text}{hidden}", found.path);
             println!("  from     {origin}");
             println!("  default  {}", found.default);
             println!("  means    {}", found.text);
@@ -158,16 +174,19 @@ fn config(action: ConfigAction) -> Result<ExitCode> {
             print!("{}", commented_defaults());
             Ok(ExitCode::SUCCESS)
         }
-        ConfigAction::Print { sources, .. } => {
-            let Some(resolved) = resolve(&sources)? else { return Ok(ExitCode::FAILURE) };
+        ConfigAction::Print { .. } => {
+            let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
             let mut table = "";
             for key in KEYS {
                 if key.table() != table {
                     println!("{}[{}]", if table.is_empty() { "" } else { "\n" }, key.table());
                     table = key.table();
                 }
-                let (value, origin) = resolved.value(key);
-                println!("{} = {value} # {origin}", key.name());
+                let Shown { text, is_secret, origin } = resolved.checked.value(key);
+                match is_secret {
+                    true => println!("# {} = … # a secret, left out; it came from {origin}", key.name()),
+                    false => println!("{} = {text} # {origin}", key.name()),
+                }
             }
             Ok(ExitCode::SUCCESS)
         }

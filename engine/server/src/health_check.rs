@@ -15,11 +15,6 @@ use crate::{role::Part, settings::Settings};
 /// Longest wait for a connection, and for the answer.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Whether the program was called for it.
-pub fn is_asked_for(mut arguments: impl Iterator<Item = String>) -> bool {
-    arguments.any(|argument| matches!(argument.as_str(), "-health-check" | "--health-check"))
-}
-
 /// Asks `/health` of the listener that this part opens first.
 ///
 /// # Errors

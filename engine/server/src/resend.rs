@@ -64,8 +64,8 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, key: Option<HeaderV
 pub fn dead_letters(action: &DlqAction, directory: &Path, key: Option<HeaderValue>) -> Result<ExitCode> {
     let folder = |given: &Option<PathBuf>| dead_letter_folder(given.as_deref().unwrap_or(directory));
     match action {
-        DlqAction::List { directory, json } => list(&folder(directory), *json),
-        DlqAction::Replay { directory, url } => replay_dead_letters(&folder(directory), url, key),
+        DlqAction::List { directory, json, .. } => list(&folder(directory), *json),
+        DlqAction::Replay { directory, url, .. } => replay_dead_letters(&folder(directory), url, key),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{cli::TopicsAction, settings::Settings};
 pub fn run(action: &TopicsAction, settings: &Settings) -> Result<ExitCode> {
     let (kafka, wanted) = (&settings.delivery.kafka, settings.kafka_topics.all_topics());
     match action {
-        TopicsAction::Create => {
+        TopicsAction::Create(_) => {
             // One after the other: each is said, also when the next cannot be had.
             for topic in &wanted {
                 let made =
@@ -33,7 +33,7 @@ pub fn run(action: &TopicsAction, settings: &Settings) -> Result<ExitCode> {
                 }
             }
         }
-        TopicsAction::List => {
+        TopicsAction::List(_) => {
             let found = topics::list(kafka).map_err(|error| anyhow!(error))?;
             println!("{:<32} {:>10} {:>12} {:>12}", "topic", "partitions", "records", "lag");
             for topic in &found {

@@ -42,8 +42,8 @@ fn publisher(cluster: &Cluster) -> KafkaPublisher {
         partition: PartitionKey::default(),
         security_protocol: "plaintext".into(),
         sasl_mechanism: String::new(),
-        sasl_username: String::new(),
-        sasl_password: String::new(),
+        sasl_username: Default::default(),
+        sasl_password: Default::default(),
         ssl_ca_location: String::new(),
     };
     KafkaPublisher::new(config, Arc::new(SideStatus::new("kafka"))).unwrap()

@@ -176,8 +176,14 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         .map(|(event, _)| event.id.as_str())
         .collect();
     let stored = events.len() - failed.len();
+    let status = match stored {
+        // Another try changes nothing about what is wrong by itself.
+        0 if events.iter().all(|event| event.wrong().is_some()) => 400,
+        0 => 503,
+        _ => 200,
+    };
     answer(
-        if stored == 0 { 503 } else { 200 },
+        status,
         json!({
             "success": failed.is_empty(),
             "message": format!("Processed {stored}/{} events", events.len()),

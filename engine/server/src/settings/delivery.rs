@@ -6,8 +6,9 @@ use brokers::{
     breaker::BreakerConfig,
     kafka::KafkaConfig,
     log::{Io, LogConfig, Sync},
-    nats::NatsConfig,
+    nats::{NatsConfig, Servers},
     remote::{RemoteConfig, Target},
+    secret::Secret,
 };
 use engine_core::{AckLevel, PartitionKey};
 
@@ -134,7 +135,7 @@ impl Delivery {
             idempotency_entries: values.number("idempotency.entries"),
             unreachable: [None, None, None],
             log: None,
-            nats: nats(values),
+            nats: nats(values)?,
             kafka: kafka(values),
             breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
@@ -184,7 +185,7 @@ impl Delivery {
             idempotency_entries: values.number("idempotency.entries"),
             unreachable: [None, None, None],
             log: None,
-            nats: nats(values),
+            nats: nats(values)?,
             kafka: kafka(values),
             breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
@@ -295,16 +296,17 @@ fn breaker(values: &Values) -> BreakerConfig {
     }
 }
 
-fn nats(values: &Values) -> NatsConfig {
-    NatsConfig {
-        url: values.text("nats.url"),
+fn nats(values: &Values) -> Result<NatsConfig, Problem> {
+    let servers = Servers::parse(&values.text("nats.url"));
+    Ok(NatsConfig {
+        servers: servers.map_err(|wrong| values.problem("nats.url", &wrong))?,
         stream: values.text("nats.stream"),
         subject: values.text("nats.subject"),
         consumer: values.text("nats.consumer"),
         in_flight_max: values.number("nats.in_flight_max"),
         pack_messages: values.number("nats.pack_messages"),
         ack_timeout: values.time("nats.ack_timeout"),
-    }
+    })
 }
 
 /// The topics, and so the shapes, of everything that goes to Kafka.
@@ -319,8 +321,7 @@ pub(super) fn kafka_topics(values: &Values) -> EventShapes {
 fn kafka(values: &Values) -> KafkaConfig {
     let text = |name: &str| values.text(&format!("kafka.{name}"));
     KafkaConfig {
-        // Trimmed everywhere (contracts C18).
-        brokers: text("brokers").split(',').map(str::trim).collect::<Vec<_>>().join(","),
+        brokers: text("brokers"),
         topic: text("topic"),
         shapes: Some(Arc::new(kafka_topics(values))),
         consumer_group: text("consumer_group"),
@@ -334,8 +335,8 @@ fn kafka(values: &Values) -> KafkaConfig {
         partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
         security_protocol: text("security_protocol"),
         sasl_mechanism: text("sasl_mechanism"),
-        sasl_username: text("sasl_username"),
-        sasl_password: text("sasl_password"),
+        sasl_username: Secret::new(&text("sasl_username")),
+        sasl_password: Secret::new(&text("sasl_password")),
         ssl_ca_location: text("ssl_ca_location"),
     }
 }

@@ -19,6 +19,14 @@ pub enum Kind {
     Choice(&'static [(&'static str, &'static str)]),
     /// Any text.
     Text,
+    /// A text for nobody's eyes: it is never shown, neither in answers nor in errors.
+    Secret,
+    /// NATS servers; what they are shown as user and password is a secret.
+    NatsServers,
+    /// Kafka's bootstrap brokers; a user has no place in them.
+    KafkaBrokers,
+    /// A URL of another process; a user has no place in it.
+    Url,
     /// Go notation (`15s`, `1m30s`, `100ms`) or a bare number of seconds, within bounds in milliseconds.
     Duration {
         /// Shortest, in milliseconds.
@@ -49,9 +57,9 @@ impl Key {
         format!("TIDEGATE_{}", self.path.replace('.', "_").to_ascii_uppercase())
     }
 
-    /// Whether the value is for nobody's eyes.
-    pub fn is_secret(&self) -> bool {
-        ["password", ".api_key", ".api_keys", "auth.tokens"].iter().any(|end| self.path.ends_with(end))
+    /// Whether its value may hold a secret, so that no error quotes it.
+    pub fn may_be_secret(&self) -> bool {
+        matches!(self.kind, Kind::Secret | Kind::NatsServers | Kind::KafkaBrokers | Kind::Url)
     }
 
     /// Whether of several variables that differ the first named wins; otherwise that is an error.
@@ -275,21 +283,21 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "remote.ingest_url",
-        Kind::Text,
+        Kind::Url,
         r#""""#,
         &["INGEST_URL"],
         "Another Tidegate (http://host:port) that the roles api-gateway, grpc-gateway, producer-service and highload-microservice send every message on to, over HTTP/2. Its answer is theirs. Empty: remote.processor_url, else they work on messages themselves.",
     ),
     key(
         "remote.processor_url",
-        Kind::Text,
+        Kind::Url,
         r#""""#,
         &["PROCESSOR_URL"],
         "The same for the roles ingest, producer and grpc-server, and for the ones above when remote.ingest_url is empty. The role all has its processor in itself and asks nobody.",
     ),
     key(
         "remote.api_key",
-        Kind::Text,
+        Kind::Secret,
         r#""""#,
         &[],
         "What is shown to the other process as x-api-key, with every message. Empty: with auth.scope = all the first of this process's own keys or tokens, else none.",
@@ -324,7 +332,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "nats.url",
-        Kind::Text,
+        Kind::NatsServers,
         r#""nats://localhost:4222""#,
         &["NATS_URL"],
         "NATS servers, separated by commas; user and password as nats://user:password@host:port.",
@@ -373,7 +381,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "kafka.brokers",
-        Kind::Text,
+        Kind::KafkaBrokers,
         r#""localhost:9092""#,
         &["KAFKA_BROKERS", "KAFKA_BROKER_LIST"],
         "Bootstrap brokers, separated by commas; of two variables that differ the first named here wins.",
@@ -474,8 +482,8 @@ pub const KEYS: &[Key] = &[
         "How to speak to the brokers; all but plaintext need a build with --features kafka-tls.",
     ),
     key("kafka.sasl_mechanism", Kind::Text, r#""""#, &[], "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
-    key("kafka.sasl_username", Kind::Text, r#""""#, &[], "User for SASL."),
-    key("kafka.sasl_password", Kind::Text, r#""""#, &[], "Password for SASL; never printed."),
+    key("kafka.sasl_username", Kind::Secret, r#""""#, &[], "User for SASL."),
+    key("kafka.sasl_password", Kind::Secret, r#""""#, &[], "Password for SASL; never printed."),
     key(
         "kafka.ssl_ca_location",
         Kind::Text,
@@ -647,14 +655,14 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "auth.api_keys",
-        Kind::Text,
+        Kind::Secret,
         r#""""#,
         &["API_KEYS"],
         "API keys (x-api-key), separated by commas; auth.scope says what asks for one. With auth.tokens empty, too, everybody may ask; health never asks for one.",
     ),
     key(
         "auth.tokens",
-        Kind::Text,
+        Kind::Secret,
         r#""""#,
         &["AUTH_TOKENS"],
         "Bearer tokens (authorization: Bearer …), separated by commas; as good as API keys.",

@@ -1,16 +1,25 @@
 //! Laying the sources over each other, keeping for each value the place it came from, and saying all that is wrong
 //! at once.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use brokers::nats::Servers;
 
 use figment::{
     Figment, Profile, Provider,
     providers::{Format, Toml},
     value::{Dict, Map, Value},
 };
+use http::HeaderValue;
 
 use super::{
-    Auth, Delivery, DriverChoice, KEYS, Key, Kind, Settings,
+    Auth, DEFAULT_DIRECTORY, Delivery, DriverChoice, KEYS, Key, Kind, Settings,
     delivery::kafka_topics,
     find, nearest,
     value::{address, check, duration, from_text, shown},
@@ -53,8 +62,19 @@ pub struct Layers {
     pub file: Option<PathBuf>,
     /// Variables: the process environment over `.env`.
     pub environment: BTreeMap<String, String>,
-    /// `path=value` pairs of flags, with the flag as typed.
-    pub flags: Vec<(String, String, String)>,
+    /// Flags; of two for one setting the last one counts.
+    pub flags: Vec<Flag>,
+}
+
+/// One setting, as a flag gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// The setting.
+    pub path: String,
+    /// Its value.
+    pub value: String,
+    /// The flag without its value, which may be a secret.
+    pub shown: String,
 }
 
 /// The settings in force, with their origins.
@@ -62,18 +82,68 @@ pub struct Layers {
 pub struct Resolved {
     /// Typed.
     pub settings: Settings,
+    /// As they were read.
+    pub checked: Checked,
+}
+
+/// Every setting by itself, with the place it came from; whether they go together is not known yet. Commands that need
+/// one or two of them ask here.
+#[derive(Debug)]
+pub struct Checked {
     values: BTreeMap<&'static str, (Value, Origin)>,
 }
 
-impl Resolved {
-    /// Value, as it would stand in the file, and origin.
-    pub fn value(&self, key: &Key) -> (String, &Origin) {
+impl Checked {
+    /// What may be shown of a setting.
+    pub fn value(&self, key: &Key) -> Shown<'_> {
         let (value, origin) = &self.values[key.path];
-        (
-            if key.is_secret() && shown(value) != "\"\"" { "\"(secret)\"".to_owned() } else { shown(value) },
-            origin,
-        )
+        let text = value.as_str().unwrap_or_default();
+        let (text, is_secret) = match key.kind {
+            Kind::Secret if !text.is_empty() => ("(secret)".to_owned(), true),
+            Kind::NatsServers => match Servers::parse(text) {
+                Ok(servers) if servers.has_login() => (shown(&Value::from(servers.to_string())), true),
+                _ => (shown(value), false),
+            },
+            _ => (shown(value), false),
+        };
+        Shown { text, is_secret, origin }
     }
+
+    /// The folder of the log: as it is set, else where `queue.type = log` has it. Whether this queue writes one does not
+    /// matter for who wants to look into it.
+    pub fn data_directory(&self) -> PathBuf {
+        match Values(&self.values).text("data.directory").as_str() {
+            "" => PathBuf::from(DEFAULT_DIRECTORY),
+            directory => PathBuf::from(directory),
+        }
+    }
+
+    /// The key that a server with these settings asks for.
+    ///
+    /// # Errors
+    /// Settings of keys that do not go together.
+    pub fn own_key(&self) -> Result<Option<HeaderValue>, Problem> {
+        Ok(Auth::read(&Values(&self.values))?.own_key)
+    }
+
+    /// All of them, typed.
+    ///
+    /// # Errors
+    /// Settings that do not go together.
+    pub fn settings(&self, part: Part) -> Result<Settings, Problem> {
+        typed(&self.values, part)
+    }
+}
+
+/// What may be shown of a setting.
+#[derive(Debug)]
+pub struct Shown<'a> {
+    /// The value as it would stand in the file; of a secret what is none of it.
+    pub text: String,
+    /// Whether something is missing in it, which is a secret.
+    pub is_secret: bool,
+    /// Where it came from.
+    pub origin: &'a Origin,
 }
 
 /// A provider of one value, so that figment merges it at its place.
@@ -99,6 +169,16 @@ impl Layers {
     /// # Errors
     /// Everything that is wrong, not only the first.
     pub fn resolve(&self, part: Part) -> Result<Resolved, Vec<Problem>> {
+        let checked = self.read(part)?;
+        let settings = checked.settings(part).map_err(|problem| vec![problem])?;
+        Ok(Resolved { settings, checked })
+    }
+
+    /// Reads every setting for `part`, each by itself.
+    ///
+    /// # Errors
+    /// Everything that is wrong, not only the first.
+    pub fn read(&self, part: Part) -> Result<Checked, Vec<Problem>> {
         let mut problems = Vec::new();
         let mut origins: BTreeMap<&'static str, Origin> =
             KEYS.iter().map(|key| (key.path, Origin::Default)).collect();
@@ -111,9 +191,9 @@ impl Layers {
         }
 
         if let Some(path) = &self.file {
-            match Figment::from(Toml::file_exact(path)).extract::<Dict>() {
+            match read_file(path) {
                 Ok(dict) => self.merge_file(path, &dict, &mut figment, &mut origins, &mut problems),
-                Err(error) => problems.push(Problem(format!("{}: {error}", path.display()))),
+                Err(problem) => problems.push(problem),
             }
         }
         for key in KEYS {
@@ -127,17 +207,17 @@ impl Layers {
             }
         }
         self.unknown_variables(&mut problems);
-        for (path, text, flag) in &self.flags {
+        for Flag { path, value, shown } in &self.flags {
             let Some(key) = find(path) else {
-                problems.push(unknown(path, &format!("flag {flag}")));
+                problems.push(unknown(path, &format!("flag {shown}")));
                 continue;
             };
-            match from_text(key.kind, text) {
+            match from_text(key.kind, value) {
                 Ok(value) => {
                     figment = figment.merge(One(key.path, value));
-                    origins.insert(key.path, Origin::Flag(flag.clone()));
+                    origins.insert(key.path, Origin::Flag(shown.clone()));
                 }
-                Err(wrong) => problems.push(Problem(format!("flag {flag}: setting {path}: {wrong}"))),
+                Err(wrong) => problems.push(Problem(format!("flag {shown}: setting {path}: {wrong}"))),
             }
         }
         if !problems.is_empty() {
@@ -151,13 +231,12 @@ impl Layers {
                 .map_err(|wrong| vec![Problem(format!("setting {}: {wrong}", key.path))])?;
             values.insert(key.path, (value, origins[key.path].clone()));
         }
-        let settings = typed(&values, part).map_err(|problem| vec![problem])?;
-        Ok(Resolved { settings, values })
+        Ok(Checked { values })
     }
 
     fn merge_file(
         &self,
-        path: &std::path::Path,
+        path: &Path,
         dict: &Dict,
         figment: &mut Figment,
         origins: &mut BTreeMap<&'static str, Origin>,
@@ -240,10 +319,13 @@ impl Layers {
             && let Some((other, differs)) = others.iter().find(|(_, other)| shown(other) != shown(value))
         {
             return Err(Problem(format!(
-                "variables {first} and {other} both set {} and differ ({} and {}): unset one",
+                "variables {first} and {other} both set {} and differ{}: unset one",
                 key.path,
-                shown(value),
-                shown(differs)
+                if key.may_be_secret() {
+                    String::new()
+                } else {
+                    format!(" ({} and {})", shown(value), shown(differs))
+                }
             )));
         }
         Ok(named.into_iter().next().map(|(name, value)| (value, name)))
@@ -276,7 +358,26 @@ fn has_http_port(path: &str, part: Part) -> bool {
     }
 }
 
+/// Reads a settings file. An error names the line and does not repeat it: it may hold a secret.
+fn read_file(path: &Path) -> Result<Dict, Problem> {
+    let at = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| Problem(format!("{at}: {error}")))?;
+    toml::from_str(&text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let why = error.message().replace('\n', ", ");
+        Problem(format!(
+            "{at}, line {line}: {why}; `tidegate config print --defaults` shows how settings are written"
+        ))
+    })
+}
+
 fn unknown(path: &str, place: &str) -> Problem {
+    // Else it is a line that went wrong, with a value in it.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if path.len() > 64 || !path.bytes().all(is_name) {
+        return Problem(format!("{place}: a name in it is no setting; did you mean `{}`?", nearest(path)));
+    }
     Problem(format!("{place}: there is no setting `{path}`; did you mean `{}`?", nearest(path)))
 }
 
@@ -392,6 +493,10 @@ mod tests {
         Layers { environment, ..Layers::default() }
     }
 
+    fn flag(path: &str, value: &str) -> Flag {
+        Flag { path: path.to_owned(), value: value.to_owned(), shown: format!("--set {path}") }
+    }
+
     fn first_problem(layers: &Layers) -> String {
         layers.resolve(Part::All).unwrap_err()[0].to_string()
     }
@@ -401,7 +506,7 @@ mod tests {
         let resolved = Layers::default().resolve(Part::All).unwrap();
         assert_eq!(resolved.settings.queue_size, 1000);
         assert_eq!(resolved.settings.grpc.len(), 3);
-        assert_eq!(*resolved.value(find("queue.size").unwrap()).1, Origin::Default);
+        assert_eq!(*resolved.checked.value(find("queue.size").unwrap()).origin, Origin::Default);
     }
 
     #[test]
@@ -412,13 +517,16 @@ mod tests {
         std::fs::write(&file, "[queue]\nsize = 2\n[log]\nlevel = \"warn\"\n[engine]\ncores = 1\n").unwrap();
         let mut layers = environment(&[("QUEUE_SIZE", "3"), ("LOG_LEVEL", "debug")]);
         layers.file = Some(file);
-        layers.flags = vec![("queue.size".into(), "4".into(), "--set queue.size=4".into())];
+        layers.flags = vec![flag("queue.size", "4")];
         let resolved = layers.resolve(Part::All).unwrap();
         std::fs::remove_dir_all(folder).unwrap();
         assert_eq!(resolved.settings.queue_size, 4);
         assert_eq!(resolved.settings.log_level, "debug");
         assert_eq!(resolved.settings.cores, 1);
-        assert_eq!(resolved.value(find("log.level").unwrap()).1.to_string(), "environment LOG_LEVEL");
+        assert_eq!(
+            resolved.checked.value(find("log.level").unwrap()).origin.to_string(),
+            "environment LOG_LEVEL"
+        );
     }
 
     #[test]
@@ -528,8 +636,7 @@ mod tests {
     fn an_unknown_setting_names_its_neighbour() {
         let problem = first_problem(&environment(&[("TIDEGATE_QUEUE_SISE", "10")]));
         assert!(problem.contains("TIDEGATE_QUEUE_SIZE"), "{problem}");
-        let layers =
-            Layers { flags: vec![("queue.sise".into(), "1".into(), "--set".into())], ..Layers::default() };
+        let layers = Layers { flags: vec![flag("queue.sise", "1")], ..Layers::default() };
         assert!(first_problem(&layers).contains("`queue.size`"));
     }
 
@@ -559,7 +666,7 @@ mod tests {
     fn kafka_brokers_wins_over_its_other_name() {
         let layers = environment(&[("KAFKA_BROKER_LIST", "b:1"), ("KAFKA_BROKERS", "a:1")]);
         let resolved = layers.resolve(Part::All).unwrap();
-        assert_eq!(resolved.value(find("kafka.brokers").unwrap()).0, "\"a:1\"");
+        assert_eq!(resolved.checked.value(find("kafka.brokers").unwrap()).text, "\"a:1\"");
     }
 
     #[test]

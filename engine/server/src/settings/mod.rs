@@ -12,7 +12,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 pub use auth::{Auth, Scope};
 pub use delivery::{DEFAULT_DIRECTORY, Delivery, Provider};
 pub use keys::{KEYS, Key, Kind, find, nearest};
-pub use layers::{Layers, Origin, Problem, Resolved};
+pub use layers::{Checked, Flag, Layers, Origin, Problem, Resolved, Shown};
 pub use value::expectation;
 
 use crate::events::EventShapes;

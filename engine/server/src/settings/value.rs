@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use brokers::{kafka::bootstrap, nats::Servers};
 use figment::value::{Num, Value};
 
 use super::keys::Kind;
@@ -21,16 +22,17 @@ pub(super) fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
             Ok(Value::from(addresses))
         }
         Kind::Integer { .. } => {
-            let number: u64 =
-                text.parse().map_err(|_| format!("`{text}` is no whole number; {}", expectation(kind)))?;
+            let number: u64 = text
+                .parse()
+                .map_err(|_| format!("{} is no whole number; {}", quoted(text), expectation(kind)))?;
             check(kind, Value::from(number))
         }
         Kind::Boolean => match text.to_ascii_lowercase().as_str() {
             "true" | "1" | "yes" | "on" => Ok(Value::from(true)),
             "false" | "0" | "no" | "off" => Ok(Value::from(false)),
-            _ => Err(format!("`{text}` is neither true nor false")),
+            _ => Err(format!("{} is neither true nor false", quoted(text))),
         },
-        Kind::Choice(_) | Kind::Text | Kind::Duration { .. } => check(kind, Value::from(text)),
+        _ => check(kind, Value::from(text)),
     }
 }
 
@@ -52,11 +54,28 @@ pub(super) fn check(kind: Kind, value: Value) -> Result<Value, String> {
             _ => Err(format!("{} is out of range; {}", shown(&value), expectation(kind))),
         },
         (Kind::Boolean, Value::Bool(..)) | (Kind::Text, Value::String(..)) => Ok(value),
+        (Kind::Secret, Value::String(_, text)) => match text.split(',').any(is_placeholder) {
+            true => Err(PLACEHOLDER.to_owned()),
+            false => Ok(value),
+        },
+        (Kind::NatsServers, Value::String(_, text)) => match text.contains("(secret)") {
+            true => Err(PLACEHOLDER.to_owned()),
+            false => Servers::parse(text).map(|_| value),
+        },
+        (Kind::KafkaBrokers, Value::String(_, text)) => bootstrap(text).map(Value::from),
+        (Kind::Url, Value::String(_, text)) if text.contains(['@', '?']) => {
+            Err("it has a user or a query, which mean nothing here; write it as http://host:port".to_owned())
+        }
+        (Kind::Url, Value::String(..)) => Ok(value),
+        // Not shown: it may be what should have stood there.
+        (Kind::Secret | Kind::NatsServers | Kind::KafkaBrokers | Kind::Url, _) => {
+            Err(format!("it is of the wrong type; {}", expectation(kind)))
+        }
         (Kind::Choice(words), Value::String(_, text)) => {
             let wanted = text.to_ascii_lowercase();
             match words.iter().find(|(word, _)| *word == wanted) {
                 Some((_, stored)) => Ok(Value::from(*stored)),
-                None => Err(format!("`{text}` is not one of the values; {}", expectation(kind))),
+                None => Err(format!("{} is not one of the values; {}", quoted(text), expectation(kind))),
             }
         }
         (Kind::Duration { min_ms, max_ms }, Value::String(_, text)) => {
@@ -76,10 +95,32 @@ pub(super) fn check(kind: Kind, value: Value) -> Result<Value, String> {
     }
 }
 
+/// What a value that stands for a secret, and is none, is answered.
+const PLACEHOLDER: &str = "it is a placeholder, not a secret; give the secret itself, best through the environment, or leave this out";
+
+/// Whether somebody put this where a secret should be: `(secret)`, as `config print` once wrote it, stars, `<key>`.
+fn is_placeholder(text: &str) -> bool {
+    let text = text.trim();
+    text == "(secret)"
+        || (!text.is_empty() && text.bytes().all(|byte| byte == b'*'))
+        || (text.starts_with('<') && text.ends_with('>'))
+}
+
+/// A wrong value in an error. What looks like an address with a user, or like a pasted file, is not repeated: it may be a
+/// secret that stands in the wrong place.
+fn quoted(text: &str) -> String {
+    if text.contains('@') || text.len() > 64 { "the value".to_owned() } else { format!("`{text}`") }
+}
+
+/// A text as TOML has it; other than Rust's notation in what it escapes.
+fn toml_string(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
 /// A value as it would stand in the file.
 pub(super) fn shown(value: &Value) -> String {
     match value {
-        Value::String(_, text) => format!("{text:?}"),
+        Value::String(_, text) => toml_string(text),
         Value::Bool(_, value) => value.to_string(),
         Value::Num(_, number) => {
             number.to_u128().map_or_else(|| format!("{:?}", number.to_f64()), |n| n.to_string())
@@ -107,7 +148,10 @@ pub fn expectation(kind: Kind) -> String {
         Kind::Choice(words) => {
             format!("give one of {}", words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", "))
         }
-        Kind::Text => "give a text".to_owned(),
+        Kind::Text | Kind::Secret => "give a text".to_owned(),
+        Kind::NatsServers => "give nats://host:port, several separated by commas".to_owned(),
+        Kind::KafkaBrokers => "give host:port, several separated by commas".to_owned(),
+        Kind::Url => "give http://host:port, or nothing".to_owned(),
         Kind::Duration { min_ms, max_ms } => format!(
             "give a duration like \"15s\", \"1m30s\" or a number of seconds, from {}s to {}s",
             min_ms / 1000,
@@ -118,7 +162,7 @@ pub fn expectation(kind: Kind) -> String {
 
 /// `8080`, `:8080`, `0.0.0.0:8080`, `[::]:8080`, `localhost:8080`. No host means every interface, IPv6 and IPv4.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
-    let wrong = || format!("`{text}` is no address; {}", expectation(Kind::Addresses));
+    let wrong = || format!("{} is no address; {}", quoted(text), expectation(Kind::Addresses));
     if let Ok(address) = text.parse::<SocketAddr>() {
         return Ok(address);
     }
@@ -134,8 +178,9 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 
 /// Go's notation (`1h2m3.5s`, `100ms`) or a bare number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("`{text}` is no duration; write it like \"15s\", \"1m30s\", \"100ms\" or as seconds");
+    let wrong = || {
+        format!("{} is no duration; write it like \"15s\", \"1m30s\", \"100ms\" or as seconds", quoted(text))
+    };
     let text = text.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Ok(Duration::from_secs(seconds));

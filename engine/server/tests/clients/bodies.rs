@@ -159,9 +159,9 @@ fn of_an_older_batch_the_status_says_whether_any_of_it_was_stored() {
     for path in OLDER_BATCH_PATHS {
         for (events, status, stored) in [
             ("".to_owned(), 400, None),
-            (wrong.to_owned(), 503, Some(0)),
+            (wrong.to_owned(), 400, Some(0)),
             (format!("{good},{wrong}"), 200, Some(1)),
-            (format!("{{}},{wrong}"), 503, Some(0)),
+            (format!("{{}},{wrong}"), 400, Some(0)),
         ] {
             let answer = post_json(server.ingest(), path, &format!(r#"{{"events":[{events}]}}"#));
             assert_eq!(answer.status, status, "{path} {events}: {}", answer.text());

@@ -352,8 +352,8 @@ fn one_topic(brokers: &str) -> KafkaConfig {
         partition: PartitionKey::default(),
         security_protocol: "plaintext".into(),
         sasl_mechanism: String::new(),
-        sasl_username: String::new(),
-        sasl_password: String::new(),
+        sasl_username: Default::default(),
+        sasl_password: Default::default(),
         ssl_ca_location: String::new(),
     }
 }

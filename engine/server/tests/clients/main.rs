@@ -9,6 +9,7 @@ mod aggregates;
 mod bodies;
 mod brokers;
 mod client_libraries;
+mod command_line;
 mod definitions;
 mod delivery;
 mod docs;
