@@ -15,7 +15,7 @@ use async_nats::{HeaderMap, jetstream};
 use brokers::{
     data_message,
     kafka::{KafkaConfig, publish::KafkaPublisher},
-    nats::{NatsConfig, publish::NatsPublisher},
+    nats::{Naming, NatsConfig, publish::NatsPublisher},
     publisher::Publisher,
     status::SideStatus,
 };
@@ -108,8 +108,8 @@ pub fn nats(folder: &Path, rounds: usize) -> Result<()> {
         pack_messages: 1,
         ack_timeout: Duration::from_secs(30),
     };
-    let mut publisher =
-        NatsPublisher::new(config, Arc::new(SideStatus::new("nats"))).map_err(|error| anyhow!(error))?;
+    let mut publisher = NatsPublisher::new(config, Naming::of_this_run(), Arc::new(SideStatus::new("nats")))
+        .map_err(|error| anyhow!(error))?;
     connected(&mut publisher)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let context = runtime.block_on(async { async_nats::connect(&url).await.map(jetstream::new) })?;

@@ -199,6 +199,7 @@ struct Shared {
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
     /// One deletes at a time: between looking which segment is the oldest and taking it off the list.
     deleting: Mutex<()>,
+    id: String,
     strangers: Vec<(String, Positions)>,
     _lock: File,
 }
@@ -218,6 +219,7 @@ impl Log {
             let folder = segment::folder_of(directory, shard);
             fs::create_dir_all(&folder).map_err(LogError::io("create", &folder))?;
         }
+        let id = id_of(directory)?;
         segment::sync_folder(directory).map_err(LogError::io("sync", directory))?;
         let cursors = cursor::all(&cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
         // 0 is what an unwritten header holds.
@@ -236,6 +238,7 @@ impl Log {
         }
         let shared = Shared {
             config,
+            id,
             epoch,
             shards,
             cursors: Mutex::default(),
@@ -250,6 +253,11 @@ impl Log {
     /// What it was opened with.
     pub fn config(&self) -> &LogConfig {
         &self.shared.config
+    }
+
+    /// What tells this log from every other one: made up at random with it, and kept in its folder.
+    pub fn id(&self) -> &str {
+        &self.shared.id
     }
 
     fn epoch(&self) -> u64 {
@@ -532,6 +540,24 @@ pub struct ShardStat {
 }
 
 /// Keeps every other process out of the folder until the file is closed, which a crash does, too.
+/// The id in the folder's file of that name; made if it is not there. Written beside and renamed: there is all of it or none.
+fn id_of(directory: &Path) -> Result<String, LogError> {
+    let path = directory.join("id");
+    if let Ok(id) = fs::read_to_string(&path)
+        && id.trim().len() == 32
+    {
+        return Ok(id.trim().to_owned());
+    }
+    let id = format!("{:032x}", fastrand::u128(..));
+    let new = directory.join("id.new");
+    let written = File::create(&new).and_then(|mut file| {
+        file.write_all(format!("{id}\n").as_bytes())?;
+        file.sync_all()
+    });
+    written.and_then(|()| fs::rename(&new, &path)).map_err(LogError::io("write", &path))?;
+    Ok(id)
+}
+
 fn take_lock(directory: &Path) -> Result<File, LogError> {
     let path = directory.join("LOCK");
     let mut file = OpenOptions::new()

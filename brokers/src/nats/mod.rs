@@ -6,9 +6,10 @@
 //!
 //! A *pack* is a NATS message that carries several records (`nats.pack_messages`, off by default): its header
 //! `Tidegate-Pack` says how many, its payload is their JSON values, one to a line, in order. It is published and acknowledged as
-//! one; `Nats-Msg-Id` is a digest of the records' ids. Consumers of the older systems do not know packs.
+//! one; `Nats-Msg-Id` is a digest of the records' names. Consumers of the older systems do not know packs.
 
 pub mod consume;
+mod naming;
 pub mod publish;
 mod servers;
 
@@ -30,7 +31,7 @@ use async_nats::{
 };
 use tokio::sync::Notify;
 
-pub use self::servers::Servers;
+pub use self::{naming::Naming, servers::Servers};
 use crate::status::SideStatus;
 
 /// How to reach NATS, and what to do there.

@@ -2,7 +2,9 @@
 //!
 //! When the connection is lost, an acknowledgement is late, or JetStream refuses for now, the connection is thrown away
 //! and everything unacknowledged is sent again in order on a new one, under the same `Nats-Msg-Id`: what had arrived
-//! is recognised there (for two minutes, the stream's default) and acknowledged as a duplicate. A client that
+//! is recognised there (for two minutes, the stream's default) and acknowledged as a duplicate. That id names the record
+//! ([`Naming`]). A duplicate that was not sent before is another record under the same name: it is not stored, so it is sent
+//! again under a new one. A client that
 //! reconnects by itself would first send what it still holds, which is the middle of what is unacknowledged: later
 //! messages of a key would be stored before earlier ones.
 //!
@@ -30,7 +32,7 @@ use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::{runtime::Runtime, sync::Notify};
 
-use super::{Broken, Link, NatsConfig, PACK_HEADER, connect, stream};
+use super::{Broken, Link, Naming, NatsConfig, PACK_HEADER, connect, naming::Name, stream};
 use crate::{
     backoff::Backoff,
     data_message,
@@ -52,8 +54,12 @@ struct Pending {
     /// Of the first record; a pack gets its own when it is sent.
     headers: HeaderMap,
     payload: BytesMut,
-    /// Over the ids.
+    /// Over the names.
     digest: [DefaultHasher; 2],
+    /// An earlier run can have sent all of it.
+    may_be_there: bool,
+    /// The name is taken: another one is added to it.
+    renamed: Option<u64>,
     /// Ready to be sent, and as it was sent.
     sealed: Option<(HeaderMap, Bytes)>,
     first_sent: Option<Instant>,
@@ -63,7 +69,7 @@ struct Pending {
 }
 
 impl Pending {
-    fn new(tag: u64, id: &[u8], headers: HeaderMap, value: &[u8]) -> Self {
+    fn new(tag: u64, name: &Name, headers: HeaderMap, value: &[u8]) -> Self {
         let mut digest = [DefaultHasher::new(), DefaultHasher::new()];
         digest[1].write_u8(1);
         let mut pending = Self {
@@ -71,26 +77,42 @@ impl Pending {
             headers,
             payload: BytesMut::new(),
             digest,
+            may_be_there: true,
+            renamed: None,
             sealed: None,
             first_sent: None,
             sent: None,
             attempts: 0,
             done: false,
         };
-        pending.push(tag, id, value);
+        pending.push(tag, name, value);
         pending
     }
 
-    fn push(&mut self, tag: u64, id: &[u8], value: &[u8]) {
+    fn push(&mut self, tag: u64, name: &Name, value: &[u8]) {
         if !self.tags.is_empty() {
             self.payload.extend_from_slice(b"\n");
         }
         self.tags.push(tag);
         self.payload.extend_from_slice(value);
         for digest in &mut self.digest {
-            digest.write_usize(id.len());
-            digest.write(id);
+            digest.write_usize(name.text.len());
+            digest.write(name.text.as_bytes());
         }
+        self.may_be_there &= name.may_be_there;
+    }
+
+    /// Another record has its name.
+    fn rename(&mut self) {
+        let more = fastrand::u64(..);
+        self.renamed = Some(more);
+        if let Some((headers, _)) = &mut self.sealed
+            && let Some(name) = headers.get("Nats-Msg-Id")
+        {
+            let name = format!("{name}-{more:016x}");
+            headers.insert("Nats-Msg-Id", name.as_str());
+        }
+        (self.attempts, self.may_be_there) = (0, false);
     }
 
     /// Headers and payload; nothing is added any more.
@@ -117,6 +139,9 @@ impl Pending {
 #[derive(Deserialize)]
 struct PubAck {
     error: Option<PubError>,
+    /// The stream has a message with this `Nats-Msg-Id`, and did not store this one.
+    #[serde(default)]
+    duplicate: bool,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +154,7 @@ struct PubError {
 /// The publisher of NATS JetStream.
 pub struct NatsPublisher {
     config: NatsConfig,
+    naming: Naming,
     status: Arc<SideStatus>,
     session: Option<(Runtime, Session)>,
     bell: Arc<Bell>,
@@ -212,11 +238,12 @@ impl NatsPublisher {
     ///
     /// # Errors
     /// What is wrong with the configuration.
-    pub fn new(config: NatsConfig, status: Arc<SideStatus>) -> Result<Self, String> {
+    pub fn new(config: NatsConfig, naming: Naming, status: Arc<SideStatus>) -> Result<Self, String> {
         let wake = Arc::new(Notify::new());
         let session = Session::start(&config, &status, &wake)?;
         Ok(Self {
             config,
+            naming,
             status,
             session: Some(session),
             bell: Arc::new(Bell { wake, rung: AtomicBool::new(false) }),
@@ -288,8 +315,22 @@ impl NatsPublisher {
             Some((0, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
         } else {
             match serde_json::from_slice::<PubAck>(&message.payload) {
-                Ok(PubAck { error: None }) => None,
-                Ok(PubAck { error: Some(error) }) => Some((error.err_code.unwrap_or(0), error.description)),
+                Ok(PubAck { error: None, duplicate: true })
+                    if pending.attempts <= 1 && !pending.may_be_there =>
+                {
+                    // Not stored, and no resend of ours.
+                    self.status.retries.fetch_add(1, Ordering::Relaxed);
+                    tracing::error!(
+                        stream = self.config.stream,
+                        "JetStream has another message under a record's name; it is sent again under a new one"
+                    );
+                    pending.rename();
+                    return Err(Leave);
+                }
+                Ok(PubAck { error: None, .. }) => None,
+                Ok(PubAck { error: Some(error), .. }) => {
+                    Some((error.err_code.unwrap_or(0), error.description))
+                }
                 Err(error) => Some((0, format!("an acknowledgement that is none: {error}"))),
             }
         };
@@ -387,15 +428,21 @@ impl Publisher for NatsPublisher {
         if !self.is_connected() {
             return Err(Busy);
         }
+        let has_room = self.pending.len() < self.config.in_flight_max;
+        let joins = |last: &Pending| last.sealed.is_none() && last.tags.len() < self.config.pack_messages;
+        if !has_room && !self.pending.back().is_some_and(joins) {
+            return Err(Busy);
+        }
         self.value.clear();
         data_message::write(record, &mut self.value);
+        let name = self.naming.name(tag);
         let max = self.session.as_ref().map_or(usize::MAX, |(_, session)| session.client.max_payload());
         if let Some(last) = self.pending.back_mut()
             && last.sealed.is_none()
             && last.tags.len() < self.config.pack_messages
             && last.payload.len() + self.value.len() < PACK_BYTES_MAX.min(max / 2)
         {
-            last.push(tag, record.id, &self.value);
+            last.push(tag, &name, &self.value);
             self.in_flight += 1;
             return Ok(());
         }
@@ -404,7 +451,7 @@ impl Publisher for NatsPublisher {
         }
         let text = String::from_utf8_lossy;
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", &*header_value(&text(record.id)));
+        headers.insert("Nats-Msg-Id", name.text.as_str());
         headers.insert("message_id", &*header_value(&text(record.id)));
         headers.insert("source", &*header_value(&text(record.source)));
         headers.insert("schema", data_message::SCHEMA);
@@ -414,14 +461,14 @@ impl Publisher for NatsPublisher {
             headers.insert("traceparent", &*header_value(&text(value)));
         }
         self.in_flight += 1;
-        let bytes = self.value.len() + record.id.len() * 2 + record.source.len() + 160;
+        let bytes = self.value.len() + name.text.len() + record.id.len() + record.source.len() + 160;
         if bytes > max {
             let reason = format!("{bytes} bytes with headers are over the server's max_payload = {max}");
             let rejected = Rejected { code: "MAX_PAYLOAD".to_owned(), reason, attempts: 1 };
             self.refused.push(Ack { tag, outcome: Err(rejected) });
             return Ok(());
         }
-        self.pending.push_back(Pending::new(tag, record.id, headers, &self.value));
+        self.pending.push_back(Pending::new(tag, &name, headers, &self.value));
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use brokers::{
     journal::Journal,
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
-    nats::{consume::NatsSource, publish::NatsPublisher},
+    nats::{Naming, consume::NatsSource, publish::NatsPublisher},
     remote::{Forward, RemoteStatus, RemoteThread, forward},
     status::SideStatus,
     stored::{Onward, Stored},
@@ -262,7 +262,11 @@ impl Behind {
             let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
             let thread = match broker.provider {
                 Provider::Nats => {
-                    deliver_log(plan, log, &broker.delivered, doorbells, || NatsPublisher::new(nats, status))
+                    let ends = log.shards().into_iter().map(|shard| (shard, log.durable_upto(shard)));
+                    let naming = Naming::Log { log: log.id().to_owned(), shards: ends.collect() };
+                    deliver_log(plan, log, &broker.delivered, doorbells, || {
+                        NatsPublisher::new(nats, naming, status)
+                    })
                 }
                 _ => deliver_log(plan, log, &broker.delivered, doorbells, || {
                     KafkaPublisher::new(kafka, status)
@@ -301,9 +305,9 @@ impl Behind {
             let status = Arc::clone(&broker.status);
             let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
             let (thread, ports): (DeliveryThread, Vec<DirectPort>) = match broker.provider {
-                Provider::Nats => {
-                    deliver_direct(plan, doorbells, DIRECT_MAX, || NatsPublisher::new(nats, status))
-                }
+                Provider::Nats => deliver_direct(plan, doorbells, DIRECT_MAX, || {
+                    NatsPublisher::new(nats, Naming::of_this_run(), status)
+                }),
                 _ => deliver_direct(plan, doorbells, DIRECT_MAX, || KafkaPublisher::new(kafka, status)),
             }?;
             self.outbound.lock().push(thread);
