@@ -305,3 +305,21 @@ fn paths_that_nobody_serves_are_one_series() {
     });
     assert!(page.of("http_requests_total").all(|((_, labels), _)| !labels["endpoint"].contains("scan")));
 }
+
+#[test]
+fn a_quick_answer_is_told_from_a_slow_one() {
+    let server = Server::start();
+    for _ in 0..200 {
+        assert_eq!(post_json(server.gateway(), "/ingest", "{}").status, 200);
+    }
+    let page = get(server.gateway(), "/metrics");
+    let upto = |bound: &str| {
+        let series = format!("ingest_request_duration_seconds_bucket{{status=\"success\",le=\"{bound}\"}} ");
+        let line =
+            page.text().lines().find(|line| line.starts_with(&series)).unwrap_or_else(|| panic!("{series}"));
+        line[series.len()..].parse::<u64>().unwrap()
+    };
+    // In a test nothing says how quick; only that 50 µs and 5 ms are not one bucket.
+    assert_eq!(upto("+Inf"), 200);
+    assert!(upto("0.00005") <= upto("0.0025") && upto("0.0025") <= upto("0.005") && upto("10") <= 200);
+}
