@@ -24,5 +24,6 @@ mod metrics;
 mod older_probes;
 mod openapi;
 mod roles;
+mod secrets;
 mod settings_cli;
 mod shutdown;
