@@ -1,6 +1,11 @@
 //! What is said at the start: where it listens, what it runs on, and lines to try it with.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fmt,
+    io::{self, Write},
+    net::SocketAddr,
+    time::Duration,
+};
 
 use engine_core::AckLevel;
 use transports::Role;
@@ -69,11 +74,24 @@ impl Banner<'_> {
 
     /// A few lines for people.
     pub fn print(&self) {
-        println!(
+        // Whoever started it may not be reading.
+        let _ = io::stdout().write_all(self.for_people().as_bytes());
+    }
+
+    fn for_people(&self) -> String {
+        let mut text = String::new();
+        // Writing to a text cannot fail.
+        let _ = self.write(&mut text);
+        text
+    }
+
+    fn write(&self, text: &mut impl fmt::Write) -> fmt::Result {
+        writeln!(
+            text,
             "tidegate {} is ready after {:.0} ms",
             env!("CARGO_PKG_VERSION"),
             self.took.as_secs_f64() * 1e3
-        );
+        )?;
         for (role, address) in self.listeners {
             let speaks = match role {
                 Role::Gateway => "public API: HTTP/1.1, HTTP/2, gRPC",
@@ -83,13 +101,15 @@ impl Banner<'_> {
                 Role::Grpc => "gRPC",
                 Role::Metrics => "Prometheus metrics",
             };
-            println!("  {:<10} {:<22} {speaks}", role.name(), address.to_string());
+            writeln!(text, "  {:<10} {:<22} {speaks}", role.name(), address.to_string())?;
         }
-        println!(
+        writeln!(
+            text,
             "  {:<10} {} x {} threads, one front end and one worker each",
             "cores", self.cores, self.driver
-        );
-        println!(
+        )?;
+        writeln!(
+            text,
             "  {:<10} {}, {} messages in flight; \"accepted\" means {}",
             "queue",
             self.queue(),
@@ -101,26 +121,28 @@ impl Banner<'_> {
                     "durable: on this disk, and fdatasync returned; brokers follow from there",
                 AckLevel::Delivered => "delivered: acknowledged by the broker",
             }
-        );
+        )?;
         if let Some(directory) = &self.delivery.data_directory {
-            println!("  {:<10} {}", "log", directory.display());
+            writeln!(text, "  {:<10} {}", "log", directory.display())?;
         }
-        println!("\ntry:");
+        writeln!(text, "\ntry:")?;
         if let Some(port) = self.port(Role::Gateway).or_else(|| self.port(Role::Ingest)) {
-            println!(
+            writeln!(
+                text,
                 "  curl -X POST http://localhost:{port}/ingest -H 'Content-Type: application/json' \
                  -d '{{\"source\":\"test\",\"data\":\"Hello World\",\"metadata\":{{\"type\":\"demo\"}}}}'"
-            );
-            println!("  curl http://localhost:{port}/status");
+            )?;
+            writeln!(text, "  curl http://localhost:{port}/status")?;
             if self.has_page {
-                println!("  http://localhost:{port}/ in a browser: the live page");
+                writeln!(text, "  http://localhost:{port}/ in a browser: the live page")?;
             }
         }
         if let Some(port) = self.port(Role::Grpc).or_else(|| self.port(Role::Gateway)) {
-            println!(
+            writeln!(
+                text,
                 "  grpcurl -plaintext -d '{{\"source\":\"test\",\"data\":\"Hello gRPC\"}}' localhost:{port} IngestService/Ingest"
-            );
+            )?;
         }
-        println!("stop with Ctrl-C: what was accepted is finished first.\n");
+        writeln!(text, "stop with Ctrl-C: what was accepted is finished first.\n")
     }
 }

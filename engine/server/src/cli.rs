@@ -22,7 +22,7 @@ use crate::{
         tidegate                                  start on the default ports\n  \
         tidegate run --set queue.size=100000      with another setting\n  \
         tidegate config explain queue.size        what a setting means and where its value comes from\n  \
-        tidegate config print                     the settings in force as a commented file\n  \
+        tidegate config print --output new.toml   the settings in force as a commented file\n  \
         tidegate -c other.toml topics list        every option may stand in front of a command, too\n\n\
         Settings come from flags, then the environment (and .env), then tidegate.toml, then the defaults."
 )]
@@ -202,6 +202,9 @@ pub enum ConfigAction {
         /// Print the defaults instead.
         #[arg(long)]
         defaults: bool,
+        /// Write them into this file, whole or not at all. Secrets are left out, with a comment that says where they came from.
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
         /// Where settings come from.
         #[command(flatten)]
         sources: Sources,
@@ -261,7 +264,12 @@ impl Sources {
                 );
             };
             let path = path.trim().to_owned();
-            flags.push(Flag { value: value.to_owned(), shown: format!("--set {path}"), path });
+            // What is no name may be a value that went astray, and is not repeated.
+            let is_name = path.len() <= 64
+                && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+            let shown =
+                if is_name { format!("--set {path}") } else { format!("--set, the {}. one", place + 1) };
+            flags.push(Flag { value: value.to_owned(), shown, path });
         }
         Ok(flags)
     }

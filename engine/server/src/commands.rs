@@ -3,13 +3,16 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    io,
+    fs,
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
+use rustix::fs::fstat;
 
 use crate::{
     cli::{Cli, Command, ConfigAction, Sources, With},
@@ -17,8 +20,8 @@ use crate::{
     role::Part,
     run,
     settings::{
-        Checked, KEYS, Layers, Origin, Problem, Resolved, Shown, commented_defaults, default_file,
-        expectation, find, nearest,
+        Checked, KEYS, Key, Layers, Origin, Problem, Resolved, Shown, WITHOUT_EFFECT, commented_defaults,
+        default_file, expectation, named, nearest, read_dotenv,
     },
     topics,
 };
@@ -27,11 +30,22 @@ use crate::{
 pub fn main() -> ExitCode {
     match dispatch() {
         Ok(code) => code,
+        // The reader (`head`) has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tidegate: {error:#}");
+            complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Says what is wrong, if there is still somebody who reads it.
+fn complain(what: &str) {
+    let _ = writeln!(io::stderr(), "tidegate: {what}");
 }
 
 fn dispatch() -> Result<ExitCode> {
@@ -48,13 +62,11 @@ fn dispatch() -> Result<ExitCode> {
             Some(resolved) => run::run(resolved.settings, part(&sources)),
             None => Ok(ExitCode::FAILURE),
         },
-        Some(Command::Version) => {
-            println!("tidegate {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(Command::Version) => say(&format!("tidegate {}\n", env!("CARGO_PKG_VERSION"))),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tidegate", &mut script);
+            say(&String::from_utf8_lossy(&script))
         }
         Some(Command::Config(With { action, .. })) => config(action, &sources),
         Some(Command::Topics(With { action, .. })) => match resolve(&sources)? {
@@ -99,19 +111,10 @@ fn part(sources: &Sources) -> Part {
 /// Where settings come from, with the variables.
 fn layers(sources: &Sources) -> Result<Layers> {
     // `.env` first, the process environment over it.
-    let mut environment: BTreeMap<String, String> = BTreeMap::new();
-    match dotenvy::from_path_iter(".env") {
-        Ok(pairs) => {
-            for pair in pairs {
-                let (name, value) = pair.context(".env: a line is not NAME=VALUE")?;
-                environment.insert(name, value);
-            }
-        }
-        Err(dotenvy::Error::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).context(".env cannot be read"),
-    }
-    let real = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let real: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let mut environment = read_dotenv(Path::new(".env"), &real)?;
     environment.extend(real);
     let named = environment.get("TIDEGATE_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from);
     let file = sources.config.clone().or(named);
@@ -121,7 +124,7 @@ fn layers(sources: &Sources) -> Result<Layers> {
 
 /// Says what is wrong.
 fn said<T>(outcome: Result<T, Vec<Problem>>) -> Option<T> {
-    outcome.map_err(|problems| problems.iter().for_each(|problem| eprintln!("tidegate: {problem}"))).ok()
+    outcome.map_err(|problems| problems.iter().for_each(|problem| complain(&problem.to_string()))).ok()
 }
 
 /// Reads every source; `None` when something is wrong, which has been said.
@@ -138,57 +141,120 @@ fn config(action: ConfigAction, sources: &Sources) -> Result<ExitCode> {
     match action {
         ConfigAction::Check(_) => {
             let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
-            let changed =
-                KEYS.iter().filter(|key| *resolved.checked.value(key).origin != Origin::Default).count();
-            println!("settings are valid: {changed} of {} differ from their default's source", KEYS.len());
-            Ok(ExitCode::SUCCESS)
+            let is_set = |key: &&Key| *resolved.checked.value(key).origin != Origin::Default;
+            let mut said = format!(
+                "settings are valid: {} of {} are set, the others have their default\n",
+                KEYS.iter().filter(is_set).count(),
+                KEYS.len()
+            );
+            resolved.checked.notes.iter().for_each(|note| said.push_str(&format!("{note}\n")));
+            said.push_str(&format!("this binary speaks {} with Kafka\n", crate::settings::kafka_kind()));
+            say(&said)
         }
         ConfigAction::Explain { key, .. } => {
-            let Some(found) = find(&key) else {
-                anyhow::bail!("there is no setting `{key}`; did you mean `{}`?", nearest(&key));
-            };
-            let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
-            let Shown { text, is_secret, origin } = resolved.checked.value(found);
-            let hidden = if is_secret && text != "(secret)" {
-                " with a user and password, which are not shown"
+            let said = explain(&key, sources)?;
+            said.map_or(Ok(ExitCode::FAILURE), |said| say(&said))
+        }
+        ConfigAction::Print { defaults, output, .. } => {
+            let (text, kept_in) = if defaults {
+                (commented_defaults(), Vec::new())
             } else {
-                ""
+                refuse_to_empty(sources)?;
+                let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
+                (resolved.checked.commented(), resolved.checked.files_with_secrets())
             };
-            let mut variables: Vec<String> = found.variables.iter().map(|name| (*name).to_owned()).collect();
-            variables.push(found.own_variable());
-            println!("{} = {text}{hidden}", found.path);
-            println!("  from     {origin}");
-            println!("  default  {}", found.default);
-            println!("  means    {}", found.text);
-            println!("  values   {}", expectation(found.kind));
-            println!(
-                "  set by   --set {}=…, environment {}, [{}] {} = … in the file",
-                found.path,
-                variables.join(" or "),
-                found.table(),
-                found.name()
-            );
-            Ok(ExitCode::SUCCESS)
-        }
-        ConfigAction::Print { defaults: true, .. } => {
-            print!("{}", commented_defaults());
-            Ok(ExitCode::SUCCESS)
-        }
-        ConfigAction::Print { .. } => {
-            let Some(resolved) = resolve(sources)? else { return Ok(ExitCode::FAILURE) };
-            let mut table = "";
-            for key in KEYS {
-                if key.table() != table {
-                    println!("{}[{}]", if table.is_empty() { "" } else { "\n" }, key.table());
-                    table = key.table();
-                }
-                let Shown { text, is_secret, origin } = resolved.checked.value(key);
-                match is_secret {
-                    true => println!("# {} = … # a secret, left out; it came from {origin}", key.name()),
-                    false => println!("{} = {text} # {origin}", key.name()),
-                }
+            match output {
+                None => say(&text),
+                Some(path) => write_settings(&path, &text, &kept_in),
             }
-            Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// What there is to know about the settings that a word names; `None` when they cannot be read, which has been said.
+fn explain(word: &str, sources: &Sources) -> Result<Option<String>> {
+    let found = named(word);
+    if found.is_empty() {
+        if let Some(idle) = WITHOUT_EFFECT.iter().find(|idle| idle.variable == word) {
+            return Ok(Some(format!("{word} is known and has no effect: {}\n", idle.why)));
+        }
+        anyhow::bail!("there is no setting and no variable `{word}`; did you mean `{}`?", nearest(word));
+    }
+    let Some(resolved) = resolve(sources)? else { return Ok(None) };
+    let explained = found.into_iter().map(|key| {
+        let Shown { text, is_secret, origin } = resolved.checked.value(key);
+        let hidden = match is_secret && text != "(secret)" {
+            true => " with a user and password, which are not shown",
+            false => "",
+        };
+        format!(
+            "{path} = {text}{hidden}\n  from     {origin}\n  default  {}\n  means    {}\n  values   {}\n  \
+             set by   --set {path}=…, environment {}, [{}] {} = … in the file\n",
+            key.default,
+            key.text,
+            expectation(key.kind),
+            key.all_variables().join(" or "),
+            key.table(),
+            key.name(),
+            path = key.path,
+        )
+    });
+    Ok(Some(explained.collect::<Vec<_>>().join("\n")))
+}
+
+/// `config print > tidegate.toml` empties the file before this program can read it.
+fn refuse_to_empty(sources: &Sources) -> Result<()> {
+    let Ok(out) = fstat(io::stdout()) else { return Ok(()) };
+    let layers = layers(sources)?;
+    for path in layers.file.iter().map(PathBuf::as_path).chain([Path::new(".env")]) {
+        let is_read =
+            fs::metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == (out.st_dev, out.st_ino));
+        anyhow::ensure!(
+            !is_read,
+            "{path} is what this command reads, and the shell has emptied it for the output; restore it, and write with `tidegate config print --output {path}`",
+            path = path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Writes a settings file beside its place and moves it there: whatever happens, one of the two is whole.
+fn write_settings(path: &Path, text: &str, kept_in: &[PathBuf]) -> Result<ExitCode> {
+    // A link stays one: what it leads to is written.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    for kept in kept_in {
+        anyhow::ensure!(
+            fs::canonicalize(kept).ok().as_ref() != Some(&path),
+            "{} holds a secret, which would be lost: secrets are not written; name another file, or give the secret through the environment first",
+            path.display()
+        );
+    }
+    let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
+    let mut beside = OsString::from(".");
+    beside.push(name);
+    beside.push(format!(".{}", std::process::id()));
+    let beside = path.with_file_name(beside);
+    let written = || -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&beside)?;
+        if let Ok(before) = fs::metadata(&path) {
+            file.set_permissions(before.permissions())?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)
+    };
+    written().map_err(|error| {
+        // What is left of it is of no use to anybody.
+        let _ = fs::remove_file(&beside);
+        anyhow::anyhow!("{} cannot be written: {error}", path.display())
+    })?;
+    say(&format!("written to {}\n", path.display()))
+}
+
+/// Answers on standard output.
+fn say(text: &str) -> Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
 }

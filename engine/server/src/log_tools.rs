@@ -31,19 +31,11 @@ pub fn run(action: &LogAction, default: PathBuf) -> Result<ExitCode> {
         LogAction::Verify(log) => verify(&directory(log)?),
         LogAction::Dump { log, json, shard } => {
             let mut out = BufWriter::new(io::stdout().lock());
-            match dump(&directory(log)?, *json, *shard, &mut out) {
-                // The reader (`head`) has seen enough.
-                Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-                other => other.map(|()| ExitCode::SUCCESS),
-            }
+            dump(&directory(log)?, *json, *shard, &mut out).map(|()| ExitCode::SUCCESS)
         }
         LogAction::Stat(log) => stat(&directory(log)?),
         LogAction::Repair { log, salvage } => repair(&directory(log)?, salvage),
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 fn verify(directory: &Path) -> Result<ExitCode> {
@@ -53,21 +45,30 @@ fn verify(directory: &Path) -> Result<ExitCode> {
         let path = report.path.display();
         let offsets = format!("offsets {} to {}", report.first_offset, report.next_offset);
         match report.verdict {
-            Verdict::Whole => println!("whole    {path}  {offsets}, {} messages", report.records),
-            Verdict::TornTail { position, bytes } => println!(
+            Verdict::Whole => {
+                writeln!(io::stdout(), "whole    {path}  {offsets}, {} messages", report.records)?
+            }
+            Verdict::TornTail { position, bytes } => writeln!(
+                io::stdout(),
                 "torn     {path}  {offsets}; {bytes} bytes from byte {position} on are the unfinished end of a commit, which the next start cuts off"
-            ),
+            )?,
             Verdict::Damaged { position, offset, resumes } => {
                 damaged += 1;
                 let behind =
                     resumes.map_or_else(String::new, |offset| format!(", whole again at offset {offset}"));
-                println!("DAMAGED  {path}  {offsets}; offset {offset} at byte {position} is damaged{behind}");
+                writeln!(
+                    io::stdout(),
+                    "DAMAGED  {path}  {offsets}; offset {offset} at byte {position} is damaged{behind}"
+                )?;
             }
         }
     }
-    println!("{} segments, {damaged} damaged", reports.len());
+    writeln!(io::stdout(), "{} segments, {damaged} damaged", reports.len())?;
     if damaged > 0 {
-        println!("`tidegate log repair --salvage DIR` copies them aside and keeps what is whole");
+        writeln!(
+            io::stdout(),
+            "`tidegate log repair --salvage DIR` copies them aside and keeps what is whole"
+        )?;
     }
     Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -126,15 +127,16 @@ fn stat(directory: &Path) -> Result<ExitCode> {
     for report in &reports {
         if shard != Some(report.shard) {
             shard = Some(report.shard);
-            println!("shard {}", report.shard);
+            writeln!(io::stdout(), "shard {}", report.shard)?;
         }
-        println!(
+        writeln!(
+            io::stdout(),
             "  offsets {:>12} to {:>12}  {:>12} bytes  {}",
             report.first_offset,
             report.next_offset,
             report.bytes,
             report.path.display()
-        );
+        )?;
     }
     let next = |shard: usize| {
         reports
@@ -148,7 +150,7 @@ fn stat(directory: &Path) -> Result<ExitCode> {
         let lag: u64 = positions.iter().map(|(shard, position)| next(*shard).saturating_sub(*position)).sum();
         let places: Vec<String> =
             positions.iter().map(|(shard, position)| format!("shard {shard} at {position}")).collect();
-        println!("consumer {consumer}: {lag} behind ({})", places.join(", "));
+        writeln!(io::stdout(), "consumer {consumer}: {lag} behind ({})", places.join(", "))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -156,17 +158,30 @@ fn stat(directory: &Path) -> Result<ExitCode> {
 fn repair(directory: &Path, salvage: &Path) -> Result<ExitCode> {
     let repaired = offline::repair(directory, salvage)?;
     if repaired.is_empty() {
-        println!("nothing is damaged");
+        writeln!(io::stdout(), "nothing is damaged")?;
     }
     for one in &repaired {
-        println!("{}: {} messages kept; as it was: {}", one.path.display(), one.kept, one.copy.display());
+        writeln!(
+            io::stdout(),
+            "{}: {} messages kept; as it was: {}",
+            one.path.display(),
+            one.kept,
+            one.copy.display()
+        )?;
         for (from, to) in &one.lost {
-            println!("  lost: shard {} offsets {from} to {} ({} messages)", one.shard, to - 1, to - from);
+            writeln!(
+                io::stdout(),
+                "  lost: shard {} offsets {from} to {} ({} messages)",
+                one.shard,
+                to - 1,
+                to - from
+            )?;
         }
         if one.open_end {
-            println!(
+            writeln!(
+                io::stdout(),
                 "  it was the last segment: messages behind its last whole one, if there were any, are lost, too"
-            );
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,7 @@
 //! Tidegate, which treats them like any others.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -31,7 +31,7 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, key: Option<HeaderV
     if !directory.is_dir() {
         bail!("there is no log in {}; name one with --directory DIR", directory.display());
     }
-    let mut peer = Peer::new(&arguments.url, key);
+    let mut peer = Peer::new(&arguments.url, key)?;
     let (mut sent, mut outcome) = (0_u64, Ok(()));
     offline::dump(directory, arguments.shard, |dumped| {
         let before = |position: &Position| match position {
@@ -52,11 +52,17 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, key: Option<HeaderV
         .with_context(|| format!("shard {} offset {}", dumped.shard, dumped.offset));
         sent += u64::from(outcome.is_ok());
         if sent.is_multiple_of(PROGRESS_EVERY) && outcome.is_ok() {
-            eprintln!("{sent} messages sent, now at shard {} offset {}", dumped.shard, dumped.offset);
+            // Nobody may be reading.
+            let _ = writeln!(
+                io::stderr(),
+                "{sent} messages sent, now at shard {} offset {}",
+                dumped.shard,
+                dumped.offset
+            );
         }
         outcome.is_ok()
     })?;
-    println!("{sent} messages sent to {}", arguments.url);
+    writeln!(io::stdout(), "{sent} messages sent to {}", arguments.url)?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -71,10 +77,10 @@ pub fn dead_letters(action: &DlqAction, directory: &Path, key: Option<HeaderValu
 
 fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
     if !folder.is_dir() {
-        println!("no dead letters: there is no {}", folder.display());
+        writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut count = 0;
+    let (mut count, mut written) = (0, Ok(()));
     dead_letter::list(folder, |offset, cause, record| {
         count += 1;
         let id = String::from_utf8_lossy(record.id);
@@ -84,24 +90,26 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
                 "attempts": cause.attempts, "id": id, "source": String::from_utf8_lossy(record.source),
                 "payload_bytes": record.payload.len(),
             });
-            println!("{line}");
+            written = writeln!(io::stdout(), "{line}");
         } else {
-            println!("{offset:>8}  {:<8} {:<20} {id}  {}", cause.side, cause.code, cause.reason);
+            let (side, code, reason) = (&cause.side, &cause.code, &cause.reason);
+            written = writeln!(io::stdout(), "{offset:>8}  {side:<8} {code:<20} {id}  {reason}");
         }
-        true
+        written.is_ok()
     })?;
+    written?;
     if !as_json {
-        println!("{count} dead letters in {}", folder.display());
+        writeln!(io::stdout(), "{count} dead letters in {}", folder.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn replay_dead_letters(folder: &Path, url: &str, key: Option<HeaderValue>) -> Result<ExitCode> {
     if !folder.is_dir() {
-        println!("no dead letters: there is no {}", folder.display());
+        writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut peer = Peer::new(url, key);
+    let mut peer = Peer::new(url, key)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
     dead_letter::list(folder, |offset, _, record| {
         outcome = peer.send(record).with_context(|| format!("dead letter {offset}"));
@@ -114,7 +122,7 @@ fn replay_dead_letters(folder: &Path, url: &str, key: Option<HeaderValue>) -> Re
     if let Some(upto) = upto {
         dead_letter::mark_replayed(folder, upto)?;
     }
-    println!("{sent} dead letters sent to {url}; they are not listed any more");
+    writeln!(io::stdout(), "{sent} dead letters sent to {url}; they are not listed any more")?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -127,8 +135,12 @@ struct Peer<'a> {
 }
 
 impl<'a> Peer<'a> {
-    fn new(url: &'a str, key: Option<HeaderValue>) -> Self {
-        Self { url, key, stream: None }
+    fn new(url: &'a str, key: Option<HeaderValue>) -> Result<Self> {
+        // Shown in every error: a user in it would be, too.
+        if url.contains(['@', '?']) {
+            bail!("--url: a user or a query has no place in it; write it as http://HOST:PORT");
+        }
+        Ok(Self { url, key, stream: None })
     }
 
     /// Enqueues a message; it is accepted at the server's default level when this returns.

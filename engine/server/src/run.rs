@@ -64,6 +64,9 @@ const INTERRUPTED: i32 = 130;
 pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let started = Instant::now();
     logging::start(&settings.log_level, settings.log_json);
+    for note in &settings.notes {
+        tracing::info!("{note}");
+    }
     // First of all: a signal that comes early must not kill a half-started process with work accepted. A closed terminal
     // sends SIGHUP.
     let signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers cannot be installed")?;

@@ -1,6 +1,9 @@
 //! `tidegate topics create|list`: the topics of the contract at the Kafka of the settings.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use anyhow::{Result, anyhow};
 use brokers::kafka::topics;
@@ -22,28 +25,39 @@ pub fn run(action: &TopicsAction, settings: &Settings) -> Result<ExitCode> {
                 let kept = topic.retention.map(|time| format!(", kept {}", humantime::format_duration(time)));
                 match made.first() {
                     Some(true) => {
-                        println!(
+                        writeln!(
+                            io::stdout(),
                             "{}: created, {} partitions{}",
                             topic.name,
                             topic.partitions,
                             kept.unwrap_or_default()
-                        );
+                        )?;
                     }
-                    _ => println!("{}: is there; left as it is", topic.name),
+                    _ => writeln!(io::stdout(), "{}: is there; left as it is", topic.name)?,
                 }
             }
         }
         TopicsAction::List(_) => {
             let found = topics::list(kafka).map_err(|error| anyhow!(error))?;
-            println!("{:<32} {:>10} {:>12} {:>12}", "topic", "partitions", "records", "lag");
+            writeln!(io::stdout(), "{:<32} {:>10} {:>12} {:>12}", "topic", "partitions", "records", "lag")?;
             for topic in &found {
                 let lag = topic.lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string());
-                println!("{:<32} {:>10} {:>12} {lag:>12}", topic.name, topic.partitions, topic.records);
+                writeln!(
+                    io::stdout(),
+                    "{:<32} {:>10} {:>12} {lag:>12}",
+                    topic.name,
+                    topic.partitions,
+                    topic.records
+                )?;
             }
             for topic in wanted.iter().filter(|topic| found.iter().all(|found| found.name != topic.name)) {
-                println!("{:<32} is not there: tidegate topics create", topic.name);
+                writeln!(io::stdout(), "{:<32} is not there: tidegate topics create", topic.name)?;
             }
-            println!("lag: what the group {} has not worked on (kafka.consumer_group)", kafka.consumer_group);
+            writeln!(
+                io::stdout(),
+                "lag: what the group {} has not worked on (kafka.consumer_group)",
+                kafka.consumer_group
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

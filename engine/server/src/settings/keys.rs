@@ -57,6 +57,12 @@ impl Key {
         format!("TIDEGATE_{}", self.path.replace('.', "_").to_ascii_uppercase())
     }
 
+    /// Every variable that names it, its own last.
+    pub fn all_variables(&self) -> Vec<String> {
+        let others = self.variables.iter().map(|name| (*name).to_owned());
+        others.chain([self.own_variable()]).collect()
+    }
+
     /// Whether its value may hold a secret, so that no error quotes it.
     pub fn may_be_secret(&self) -> bool {
         matches!(self.kind, Kind::Secret | Kind::NatsServers | Kind::KafkaBrokers | Kind::Url)
@@ -708,11 +714,22 @@ pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// The path that `wrong` was most likely meant to be.
+/// The settings that a word names: one by its path, or those that a variable is about.
+pub fn named(word: &str) -> Vec<&'static Key> {
+    let is_about = |key: &&Key| {
+        key.path == word || key.all_variables().iter().any(|names| names.split('+').any(|name| name == word))
+    };
+    KEYS.iter().filter(is_about).collect()
+}
+
+/// The path, or in capitals the variable, that `wrong` was most likely meant to be.
 pub fn nearest(wrong: &str) -> &'static str {
-    KEYS.iter()
-        .max_by(|a, b| strsim::jaro_winkler(wrong, a.path).total_cmp(&strsim::jaro_winkler(wrong, b.path)))
-        .map_or("", |key| key.path)
+    let paths = KEYS.iter().map(|key| key.path);
+    let variables = KEYS.iter().flat_map(|key| key.variables.iter().copied());
+    paths
+        .chain(variables)
+        .max_by(|a, b| strsim::jaro_winkler(wrong, a).total_cmp(&strsim::jaro_winkler(wrong, b)))
+        .unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use figment::{
 use http::HeaderValue;
 
 use super::{
-    Auth, DEFAULT_DIRECTORY, Delivery, DriverChoice, KEYS, Key, Kind, Settings,
+    Auth, DEFAULT_DIRECTORY, Delivery, DriverChoice, KEYS, Key, Kind, Settings, commented_file,
     delivery::kafka_topics,
     find, nearest,
     value::{address, check, duration, from_text, shown},
@@ -53,7 +53,7 @@ impl fmt::Display for Origin {
 /// One thing that is wrong with the settings: which setting, where, what, and what would be right.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Problem(String);
+pub struct Problem(pub(super) String);
 
 /// The sources of a run.
 #[derive(Debug, Default)]
@@ -91,6 +91,8 @@ pub struct Resolved {
 #[derive(Debug)]
 pub struct Checked {
     values: BTreeMap<&'static str, (Value, Origin)>,
+    /// What was given and changes nothing, a line each.
+    pub notes: Vec<String>,
 }
 
 impl Checked {
@@ -107,6 +109,29 @@ impl Checked {
             _ => (shown(value), false),
         };
         Shown { text, is_secret, origin }
+    }
+
+    /// The settings in force as a commented file, without the secrets among them.
+    pub fn commented(&self) -> String {
+        let head = "# Tidegate: the settings in force, as `tidegate config print` found them.\n";
+        commented_file(head, |key| {
+            let Shown { text, is_secret, origin } = self.value(key);
+            match origin {
+                _ if is_secret => format!("# {} is a secret and left out; it came from {origin}", key.name()),
+                Origin::Default => format!("{} = {text}", key.name()),
+                origin => format!("{} = {text} # from {origin}", key.name()),
+            }
+        })
+    }
+
+    /// Files that secrets of these settings came from.
+    pub fn files_with_secrets(&self) -> Vec<PathBuf> {
+        let secret = |key: &&Key| self.value(key).is_secret;
+        let file = |key: &Key| match self.value(key).origin {
+            Origin::File(path) => Some(path.clone()),
+            _ => None,
+        };
+        KEYS.iter().filter(secret).filter_map(file).collect()
     }
 
     /// The folder of the log: as it is set, else where `queue.type = log` has it. Whether this queue writes one does not
@@ -131,7 +156,8 @@ impl Checked {
     /// # Errors
     /// Settings that do not go together.
     pub fn settings(&self, part: Part) -> Result<Settings, Problem> {
-        typed(&self.values, part)
+        let settings = typed(&self.values, part)?;
+        Ok(Settings { notes: self.notes.clone(), ..settings })
     }
 }
 
@@ -197,7 +223,7 @@ impl Layers {
             }
         }
         for key in KEYS {
-            match self.environment_value(key, part) {
+            match self.of_variables(key, part) {
                 Ok(Some((value, name))) => {
                     figment = figment.merge(One(key.path, value));
                     origins.insert(key.path, Origin::Variable(name));
@@ -207,6 +233,7 @@ impl Layers {
             }
         }
         self.unknown_variables(&mut problems);
+        let notes = self.without_effect(part, &mut problems);
         for Flag { path, value, shown } in &self.flags {
             let Some(key) = find(path) else {
                 problems.push(unknown(path, &format!("flag {shown}")));
@@ -231,7 +258,7 @@ impl Layers {
                 .map_err(|wrong| vec![Problem(format!("setting {}: {wrong}", key.path))])?;
             values.insert(key.path, (value, origins[key.path].clone()));
         }
-        Ok(Checked { values })
+        Ok(Checked { values, notes })
     }
 
     fn merge_file(
@@ -264,97 +291,6 @@ impl Layers {
                 }
             }
         }
-    }
-
-    fn variable(&self, name: &str) -> Option<&str> {
-        self.environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
-    }
-
-    /// What the variables say of one setting, and which of them did.
-    fn environment_value(&self, key: &Key, part: Part) -> Result<Option<(Value, String)>, Problem> {
-        let own = key.own_variable();
-        let mut named: Vec<(String, Value)> = Vec::new();
-        for name in key.variables.iter().copied().chain([own.as_str()]) {
-            let text = match name {
-                "SERVER_HOST+SERVER_PORT" => {
-                    match (self.variable("SERVER_HOST"), self.variable("SERVER_PORT")) {
-                        (None, None) => None,
-                        (host, port) => {
-                            Some(format!("{}:{}", host.unwrap_or("0.0.0.0"), port.unwrap_or("8080")))
-                        }
-                    }
-                }
-                // Unqualified, it is the producer's (contracts: "Listeners are sets"); a part has its own.
-                "HTTP_PORT" if !has_http_port(key.path, part) => None,
-                // One is the processor's group, the other the older analytics system's consumer's (contracts C18); the
-                // analytics process must share with neither, or each would have a part of the events.
-                "CONSUMER_GROUP_ID" if part != Part::Consumer => None,
-                "KAFKA_CONSUMER_GROUP" if matches!(part, Part::Consumer | Part::Analytics) => None,
-                // An unqualified GRPC_PORT moves 50051 alone; a part by itself has no other.
-                "GRPC_PORT" if part == Part::All => {
-                    self.variable(name).map(|port| format!("{port},:50052,:50053"))
-                }
-                _ => self.variable(name).map(str::to_owned),
-            };
-            let Some(text) = text else { continue };
-            let value = from_text(key.kind, &text)
-                .map_err(|wrong| Problem(format!("variable {name}: setting {}: {wrong}", key.path)))?;
-            named.push((name.to_owned(), value));
-        }
-        if let Kind::Addresses = key.kind {
-            // Several names for one listener are not a conflict: it listens on all they name.
-            let mut union: Vec<Value> = Vec::new();
-            for (_, value) in &named {
-                for one in value.as_array().unwrap_or_default() {
-                    if !union.iter().any(|known| known.as_str() == one.as_str()) {
-                        union.push(one.clone());
-                    }
-                }
-            }
-            let names: Vec<&str> = named.iter().map(|(name, _)| name.as_str()).collect();
-            return Ok((!named.is_empty()).then(|| (Value::from(union), names.join(", "))));
-        }
-        if let Some(((first, value), others)) = named.split_first()
-            && !key.first_variable_wins()
-            && let Some((other, differs)) = others.iter().find(|(_, other)| shown(other) != shown(value))
-        {
-            return Err(Problem(format!(
-                "variables {first} and {other} both set {} and differ{}: unset one",
-                key.path,
-                if key.may_be_secret() {
-                    String::new()
-                } else {
-                    format!(" ({} and {})", shown(value), shown(differs))
-                }
-            )));
-        }
-        Ok(named.into_iter().next().map(|(name, value)| (value, name)))
-    }
-
-    /// A misspelt `TIDEGATE_…` would otherwise be ignored in silence.
-    fn unknown_variables(&self, problems: &mut Vec<Problem>) {
-        for name in self.environment.keys().filter(|name| name.starts_with("TIDEGATE_")) {
-            if name == "TIDEGATE_CONFIG" || KEYS.iter().any(|key| key.own_variable() == *name) {
-                continue;
-            }
-            let meant = KEYS
-                .iter()
-                .map(Key::own_variable)
-                .max_by(|a, b| strsim::jaro_winkler(name, a).total_cmp(&strsim::jaro_winkler(name, b)));
-            problems.push(Problem(format!(
-                "variable {name}: there is no such setting; did you mean {}?",
-                meant.unwrap_or_default()
-            )));
-        }
-    }
-}
-
-/// Whether `HTTP_PORT` moves this listener.
-fn has_http_port(path: &str, part: Part) -> bool {
-    match part {
-        Part::Consumer => path == "listen.processor",
-        Part::Analytics => path == "listen.analytics",
-        _ => path == "listen.ingest",
     }
 }
 
@@ -479,6 +415,7 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
         shutdown_timeout: time("timeouts.shutdown"),
         log_level: text("log.level"),
         log_json: text("log.format") == "json",
+        notes: Vec::new(),
     })
 }
 

@@ -3,6 +3,8 @@
 
 mod auth;
 mod delivery;
+mod dotenv;
+mod environment;
 mod keys;
 mod layers;
 mod value;
@@ -11,7 +13,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub use auth::{Auth, Scope};
 pub use delivery::{DEFAULT_DIRECTORY, Delivery, Provider};
-pub use keys::{KEYS, Key, Kind, find, nearest};
+pub use dotenv::read_dotenv;
+pub use environment::{WITHOUT_EFFECT, WithoutEffect};
+pub use keys::{KEYS, Key, Kind, find, named, nearest};
 pub use layers::{Checked, Flag, Layers, Origin, Problem, Resolved, Shown};
 pub use value::expectation;
 
@@ -71,6 +75,16 @@ pub struct Settings {
     pub log_level: String,
     /// One JSON object a line instead of lines for people.
     pub log_json: bool,
+    /// What was given and changes nothing, a line each.
+    pub notes: Vec<String>,
+}
+
+/// What this binary can speak with Kafka, in words.
+pub fn kafka_kind() -> &'static str {
+    match brokers::kafka::SPEAKS_TLS {
+        true => "plaintext, TLS and SASL",
+        false => "plaintext, and neither TLS nor SASL (a build with --features kafka-tls does)",
+    }
 }
 
 /// The file that is read when no other is named.
@@ -80,28 +94,28 @@ pub fn default_file() -> PathBuf {
 
 /// The commented file with every default: `tidegate config print --defaults`, and `tidegate.toml` of the repository.
 pub fn commented_defaults() -> String {
-    let mut text = String::from(
-        "# Tidegate: every setting with its default.\n\
+    let head = "# Tidegate: every setting with its default.\n\
          # A flag wins over the environment, the environment over this file, this file over the default.\n\
-         # `tidegate config check` checks it, `tidegate config explain KEY` says where a value came from.\n",
-    );
+         # `tidegate config check` checks it, `tidegate config explain KEY` says where a value came from.\n";
+    commented_file(head, |key| format!("{} = {}", key.name(), key.default))
+}
+
+/// A file with every setting: what it means, and a line of its own.
+fn commented_file(head: &str, line: impl Fn(&Key) -> String) -> String {
+    let mut text = head.to_owned();
     let mut table = "";
     for key in KEYS {
         if key.table() != table {
             table = key.table();
             text.push_str(&format!("\n[{table}]\n"));
         }
-        for line in wrapped(key.text, 105) {
-            text.push_str(&format!("# {line}\n"));
+        let variables =
+            format!("({}. Environment: {})", expectation(key.kind), key.all_variables().join(", "));
+        for comment in wrapped(key.text, 105).into_iter().chain(wrapped(&variables, 105)) {
+            text.push_str(&format!("# {comment}\n"));
         }
-        let mut variables: Vec<String> = key.variables.iter().map(|name| (*name).to_owned()).collect();
-        variables.push(key.own_variable());
-        for line in
-            wrapped(&format!("({}. Environment: {})", expectation(key.kind), variables.join(", ")), 105)
-        {
-            text.push_str(&format!("# {line}\n"));
-        }
-        text.push_str(&format!("{} = {}\n", key.name(), key.default));
+        text.push_str(&line(key));
+        text.push('\n');
     }
     text
 }

@@ -28,7 +28,7 @@ fn listeners(server: &Server) -> Vec<(String, SocketAddr)> {
 }
 
 /// Method and path of everything that is asked in HTTP: the hot routes by their table, and what the cold lane has.
-fn http_routes() -> Vec<(&'static str, &'static str)> {
+pub(crate) fn http_routes() -> Vec<(&'static str, &'static str)> {
     let is_http = |path: &str| !path.contains("Service/");
     let hot = ENDPOINTS.iter().map(|row| (row.method, row.path)).filter(|(_, path)| is_http(path));
     let cold = [
@@ -66,7 +66,7 @@ fn says_how_it_is(path: &str) -> bool {
 }
 
 /// The path of every RPC, from what reflection serves.
-fn rpcs() -> Vec<String> {
+pub(crate) fn rpcs() -> Vec<String> {
     let files = FileDescriptorSet::decode(tidegate_proto::FILE_DESCRIPTOR_SET).unwrap().file;
     let mut paths = vec!["/grpc.health.v1.Health/Check".to_owned()];
     for file in &files {

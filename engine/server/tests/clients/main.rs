@@ -27,6 +27,7 @@ mod metrics;
 mod older_probes;
 mod openapi;
 mod roles;
+mod secrets;
 mod settings_cli;
 mod shutdown;
 mod sums;

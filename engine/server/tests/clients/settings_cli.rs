@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, os::unix::fs::symlink, process::Command};
 
-use crate::harness::{Scratch, Start, TIDEGATE};
+use crate::harness::{Scratch, Start, TIDEGATE, root};
 
 /// What a command said.
 #[derive(Debug)]
@@ -164,6 +164,276 @@ fn what_print_gives_is_a_file_that_says_the_same() {
     assert!(printed.out.contains("size = 77"), "{}", printed.out);
     let defaults = tidegate(&home, &[("QUEUE_SIZE", "77")], &["config", "print", "--defaults"]);
     assert!(defaults.out.contains("size = 1000"), "{}", defaults.out);
+}
+
+#[test]
+fn a_printed_file_explains_itself_and_holds_no_secret() {
+    let home = Scratch::new();
+    let variables =
+        [("QUEUE_SIZE", "77"), ("API_KEYS", "swordfish"), ("NATS_URL", "nats://joe:swordfish@there:4222")];
+    let printed = tidegate(&home, &variables, &["config", "print"]);
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    assert!(!printed.out.contains("swordfish") && !printed.out.contains("(secret)"), "{}", printed.out);
+    for line in [
+        "# api_keys is a secret and left out; it came from environment API_KEYS",
+        "# url is a secret and left out; it came from environment NATS_URL",
+        "size = 77 # from environment QUEUE_SIZE",
+    ] {
+        assert!(printed.out.lines().any(|printed| printed == line), "{line}: {}", printed.out);
+    }
+    // What a setting means stands there as in the file of the repository.
+    let committed = std::fs::read_to_string(root().join("tidegate.toml")).unwrap();
+    let meanings = committed.lines().filter(|line| line.starts_with("# ")).skip(3);
+    for line in meanings {
+        assert!(printed.out.contains(line), "{line}");
+    }
+    home.write("printed.toml", &printed.out);
+    let said = tidegate(&home, &[], &["config", "check", "--config", "printed.toml"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+}
+
+#[test]
+fn printing_into_the_file_that_is_read_is_refused_and_output_writes_it() {
+    let home = Scratch::new();
+    let before = "[queue]\nsize = 77\n";
+    let file = home.write("tidegate.toml", before);
+    // As a shell does it: the file is empty when the program starts.
+    let redirected = Command::new(TIDEGATE)
+        .args(["config", "print"])
+        .env_clear()
+        .current_dir(home.path())
+        .stdout(std::fs::File::create(&file).unwrap())
+        .output()
+        .unwrap();
+    assert_eq!(redirected.status.code(), Some(1));
+    let said = String::from_utf8(redirected.stderr).unwrap();
+    assert!(said.contains("--output tidegate.toml"), "{said}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "", "nothing is made of an empty file");
+
+    home.write("tidegate.toml", before);
+    let said = tidegate(&home, &[("LOG_LEVEL", "warn")], &["config", "print", "--output", "tidegate.toml"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.contains("size = 77") && written.contains("level = \"warn\""), "{written}");
+    let names: Vec<_> =
+        std::fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["tidegate.toml"], "nothing is left beside it");
+    let said = tidegate(&home, &[], &["config", "explain", "queue.size"]);
+    assert!(said.out.contains("queue.size = 77"), "{said:?}");
+}
+
+#[test]
+fn output_does_not_lose_a_secret_that_stands_in_that_file_alone() {
+    let home = Scratch::new();
+    let before = "[auth]\napi_keys = \"swordfish\"\n";
+    let file = home.write("tidegate.toml", before);
+    let said = tidegate(&home, &[], &["config", "print", "-o", "tidegate.toml"]);
+    assert!(said.code == Some(1) && said.err.contains("would be lost"), "{said:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    assert_eq!(tidegate(&home, &[], &["config", "print", "-o", "other.toml"]).code, Some(0));
+    let said = tidegate(&home, &[], &["config", "print", "-o", "nowhere/other.toml"]);
+    assert!(said.code == Some(1) && said.err.contains("nowhere/other.toml"), "{said:?}");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let home = Scratch::new();
+    for arguments in [
+        &["config", "print"][..],
+        &["config", "print", "--defaults"],
+        &["config", "explain", "queue.size"],
+        &["config", "check"],
+        &["version"],
+        &["completions", "bash"],
+        &["dlq", "list"],
+        &["--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        // Nobody reads.
+        drop(reader);
+        let output = Command::new(TIDEGATE)
+            .args(arguments)
+            .env_clear()
+            .current_dir(home.path())
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(0) && said.is_empty(),
+            "{arguments:?}: {:?} {said}",
+            output.status
+        );
+    }
+}
+
+#[test]
+fn explain_knows_settings_by_the_names_of_their_variables() {
+    let home = Scratch::new();
+    for (word, settings) in [
+        ("QUEUE_TYPE", &["queue.type = "][..]),
+        ("TIDEGATE_QUEUE_TYPE", &["queue.type = "]),
+        ("SERVER_PORT", &["listen.gateway = "]),
+        ("KAFKA_TOPIC", &["kafka.topic = ", "kafka.topic_analytics = ", "kafka.topic_producer = "]),
+        ("APP_DEBUG", &["no effect"]),
+    ] {
+        let said = tidegate(&home, &[], &["config", "explain", word]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        settings.iter().for_each(|text| assert!(said.out.contains(text), "{word}: {said:?}"));
+    }
+    let said = tidegate(&home, &[], &["config", "explain", "QUEUE_TYP"]);
+    assert!(said.code == Some(1) && said.err.contains("QUEUE_TYPE"), "{said:?}");
+}
+
+/// As the analytics platform ships it, its last line with a blank behind it and no newline.
+const ENV_OF_ANALYTICS: &str = "\
+# Kafka Configuration
+KAFKA_BROKERS=localhost:9092
+KAFKA_TOPIC_EVENTS=analytics-events
+KAFKA_TOPIC_METRICS=metrics-data
+KAFKA_PARTITION_STRATEGY=hash
+
+# Service Configuration
+SERVICE_NAME=analytics-service
+SERVICE_ENV=development
+GRPC_PORT=50051
+HTTP_PORT=8081
+LOG_LEVEL=info
+
+# Prometheus
+PROMETHEUS_ENABLED=true
+PROMETHEUS_PATH=/metrics
+
+# Consumer
+CONSUMER_GROUP_ID=analytics-consumer-group
+CONSUMER_AUTO_COMMIT=true
+CONSUMER_OFFSET_OLDEST=true ";
+
+/// As the users and events service ships it: a policy with quotes and semicolons, and no quotes around it.
+const ENV_OF_USERS: &str = "\
+SERVER_HOST=127.0.0.1
+SERVER_PORT=0
+DB_HOST=localhost
+DB_PORT=5432
+DB_USER=postgres
+DB_PASSWORD=swordfish
+DB_NAME=highload_db
+DB_SSLMODE=disable
+REDIS_HOST=localhost
+REDIS_PORT=6379
+REDIS_PASSWORD=
+REDIS_DB=0
+KAFKA_BROKERS=localhost:9092
+KAFKA_TOPIC=user-events
+KAFKA_GROUP_ID=highload-service
+LOG_LEVEL=info
+# Security
+CONTENT_SECURITY_POLICY=default-src 'self'; script-src 'self' 'unsafe-inline'; img-src \"self\" data: *
+";
+
+#[test]
+fn the_older_systems_env_files_start_the_server() {
+    for (env, role) in
+        [(ENV_OF_ANALYTICS, "all"), (ENV_OF_USERS, "highload-microservice"), (ENV_OF_USERS, "all")]
+    {
+        let server = Start::new().file(".env", env).argument("--role").argument(role).run();
+        assert!(server.log().iter().any(|line| line.contains("has no effect")), "{:#?}", server.log());
+        assert!(!server.log().iter().any(|line| line.contains("swordfish")));
+        assert_eq!(server.stop().exit_code, Some(0));
+    }
+    let home = Scratch::new();
+    home.write(".env", ENV_OF_ANALYTICS);
+    let said = tidegate(&home, &[], &["config", "check"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    for name in ["CONSUMER_OFFSET_OLDEST", "CONSUMER_AUTO_COMMIT", "SERVICE_NAME", "KAFKA_TOPIC_METRICS"] {
+        assert!(said.out.contains(&format!("{name} has no effect")), "{name}: {said:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_of_dotenv_is_one_line_with_its_place_and_the_way_out() {
+    let home = Scratch::new();
+    for (text, place, fix) in [
+        ("QUEUE_SIZE=1\nno assignment\n", ".env, line 2", "NAME=VALUE"),
+        ("QUEUE_SIZE=1\n\nLOG_LEVEL=\"info\n", ".env, line 3", "close it"),
+        ("QUEUE_SIZE=many\n", "QUEUE_SIZE", "whole number"),
+    ] {
+        home.write(".env", text);
+        let said = tidegate(&home, &[], &["config", "check"]);
+        assert_eq!((said.code, said.err.lines().count()), (Some(1), 1), "{said:?}");
+        assert!(said.err.contains(place) && said.err.contains(fix), "{said:?}");
+    }
+}
+
+#[test]
+fn what_kubernetes_and_our_clients_set_does_not_stop_a_server() {
+    let links = [
+        ("TIDEGATE_PORT", "tcp://10.0.0.1:8080"),
+        ("TIDEGATE_SERVICE_HOST", "10.0.0.1"),
+        ("TIDEGATE_SERVICE_PORT", "8080"),
+        ("TIDEGATE_SERVICE_PORT_HTTP", "8080"),
+        ("TIDEGATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("TIDEGATE_PORT_8080_TCP_PROTO", "tcp"),
+        ("TIDEGATE_PORT_8080_TCP_PORT", "8080"),
+        ("TIDEGATE_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("INGEST_PORT", "tcp://10.0.0.1:8081"),
+        ("INGEST_SERVICE_HOST", "10.0.0.1"),
+        ("API_PORT", "tcp://10.0.0.1:8080"),
+        ("GRPC_PORT", "tcp://10.0.0.1:50051"),
+        ("METRICS_PORT", "udp://10.0.0.1:9090"),
+        ("SERVER_PORT", "tcp://10.0.0.1:8080"),
+        ("KAFKA_PORT", "tcp://10.0.0.1:9092"),
+        ("TIDEGATE_ADDRESS", "localhost:50051"),
+        ("TIDEGATE_API_KEY", "swordfish"),
+    ];
+    let start = links.iter().fold(Start::new(), |start, (name, value)| start.variable(name, value));
+    let server = start.run();
+    let lines: Vec<String> = server.log().into_iter().filter(|line| line.contains("Kubernetes")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("INGEST_PORT") && lines[0].contains("TIDEGATE_PORT"), "{lines:?}");
+    assert_eq!(server.stop().exit_code, Some(0));
+    let home = Scratch::new();
+    let said = tidegate(&home, &links, &["config", "explain", "listen.ingest"]);
+    assert!(said.out.contains("from     default"), "{said:?}");
+    // A misspelt setting still does.
+    let said = tidegate(&home, &[("TIDEGATE_QUEUE_SISE", "tcp")], &["config", "check"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+}
+
+#[test]
+fn older_variables_are_obeyed_refused_or_said_to_have_no_effect() {
+    let home = Scratch::new();
+    for (name, value) in [
+        ("KAFKA_BATCH_SIZE", "0"),
+        ("KAFKA_BATCH_SIZE", "1001"),
+        ("KAFKA_BATCH_TIMEOUT", "11s"),
+        ("KAFKA_MAX_RETRIES", "11"),
+        ("KAFKA_MAX_RETRIES", "many"),
+        ("APP_ENV", "playground"),
+        ("APP_DEBUG", "perhaps"),
+        ("CONSUMER_AUTO_COMMIT", "perhaps"),
+        ("SERVER_SHUTDOWN_TIMEOUT", "61s"),
+        ("SERVER_READ_TIMEOUT", "301s"),
+        ("KAFKA_REQUIRED_ACKS", "2"),
+        ("KAFKA_COMPRESSION", "rar"),
+    ] {
+        let said = tidegate(&home, &[(name, value)], &["config", "check"]);
+        assert!(said.code == Some(1) && said.err.contains(name), "{name}={value}: {said:?}");
+    }
+    for (name, value) in [
+        ("KAFKA_MAX_RETRIES", "3"),
+        ("APP_NAME", "producer-service"),
+        ("APP_VERSION", "1.0.0"),
+        ("APP_ENV", "development"),
+        ("APP_DEBUG", "false"),
+    ] {
+        let said = tidegate(&home, &[(name, value)], &["config", "check"]);
+        let line = format!("{name} has no effect");
+        assert!(said.code == Some(0) && said.out.contains(&line), "{name}={value}: {said:?}");
+    }
+    assert_eq!(explained(&home, &[("KAFKA_BATCH_SIZE", "1000")], &[], "kafka.batch_messages").0, "1000");
+    let own = [("TIDEGATE_KAFKA_BATCH_MESSAGES", "20000")];
+    assert_eq!(explained(&home, &own, &[], "kafka.batch_messages").0, "20000");
 }
 
 #[test]

@@ -64,13 +64,18 @@ pub(crate) struct Start {
     program: PathBuf,
     arguments: Vec<OsString>,
     environment: BTreeMap<String, String>,
+    files: Vec<(String, String)>,
 }
 
 impl Start {
     /// Free ports, no metrics port, JSON logs.
     pub(crate) fn new() -> Self {
-        let mut start =
-            Self { program: TIDEGATE.into(), arguments: Vec::new(), environment: BTreeMap::new() };
+        let mut start = Self {
+            program: TIDEGATE.into(),
+            arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            files: Vec::new(),
+        };
         for setting in ["gateway", "ingest", "processor", "analytics", "grpc"] {
             start = start.set(&format!("listen.{setting}=127.0.0.1:0"));
         }
@@ -92,6 +97,12 @@ impl Start {
         self
     }
 
+    /// A file in the directory that it starts in.
+    pub(crate) fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.push((name.to_owned(), content.to_owned()));
+        self
+    }
+
     /// Another name of the binary.
     pub(crate) fn program(mut self, program: &Path) -> Self {
         self.program = program.into();
@@ -101,6 +112,9 @@ impl Start {
     fn spawn(self) -> (Child, Scratch) {
         // A directory and an environment of its own: the tester's settings are not the test's.
         let home = Scratch::new();
+        for (name, content) in &self.files {
+            home.write(name, content);
+        }
         let child = Command::new(&self.program)
             .args(&self.arguments)
             .env_clear()
