@@ -216,7 +216,7 @@ impl Client {
         let mut probe = Probe::default();
         let policy = Policy::from(&*self.config);
         let outcome = policy
-            .run(method, repeat, deadline, || {
+            .run(method, &self.config.address, repeat, deadline, || {
                 probe = Probe::default();
                 let left = deadline.saturating_duration_since(tokio::time::Instant::now());
                 let request = self.request(message.clone(), options, Some(left), &probe);
@@ -234,7 +234,7 @@ impl Client {
             Ok((response, attempts)) => (Ok(response), attempts),
             Err(error) => {
                 let attempts = match error {
-                    Error::Refused { attempts, .. } | Error::BudgetSpent { attempts } => attempts,
+                    Error::Refused { attempts, .. } | Error::BudgetSpent { attempts, .. } => attempts,
                     _ => 0,
                 };
                 (Err(error), attempts)
@@ -283,8 +283,10 @@ impl Client {
                 };
                 Ok(Answer::new(response, timing))
             }
-            Ok(Err(status)) => Err(Error::Refused { status, attempts: 1 }),
-            Err(_) => Err(Error::BudgetSpent { attempts: 1 }),
+            Ok(Err(status)) => {
+                Err(Error::Refused { server: self.config.address.clone(), status, attempts: 1 })
+            }
+            Err(_) => Err(Error::BudgetSpent { server: self.config.address.clone(), attempts: 1 }),
         }
     }
 }

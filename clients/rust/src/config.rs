@@ -17,7 +17,7 @@ pub struct Config {
     pub(crate) api_key: Option<String>,
     pub(crate) budget: Duration,
     pub(crate) connect_timeout: Duration,
-    pub(crate) retries_max: usize,
+    pub(crate) retries_max: Option<usize>,
     pub(crate) retry_delay: Duration,
     pub(crate) retry_delay_max: Duration,
     pub(crate) give_ids: bool,
@@ -34,7 +34,7 @@ impl Config {
             api_key: None,
             budget: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
-            retries_max: 3,
+            retries_max: None,
             retry_delay: Duration::from_millis(100),
             retry_delay_max: Duration::from_secs(5),
             give_ids: true,
@@ -64,9 +64,9 @@ impl Config {
         Self { connect_timeout, ..self }
     }
 
-    /// How often a call is sent again at most; default 3.
+    /// How often a call is sent again at most; default: as often as its budget has room for.
     pub fn retries_max(self, retries_max: usize) -> Self {
-        Self { retries_max, ..self }
+        Self { retries_max: Some(retries_max), ..self }
     }
 
     /// The wait before the first retry is random, up to this; it doubles with each further one, up to `max`. Where the

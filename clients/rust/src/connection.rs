@@ -106,7 +106,19 @@ impl Pool {
     }
 }
 
-async fn open(to: Uri, note: Opened) -> std::io::Result<TokioIo<TcpStream>> {
+/// There is no connection: what was to go over it was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("not connected to {server}: {cause}")]
+pub(crate) struct NotConnected {
+    server: Uri,
+    cause: std::io::Error,
+}
+
+async fn open(to: Uri, note: Opened) -> Result<TokioIo<TcpStream>, NotConnected> {
+    connect(&to, note).await.map_err(|cause| NotConnected { server: to, cause })
+}
+
+async fn connect(to: &Uri, note: Opened) -> std::io::Result<TokioIo<TcpStream>> {
     let since = Instant::now();
     let host = to.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let port = to.port_u16().unwrap_or(if to.scheme_str() == Some("https") { 443 } else { 80 });

@@ -1,5 +1,7 @@
 //! What can go wrong.
 
+use std::{error::Error as StdError, fmt};
+
 use tonic::Status;
 
 use crate::call::MESSAGE_BYTES_MAX;
@@ -23,8 +25,10 @@ pub enum Error {
         bytes: usize,
     },
     /// The server, or the connection to it, said no; the last status is here.
-    #[error("{} ({attempts} attempts): {}", status.code(), status.message())]
+    #[error("{server} ({attempts} attempts): {}", Told(status))]
     Refused {
+        /// The address of the server.
+        server: String,
         /// What it said.
         #[source]
         status: Status,
@@ -32,14 +36,38 @@ pub enum Error {
         attempts: u32,
     },
     /// The budget is spent and there is no answer: whether it was done is *unknown*.
-    #[error("unknown: no answer within the budget ({attempts} attempts); send it again with the same id")]
+    #[error(
+        "unknown: no answer from {server} within the budget ({attempts} attempts); send it again with the same id"
+    )]
     BudgetSpent {
+        /// The address of the server.
+        server: String,
         /// How often the call was sent.
         attempts: u32,
     },
     /// The batcher is closed.
     #[error("the batcher is closed")]
     Closed,
+}
+
+/// A status in words, with the causes that its own text leaves out: a broken connection is only `transport error` there.
+pub(crate) struct Told<'a>(pub(crate) &'a Status);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.0.code(), self.0.message())?;
+        let mut last = self.0.message().to_owned();
+        let mut cause = self.0.source();
+        while let Some(known) = cause {
+            let text = known.to_string();
+            if !last.contains(&text) {
+                write!(f, ": {text}")?;
+                last = text;
+            }
+            cause = known.source();
+        }
+        Ok(())
+    }
 }
 
 impl Error {

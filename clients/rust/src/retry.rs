@@ -7,7 +7,10 @@ use tokio::time::Instant;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::{Config, Error};
+use crate::{Config, Error, connection::NotConnected, error::Told};
+
+/// With less time left than this, a call is not sent again.
+const LEFT_MIN: Duration = Duration::from_millis(5);
 
 /// Whether doing a call twice does harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +24,8 @@ pub(crate) enum Repeat {
 /// Retries of one call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
-    retries_max: usize,
+    /// `None`: as many as the budget has room for.
+    retries_max: Option<usize>,
     delay: Duration,
     delay_max: Duration,
 }
@@ -43,8 +47,23 @@ fn asked(status: &Status) -> Option<Duration> {
     status.get_details_retry_info().map(|info| info.retry_delay.unwrap_or_default())
 }
 
+/// Whether there was no connection that the call could have gone over.
+fn never_left(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(known) = cause {
+        if known.is::<NotConnected>() {
+            return true;
+        }
+        cause = known.source();
+    }
+    false
+}
+
 /// Whether the next answer may be another one.
 fn may_retry(status: &Status, repeat: Repeat) -> bool {
+    if never_left(status) {
+        return true;
+    }
     // A status with a source was made here, of a broken connection: whether the call arrived is unknown.
     let broken = status.source().is_some();
     match status.code() {
@@ -62,6 +81,7 @@ impl Policy {
     pub(crate) async fn run<T, F>(
         self,
         method: &str,
+        server: &str,
         repeat: Repeat,
         deadline: Instant,
         mut send: impl FnMut() -> F,
@@ -80,10 +100,11 @@ impl Policy {
                 }
             }
         };
-        let backoff = ExponentialBuilder::new()
-            .with_min_delay(self.delay)
-            .with_max_delay(self.delay_max)
-            .with_max_times(self.retries_max);
+        let backoff = ExponentialBuilder::new().with_min_delay(self.delay).with_max_delay(self.delay_max);
+        let backoff = match self.retries_max {
+            Some(retries) => backoff.with_max_times(retries),
+            None => backoff.without_max_times(),
+        };
         let outcome = attempt
             .retry(backoff.build())
             .sleep(tokio::time::sleep)
@@ -92,12 +113,14 @@ impl Policy {
                 let Failed::Said(status) = failed else { return None };
                 // Full jitter: clients that were refused together do not come back together.
                 let own = delay?.mul_f64(fastrand::f64());
-                let wait = own.max(asked(status).unwrap_or_default());
-                (Instant::now() + wait < deadline).then_some(wait)
+                // A wait of ours leaves half of the time for the attempt behind it, until there is none worth it.
+                let left = deadline.saturating_duration_since(Instant::now());
+                let wait = own.min(left / 2).max(asked(status).unwrap_or_default());
+                (left >= LEFT_MIN && wait < left).then_some(wait)
             })
             .notify(|failed, wait| {
                 if let Failed::Said(status) = failed {
-                    tracing::warn!(method, code = ?status.code(), error = status.message(), ?wait, "sending again");
+                    tracing::warn!(method, server, error = %Told(status), ?wait, "sending again");
                 }
             })
             .await;
@@ -105,10 +128,10 @@ impl Policy {
             Ok(answer) => Ok((answer, attempts)),
             // Our own clock and the channel's, which has the same deadline, end a call together.
             Err(Failed::Said(status)) if status.code() == Code::Cancelled && Instant::now() >= deadline => {
-                Err(Error::BudgetSpent { attempts })
+                Err(Error::BudgetSpent { server: server.to_owned(), attempts })
             }
-            Err(Failed::Said(status)) => Err(Error::Refused { status, attempts }),
-            Err(Failed::OutOfTime) => Err(Error::BudgetSpent { attempts }),
+            Err(Failed::Said(status)) => Err(Error::Refused { server: server.to_owned(), status, attempts }),
+            Err(Failed::OutOfTime) => Err(Error::BudgetSpent { server: server.to_owned(), attempts }),
         }
     }
 }
@@ -122,7 +145,7 @@ mod tests {
     use super::*;
 
     const POLICY: Policy =
-        Policy { retries_max: 3, delay: Duration::from_millis(100), delay_max: Duration::from_secs(5) };
+        Policy { retries_max: None, delay: Duration::from_millis(100), delay_max: Duration::from_secs(5) };
 
     fn refused(code: Code, after: Duration) -> Status {
         Status::with_error_details(code, "full", ErrorDetails::with_retry_info(Some(after)))
@@ -137,7 +160,7 @@ mod tests {
         let mut answers: VecDeque<Status> = answers.into_iter().collect();
         let since = Instant::now();
         let outcome = POLICY
-            .run("test", repeat, since + budget, || {
+            .run("test", "http://server", repeat, since + budget, || {
                 let answer = answers.pop_front();
                 async move { answer.map_or(Ok(()), Err) }
             })
@@ -191,7 +214,7 @@ mod tests {
         let budget = Duration::from_millis(350);
         let since = Instant::now();
         let outcome = POLICY
-            .run("test", Repeat::Harmless, since + budget, || async {
+            .run("test", "http://server", Repeat::Harmless, since + budget, || async {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 Err::<(), Status>(Status::unavailable("slow"))
             })
@@ -199,17 +222,56 @@ mod tests {
         assert!(outcome.is_err() && since.elapsed() <= budget + Duration::from_millis(1), "{outcome:?}");
         let since = Instant::now();
         let outcome = POLICY
-            .run("test", Repeat::Harmless, since + budget, std::future::pending::<Result<(), Status>>)
+            .run(
+                "test",
+                "http://server",
+                Repeat::Harmless,
+                since + budget,
+                std::future::pending::<Result<(), Status>>,
+            )
             .await;
-        assert!(matches!(outcome, Err(Error::BudgetSpent { attempts: 1 })), "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::BudgetSpent { attempts: 1, .. })), "{outcome:?}");
         assert!(since.elapsed() <= budget + Duration::from_millis(1), "{:?}", since.elapsed());
     }
 
+    /// What becomes of a call to a server that is away for so long; how long it took.
+    async fn call_while_away(away: Duration, budget: Duration) -> (Result<u32, Error>, Duration) {
+        let since = Instant::now();
+        let outcome = POLICY
+            .run("test", "http://server", Repeat::Harmless, since + budget, || async move {
+                if since.elapsed() < away { Err(Status::unavailable("away")) } else { Ok(()) }
+            })
+            .await;
+        (outcome.map(|((), attempts)| attempts), since.elapsed())
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn retries_end_with_their_number() {
-        let (outcome, took) = call(Repeat::Harmless, MINUTE, (0..9).map(|_| Status::unavailable("no"))).await;
+    async fn a_server_that_comes_back_within_the_budget_gets_the_call() {
+        let budget = Duration::from_secs(30);
+        // The last wait is random, and never so long that there is no time left behind it.
+        for away_ms in [350, 3_000, 10_000, 25_000, 29_900] {
+            let away = Duration::from_millis(away_ms);
+            let (outcome, took) = call_while_away(away, budget).await;
+            assert!(
+                outcome.is_ok() && took >= away && took <= budget,
+                "{away:?}: {outcome:?} after {took:?}"
+            );
+        }
+        // Not a storm: the waits grow.
+        let (outcome, took) = call_while_away(MINUTE, budget).await;
+        let Err(Error::Refused { attempts, .. }) = outcome else { panic!("{outcome:?}") };
+        assert!((5..80).contains(&attempts), "{attempts}");
+        assert!(took <= budget && took >= budget - Duration::from_millis(10), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_end_with_their_number_where_one_is_set() {
+        let policy = Policy { retries_max: Some(3), ..POLICY };
+        let since = Instant::now();
+        let refuse = || async { Err::<(), _>(Status::unavailable("no")) };
+        let outcome = policy.run("test", "http://server", Repeat::Harmless, since + MINUTE, refuse).await;
         assert!(matches!(outcome, Err(Error::Refused { attempts: 4, .. })), "{outcome:?}");
         // At most 100, 200 and 400 ms, and the clock's resolution of a millisecond each.
-        assert!(took <= Duration::from_millis(703), "{took:?}");
+        assert!(since.elapsed() <= Duration::from_millis(703), "{:?}", since.elapsed());
     }
 }

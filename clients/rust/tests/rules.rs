@@ -223,8 +223,36 @@ async fn the_budget_ends_a_call_that_nobody_answers() {
     let client = Client::new(quick(silent.local_addr().unwrap()).budget(budget)).unwrap();
     let since = Instant::now();
     let outcome = client.ingest_event(event(), &CallOptions::new()).await;
-    assert!(matches!(outcome, Err(Error::BudgetSpent { attempts: 1 })), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::BudgetSpent { attempts: 1, .. })), "{outcome:?}");
     assert!(since.elapsed() >= budget);
+}
+
+/// An address at which nobody listens.
+async fn nowhere() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn who_cannot_be_reached_is_named_with_the_cause() {
+    let address = nowhere().await;
+    let client = Client::new(quick(address).retries_max(1)).unwrap();
+    let error = client.ingest_event(event(), &CallOptions::new()).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("http://{address} (2 attempts): ")), "{error}");
+    assert!(error.contains("Connection refused"), "{error}");
+    let opened = client.stream_events(tokio_stream::empty(), &CallOptions::new()).await.unwrap_err();
+    assert!(opened.to_string().contains(&address.to_string()), "{opened}");
+    let batcher = Batcher::new(client, BatchConfig::default()).unwrap();
+    let receipt = batcher.send(event()).await.unwrap();
+    batcher.close().await.unwrap();
+    let Fate::BatchFailed { error, .. } = receipt.fate().await.unwrap() else { panic!("it was stored") };
+    assert!(error.contains(&address.to_string()) && error.contains("Connection refused"), "{error}");
+}
+
+#[tokio::test]
+async fn what_never_left_is_sent_again_also_without_an_id() {
+    let client = Client::new(quick(nowhere().await).retries_max(2).give_ids(false)).unwrap();
+    let refused = client.ingest_event(event(), &CallOptions::new()).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { attempts: 3, .. }), "{refused:?}");
 }
 
 #[tokio::test]

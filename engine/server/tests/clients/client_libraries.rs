@@ -13,7 +13,7 @@ use tidegate_client::{
     },
 };
 
-use crate::harness::{Server, Start, eventually, get, on_runtime, root, tool};
+use crate::harness::{Scratch, Server, Start, eventually, get, on_runtime, root, tool};
 
 /// Runs go in a folder of the repository; standard output and standard error.
 #[track_caller]
@@ -186,4 +186,81 @@ fn the_batcher_says_of_each_event_what_became_of_it() {
         }
     });
     assert_eq!(server.settled(), 900);
+}
+
+#[test]
+fn a_restart_shorter_than_the_budget_loses_no_event_of_a_batcher() {
+    const EVENTS: u64 = 4_000;
+    let folder = Scratch::new();
+    let data = format!("data.directory={}", folder.path().join("data").display());
+    let server = Start::new().set("queue.type=log").set(&data).run();
+    let address = server.grpc();
+    on_runtime(async {
+        let to = || Config::new(format!("http://{address}"));
+        let config = BatchConfig { events_max: 50, queue_events: 100, ..BatchConfig::default() };
+        let batcher = Batcher::new(Client::new(to()).unwrap(), config).unwrap();
+        let mut receipts = Vec::new();
+        for n in 0..EVENTS / 2 {
+            receipts.push(batcher.send(event("ada", &format!("e-{n}"))).await.unwrap());
+        }
+        // Killed in the middle; nobody answers for longer than a few quick retries last.
+        drop(server);
+        let sending = tokio::spawn(async move {
+            for n in EVENTS / 2..EVENTS {
+                receipts.push(batcher.send(event("ada", &format!("e-{n}"))).await.unwrap());
+            }
+            batcher.close().await.unwrap();
+            let mut lost = Vec::new();
+            for receipt in receipts {
+                match receipt.fate().await.unwrap() {
+                    Fate::Stored { .. } => {}
+                    other => lost.push(other),
+                }
+            }
+            lost
+        });
+        let impatient = Client::new(to().retries_max(3)).unwrap();
+        for _ in 0..4 {
+            let refused = impatient.ingest_event(event("ada", ""), &CallOptions::new()).await.unwrap_err();
+            assert!(refused.to_string().contains(&address.to_string()), "{refused}");
+        }
+        let server =
+            Start::new().set("queue.type=log").set(&data).set(&format!("listen.grpc={address}")).run();
+        let lost = sending.await.unwrap();
+        assert!(lost.is_empty(), "{} of {EVENTS}, the first: {:?}", lost.len(), lost[0]);
+        eventually("each event is counted once", || {
+            let user = get(server.gateway(), "/v1/analytics/users/ada").json();
+            (user["userProfile"]["totalEvents"] == EVENTS).then_some(())
+        });
+    });
+}
+
+#[path = "../../../../clients/rust/examples/start.rs"]
+mod start;
+
+#[test]
+fn the_pages_of_the_clients_begin_with_lines_that_run() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    // What stands between the head and the end of a program.
+    let lines = |path: &str, from: &str, to: &str| {
+        let program = read(path);
+        let program = &program[program.find(from).unwrap()..];
+        program[..program.find(to).unwrap()].trim_end().to_owned()
+    };
+    let rust = lines("clients/rust/examples/start.rs", "use futures_util", "#[allow(dead_code");
+    let go_lines = lines("clients/go/examples/start/main.go", "import (", "func main()");
+    for (page, program) in [
+        ("clients/rust/README.md", &rust),
+        ("docs/clients.md", &rust),
+        ("clients/go/README.md", &go_lines),
+        ("docs/clients.md", &go_lines),
+    ] {
+        assert!(read(page).contains(program.as_str()), "{page} has other lines than the program");
+    }
+    let server = Server::start();
+    on_runtime(async { start::send(&format!("http://{}", server.grpc())).await.unwrap() });
+    assert_eq!(server.settled(), 5);
+    let Some((said, _)) = go("clients/go", &["run", "./examples/start"], Some(server.grpc())) else { return };
+    assert!(said.contains("\n2 stored, 0 not\n") && said.contains("end of stream: 2 events"), "{said}");
+    assert_eq!(server.settled(), 10);
 }
