@@ -113,7 +113,7 @@ proto: ## Generate proto/src/gen anew
 	$(CARGO) xtask proto
 
 health ready: ## Ask a running server's ports
-	@for port in 8080 8081 8082; do curl -fsS --max-time 5 http://localhost:$$port/$@ && echo; done
+	@for port in 8080 8081 8082 8083; do curl -fsS --max-time 5 http://localhost:$$port/$@ && echo; done
 
 metrics: ## The request metrics of a running server (API_KEY, where it asks for one)
 	@curl -fsS --max-time 5 $(if $(API_KEY),-H 'x-api-key: $(API_KEY)') http://localhost:9090/metrics | grep -E '^(ingest_|processor_|gateway_|producer_|http_)'

@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 /// Bounds of the buckets of publish times, in milliseconds; one more is unbounded.
 pub const PUBLISH_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 30_000];
 
+/// The trouble of a broker of which nothing is known.
+const UNKNOWN: &str = "not reached yet";
+
 /// What a partition of a topic holds that the group has not passed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartitionLag {
@@ -76,7 +79,7 @@ impl SideStatus {
     pub fn new(name: &str) -> Self {
         let status = Self { name: name.to_owned(), ..Self::default() };
         status.open.store(true, Relaxed);
-        *status.trouble.lock() = Some("not reached yet".to_owned());
+        *status.trouble.lock() = Some(UNKNOWN.to_owned());
         status
     }
 
@@ -88,6 +91,11 @@ impl SideStatus {
 
     pub(crate) fn set_open(&self, open: bool) {
         self.open.store(open, Relaxed);
+    }
+
+    /// Whether it has answered, or not answering was noticed.
+    pub fn is_known(&self) -> bool {
+        !self.is_open() || self.trouble.lock().as_deref() != Some(UNKNOWN)
     }
 
     /// What is in the way.

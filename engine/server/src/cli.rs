@@ -118,9 +118,9 @@ pub struct ReplayArguments {
     /// The data directory [default: data.directory of the settings, or ./tidegate-data].
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,
-    /// The running Tidegate.
-    #[arg(long, default_value = "http://localhost:8082")]
-    pub url: String,
+    /// The running Tidegate [default: http://localhost:8082, as listen.processor says].
+    #[arg(long)]
+    pub url: Option<String>,
     /// Where settings come from.
     #[command(flatten)]
     pub sources: Sources,
@@ -155,9 +155,9 @@ pub enum DlqAction {
         /// The data directory [default: data.directory of the settings, or ./tidegate-data].
         #[arg(long, value_name = "DIR")]
         directory: Option<PathBuf>,
-        /// The running Tidegate.
-        #[arg(long, default_value = "http://localhost:8082")]
-        url: String,
+        /// The running Tidegate [default: http://localhost:8082, as listen.processor says].
+        #[arg(long)]
+        url: Option<String>,
         /// Where settings come from.
         #[command(flatten)]
         sources: Sources,
@@ -230,6 +230,9 @@ pub struct Sources {
     /// Core threads; 0 is every core (engine.cores).
     #[arg(long, value_name = "COUNT")]
     pub cores: Option<String>,
+    /// Add this to the number of every port, for a further process on this machine (listen.port_offset).
+    #[arg(long, value_name = "COUNT")]
+    pub port_offset: Option<String>,
     /// error, warn, info, debug or trace (log.level).
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -248,6 +251,7 @@ impl Sources {
         let named = [
             ("queue.size", "--queue-size", &self.queue_size),
             ("engine.cores", "--cores", &self.cores),
+            ("listen.port_offset", "--port-offset", &self.port_offset),
             ("log.level", "--log-level", &self.log_level),
             ("log.format", "--log-format", &self.log_format),
         ];
@@ -287,6 +291,7 @@ impl Sources {
             set: self.set,
             queue_size: one("--queue-size", self.queue_size, behind.queue_size)?,
             cores: one("--cores", self.cores, behind.cores)?,
+            port_offset: one("--port-offset", self.port_offset, behind.port_offset)?,
             log_level: one("--log-level", self.log_level, behind.log_level)?,
             log_format: one("--log-format", self.log_format, behind.log_format)?,
         })
@@ -342,7 +347,15 @@ enum Uses {
 const DIRECTORY: Uses = Uses::Settings { paths: &["data.directory", "queue.type"], role: false };
 /// Where the log is, and what a server asks for that messages are sent to.
 const SENDING: Uses = Uses::Settings {
-    paths: &["data.directory", "queue.type", "auth.api_keys", "auth.tokens", "auth.scope"],
+    paths: &[
+        "data.directory",
+        "queue.type",
+        "auth.api_keys",
+        "auth.tokens",
+        "auth.scope",
+        "listen.processor",
+        "listen.port_offset",
+    ],
     role: false,
 };
 /// Where Kafka is, and what the topics are.

@@ -16,7 +16,8 @@ use rustix::fs::fstat;
 
 use crate::{
     cli::{Cli, Command, ConfigAction, Sources, With},
-    health_check, log_tools, resend,
+    health_check, log_tools,
+    resend::{self, Server},
     role::Part,
     run,
     settings::{
@@ -75,17 +76,22 @@ fn dispatch() -> Result<ExitCode> {
         },
         Some(Command::Replay(arguments)) => {
             let Some(checked) = read(&sources)? else { return Ok(ExitCode::FAILURE) };
-            resend::replay(&arguments, &checked.data_directory(), checked.own_key()?)
+            resend::replay(&arguments, &checked.data_directory(), there(&checked)?)
         }
         Some(Command::Dlq(With { action, .. })) => {
             let Some(checked) = read(&sources)? else { return Ok(ExitCode::FAILURE) };
-            resend::dead_letters(&action, &checked.data_directory(), checked.own_key()?)
+            resend::dead_letters(&action, &checked.data_directory(), there(&checked)?)
         }
         Some(Command::Log(With { action, .. })) => {
             let Some(checked) = read(&sources)? else { return Ok(ExitCode::FAILURE) };
             log_tools::run(&action, checked.data_directory())
         }
     }
+}
+
+/// The server that messages are sent to once more, if no other is named.
+fn there(checked: &Checked) -> Result<Server> {
+    Ok(Server { url: checked.processor_url()?, key: checked.own_key()? })
 }
 
 /// The command line, with `-health-check` as clap can read it: in front of all, with two dashes.

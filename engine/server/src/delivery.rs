@@ -46,6 +46,8 @@ const WATCH: Duration = Duration::from_millis(100);
 const MAINTAIN: Duration = Duration::from_secs(1);
 /// How long a broker may take at the end to acknowledge what is under way.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a start waits for the brokers' first word, which may be that they are not there.
+const FIRST_ANSWER: Duration = Duration::from_secs(1);
 /// The name of the workers' cursor.
 const WORKERS: &str = "workers";
 /// Messages, per core, whose repeats workers recognise that take from a broker what it may bring again after a crash: at least
@@ -226,6 +228,7 @@ impl Behind {
         if let Some(snapshots) = &self.snapshots {
             snapshots.start(doorbells).map_err(|error| format!("{error:#}"))?;
         }
+        self.await_brokers();
         if let Some(log) = &self.log {
             for consumer in log.absent_consumers() {
                 tracing::warn!(
@@ -236,6 +239,16 @@ impl Behind {
             }
         }
         Ok(sinks)
+    }
+
+    /// Waits until every broker has answered or is seen not to, a moment at most: the cores begin to serve behind this, and
+    /// nobody is refused only because a broker that is there was not asked yet.
+    fn await_brokers(&self) {
+        let deadline = Instant::now() + FIRST_ANSWER;
+        while self.brokers.iter().any(|broker| !broker.status.is_known()) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.look();
     }
 
     /// The cores' ends of the journal, if there is one.

@@ -26,12 +26,13 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const PROGRESS_EVERY: u64 = 10_000;
 
 /// Sends a part of the log once more.
-pub fn replay(arguments: &ReplayArguments, directory: &Path, key: Option<HeaderValue>) -> Result<ExitCode> {
+pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> Result<ExitCode> {
     let directory = arguments.directory.as_deref().unwrap_or(directory);
     if !directory.is_dir() {
         bail!("there is no log in {}; name one with --directory DIR", directory.display());
     }
-    let mut peer = Peer::new(&arguments.url, key)?;
+    let server = server.or(arguments.url.as_deref());
+    let mut peer = Peer::new(&server)?;
     let (mut sent, mut outcome) = (0_u64, Ok(()));
     offline::dump(directory, arguments.shard, |dumped| {
         let before = |position: &Position| match position {
@@ -62,16 +63,18 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, key: Option<HeaderV
         }
         outcome.is_ok()
     })?;
-    writeln!(io::stdout(), "{sent} messages sent to {}", arguments.url)?;
+    writeln!(io::stdout(), "{sent} messages sent to {}", server.url)?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
 /// Shows the dead letters, or sends them once more.
-pub fn dead_letters(action: &DlqAction, directory: &Path, key: Option<HeaderValue>) -> Result<ExitCode> {
+pub fn dead_letters(action: &DlqAction, directory: &Path, server: Server) -> Result<ExitCode> {
     let folder = |given: &Option<PathBuf>| dead_letter_folder(given.as_deref().unwrap_or(directory));
     match action {
         DlqAction::List { directory, json, .. } => list(&folder(directory), *json),
-        DlqAction::Replay { directory, url, .. } => replay_dead_letters(&folder(directory), url, key),
+        DlqAction::Replay { directory, url, .. } => {
+            replay_dead_letters(&folder(directory), &server.or(url.as_deref()))
+        }
     }
 }
 
@@ -104,12 +107,12 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn replay_dead_letters(folder: &Path, url: &str, key: Option<HeaderValue>) -> Result<ExitCode> {
+fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     if !folder.is_dir() {
         writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let mut peer = Peer::new(url, key)?;
+    let mut peer = Peer::new(server)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
     dead_letter::list(folder, |offset, _, record| {
         outcome = peer.send(record).with_context(|| format!("dead letter {offset}"));
@@ -122,25 +125,40 @@ fn replay_dead_letters(folder: &Path, url: &str, key: Option<HeaderValue>) -> Re
     if let Some(upto) = upto {
         dead_letter::mark_replayed(folder, upto)?;
     }
-    writeln!(io::stdout(), "{sent} dead letters sent to {url}; they are not listed any more")?;
+    writeln!(io::stdout(), "{sent} dead letters sent to {}; they are not listed any more", server.url)?;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-/// A running Tidegate.
+/// A running Tidegate, to which messages are sent once more.
+pub struct Server {
+    /// `http://host:port`.
+    pub url: String,
+    /// What it asks for, if it does.
+    pub key: Option<HeaderValue>,
+}
+
+impl Server {
+    /// The one that was named, if one was.
+    fn or(self, url: Option<&str>) -> Self {
+        Self { url: url.map_or(self.url, str::to_owned), key: self.key }
+    }
+}
+
+/// A connection to it.
 struct Peer<'a> {
     url: &'a str,
-    /// What it asks for, if it does.
-    key: Option<HeaderValue>,
+    key: Option<&'a HeaderValue>,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl<'a> Peer<'a> {
-    fn new(url: &'a str, key: Option<HeaderValue>) -> Result<Self> {
+    fn new(server: &'a Server) -> Result<Self> {
+        let url = &server.url;
         // Shown in every error: a user in it would be, too.
         if url.contains(['@', '?']) {
             bail!("--url: a user or a query has no place in it; write it as http://HOST:PORT");
         }
-        Ok(Self { url, key, stream: None })
+        Ok(Self { url, key: server.key.as_ref(), stream: None })
     }
 
     /// Enqueues a message; it is accepted at the server's default level when this returns.
@@ -157,7 +175,7 @@ impl<'a> Peer<'a> {
         let Some(stream) = &mut self.stream else { bail!("not connected") };
         let mut body = Vec::new();
         data_message::write(record, &mut body);
-        let key = self.key.as_ref().and_then(|key| key.to_str().ok());
+        let key = self.key.and_then(|key| key.to_str().ok());
         let key = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();
         write!(
             stream.get_mut(),

@@ -16,7 +16,7 @@ pub enum Part {
     Processor,
     /// gRPC on 50051 to 50053.
     GrpcServer,
-    /// The public API on 8080, under another of its old names.
+    /// The public API on 8080 and gRPC on 50051, under another of the old names.
     GrpcGateway,
     /// The older analytics system's producer: 8081 and gRPC on 50051.
     Producer,
@@ -65,9 +65,8 @@ impl Part {
                 Listener::Analytics,
                 Listener::Grpc,
             ],
-            Part::ApiGateway | Part::GrpcGateway | Part::HighloadMicroservice | Part::ProducerService => {
-                &[Listener::Gateway]
-            }
+            Part::ApiGateway | Part::HighloadMicroservice | Part::ProducerService => &[Listener::Gateway],
+            Part::GrpcGateway => &[Listener::Gateway, Listener::Grpc],
             Part::Ingest => &[Listener::Ingest],
             Part::Processor => &[Listener::Processor],
             Part::GrpcServer => &[Listener::Grpc],
@@ -80,7 +79,7 @@ impl Part {
     /// Where its defaults are others than those of everything together: setting and value.
     pub fn defaults(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Part::Producer => &[("listen.grpc", ":50051")],
+            Part::Producer | Part::GrpcGateway => &[("listen.grpc", ":50051")],
             // Groups of their own: each has every event, whoever else reads the topic.
             Part::Consumer => {
                 &[("listen.grpc", ":50052"), ("kafka.consumer_group", "analytics-consumer-group")]

@@ -1,6 +1,7 @@
 //! A run from start to end: bind, start the lanes, wait for a signal, drain, say what became of everything.
 
 use std::{
+    io,
     net::{IpAddr, SocketAddr, TcpListener},
     process::ExitCode,
     sync::{
@@ -203,14 +204,28 @@ fn bind_all(settings: &Settings, part: Part, cores: usize) -> Result<Bound> {
                     tracing::warn!(%address, %error, "{setting}: not opened; metrics are on every other port, too");
                 }
                 Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("{setting}: {address} cannot be opened; is another program using it? Choose another port there")
-                    });
+                    let why = why_not(&error);
+                    return Err(error)
+                        .with_context(|| format!("{setting}: {address} cannot be opened: {why}"));
                 }
             }
         }
     }
     Ok((listeners, addresses))
+}
+
+/// What to do about an address that cannot be listened on.
+fn why_not(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program has it; choose another port there, or move all of this process's with --port-offset 100"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 are root's, or need CAP_NET_BIND_SERVICE; choose a higher one there"
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; choose one of its own there",
+        _ => "choose another address there",
+    }
 }
 
 /// The processor that `/api/v1/trace` measures.
@@ -461,4 +476,20 @@ fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> R
 
 fn random_token() -> String {
     uuid::Uuid::new_v4().simple().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_had_says_what_to_do() {
+        for (kind, way_out) in [
+            (io::ErrorKind::AddrInUse, "--port-offset"),
+            (io::ErrorKind::PermissionDenied, "CAP_NET_BIND_SERVICE"),
+            (io::ErrorKind::AddrNotAvailable, "no such address"),
+        ] {
+            assert!(why_not(&kind.into()).contains(way_out), "{kind}");
+        }
+    }
 }

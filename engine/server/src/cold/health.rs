@@ -47,7 +47,8 @@ impl Health for HealthReport {
         let (timestamp, timestamp_unix) = now();
         // Only configured dependencies count; the memory queue has none.
         let house = self.house.get();
-        let condition = house.map_or(Condition::Healthy, |house| house.of_port(role));
+        let starting = || Condition::Unhealthy("starting".to_owned());
+        let condition = house.map_or_else(starting, |house| house.of_port(role));
         let kafka = house.and_then(|house| house.places().into_iter().find(|(name, _)| *name == "kafka"));
         let mut body = json!({
             "healthy": condition.is_able(),

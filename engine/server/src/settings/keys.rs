@@ -143,6 +143,13 @@ pub const KEYS: &[Key] = &[
         "A port for Prometheus alone (/metrics is on every other port, too). Taken? A warning, never an end.",
     ),
     key(
+        "listen.port_offset",
+        Kind::Integer { min: 0, max: 60_000 },
+        "0",
+        &[],
+        "Added to the number of every port above, so that a further process on this machine has ports of its own.",
+    ),
+    key(
         "metrics.enabled",
         Kind::Boolean,
         "true",

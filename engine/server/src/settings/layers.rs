@@ -143,6 +143,18 @@ impl Checked {
         }
     }
 
+    /// Where a server with these settings takes messages of this machine that are sent once more.
+    ///
+    /// # Errors
+    /// Ports that there are none of.
+    pub fn processor_url(&self) -> Result<String, Problem> {
+        let first = Values(&self.values).addresses("listen.processor")?.first().copied();
+        Ok(match first {
+            Some(address) if !address.ip().is_unspecified() => format!("http://{address}"),
+            address => format!("http://localhost:{}", address.map_or(8082, |address| address.port())),
+        })
+    }
+
     /// The key that a server with these settings asks for.
     ///
     /// # Errors
@@ -338,9 +350,21 @@ impl Values<'_> {
         duration(&self.text(path)).unwrap_or_default()
     }
 
-    fn addresses(&self, path: &str) -> Vec<SocketAddr> {
+    /// The addresses of a listener, moved by `listen.port_offset`. Port 0 stays: the kernel picks one.
+    fn addresses(&self, path: &str) -> Result<Vec<SocketAddr>, Problem> {
+        let offset = self.number("listen.port_offset");
         let list = self.0[path].0.as_array().unwrap_or_default();
-        list.iter().filter_map(|one| address(one.as_str()?).ok()).collect()
+        let moved = |mut address: SocketAddr| {
+            if address.port() != 0 {
+                let port = u16::try_from(usize::from(address.port()) + offset).map_err(|_| {
+                    let text = format!("{address} ({path}) and {offset} are more than 65535; give less");
+                    self.problem("listen.port_offset", &text)
+                })?;
+                address.set_port(port);
+            }
+            Ok(address)
+        };
+        list.iter().filter_map(|one| address(one.as_str()?).ok()).map(moved).collect()
     }
 
     /// Whether nobody has set it.
@@ -364,10 +388,10 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
     let addresses = |path: &str| values.addresses(path);
     let auth = Auth::read(&values)?;
     Ok(Settings {
-        gateway: addresses("listen.gateway"),
-        ingest: addresses("listen.ingest"),
-        processor: addresses("listen.processor"),
-        analytics: addresses("listen.analytics"),
+        gateway: addresses("listen.gateway")?,
+        ingest: addresses("listen.ingest")?,
+        processor: addresses("listen.processor")?,
+        analytics: addresses("listen.analytics")?,
         analytics_bounds: truth("analytics.enabled").then(|| engine_analytics::Bounds {
             events: number("analytics.events_max"),
             // Short texts take about 100 bytes an event.
@@ -377,8 +401,8 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
         }),
         analytics_snapshot_interval: time("analytics.snapshot_interval"),
         live_viewers_max: number("live.viewers_max"),
-        grpc: addresses("listen.grpc"),
-        metrics: if truth("metrics.enabled") { addresses("listen.metrics") } else { Vec::new() },
+        grpc: addresses("listen.grpc")?,
+        metrics: if truth("metrics.enabled") { addresses("listen.metrics")? } else { Vec::new() },
         metrics_path: text("metrics.path"),
         cores: number("engine.cores"),
         driver: match text("engine.driver").as_str() {
@@ -561,6 +585,18 @@ mod tests {
         assert!(refused(&both).contains("remote.processor_url"), "{}", refused(&both));
         let tls = refused(&[("PROCESSOR_URL", "https://far:1")]);
         assert!(tls.contains("PROCESSOR_URL") && tls.contains("TLS"), "{tls}");
+    }
+
+    #[test]
+    fn an_offset_moves_every_port_but_those_that_the_kernel_picks() {
+        let layers = environment(&[("TIDEGATE_LISTEN_PORT_OFFSET", "100"), ("METRICS_PORT", "0")]);
+        let settings = layers.resolve(Part::All).unwrap().settings;
+        let all = [settings.gateway, settings.ingest, settings.processor, settings.analytics, settings.grpc];
+        let ports: Vec<u16> = all.concat().iter().map(SocketAddr::port).collect();
+        assert_eq!(ports, [8180, 8181, 8182, 8183, 50151, 50152, 50153]);
+        assert_eq!(settings.metrics[0].port(), 0);
+        let wrong = first_problem(&environment(&[("TIDEGATE_LISTEN_PORT_OFFSET", "20000")]));
+        assert!(wrong.contains("65535") && wrong.contains("listen.grpc"), "{wrong}");
     }
 
     #[test]

@@ -30,4 +30,5 @@ mod roles;
 mod secrets;
 mod settings_cli;
 mod shutdown;
+mod start;
 mod sums;

@@ -481,6 +481,7 @@ fn a_url_that_leads_back_or_is_not_used_is_said() {
 fn every_part_opens_what_the_contract_gives_it() {
     for (name, roles) in [
         ("producer", &["ingest", "grpc"][..]),
+        ("grpc-gateway", &["gateway", "grpc"]),
         ("consumer", &["processor", "grpc"]),
         ("analytics", &["analytics", "grpc"]),
         ("producer-service", &["gateway"]),

@@ -494,7 +494,6 @@ fn a_part_opens_its_own_listener_only() {
     let home = Scratch::new();
     for (name, role) in [
         ("api-gateway", "gateway"),
-        ("grpc-gateway", "gateway"),
         ("ingest", "ingest"),
         ("processor", "processor"),
         ("grpc-server", "grpc"),
