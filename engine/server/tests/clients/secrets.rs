@@ -343,7 +343,7 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
     ];
     for (path, good) in planted() {
         let bad = [
-            format!("{MARK}"),
+            MARK.to_owned(),
             format!("foo://{MARK}:{MARK}@host:1"),
             format!("nats://{MARK}:{MARK}/x@host:1"),
             format!("nats://{MARK}:{MARK}@host:port"),
