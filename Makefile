@@ -28,6 +28,13 @@ build: ## Build the binary and lay bin/ with the older programs' names
 	@mkdir -p build/bin && ln -sfn $(abspath $(BINARY)) build/bin/producer-service
 	@echo "bin/: $(NAMES)"
 
+.PHONY: release
+release: ## Build what is given away: with TLS and SASL towards Kafka; needs OpenSSL's development files (libssl-dev)
+	$(CARGO) build --release --package tidegate --features kafka-tls
+	@$(BINARY) config check -c /dev/null | grep -q 'TLS and SASL with Kafka'
+	@mkdir -p dist && cp $(BINARY) dist/tidegate
+	@echo "dist/tidegate: $$(dist/tidegate version)"
+
 .PHONY: example
 example: ## Send events to a running server with the Go client
 	go run examples/grpc_client/main.go

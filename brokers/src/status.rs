@@ -10,9 +10,6 @@ use parking_lot::Mutex;
 /// Bounds of the buckets of publish times, in milliseconds; one more is unbounded.
 pub const PUBLISH_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 30_000];
 
-/// The trouble of a broker of which nothing is known.
-const UNKNOWN: &str = "not reached yet";
-
 /// What a partition of a topic holds that the group has not passed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PartitionLag {
@@ -40,6 +37,8 @@ pub struct Told {
 pub struct SideStatus {
     /// Its name in settings and metrics.
     pub name: String,
+    /// What is said of it as long as nothing is known.
+    unknown: String,
     /// Whether its breaker is open: it counts as out of reach.
     open: AtomicBool,
     /// Its breaker lets tries through.
@@ -77,9 +76,14 @@ pub struct SideStatus {
 impl SideStatus {
     /// A broker of which nothing is known: out of reach until it has answered.
     pub fn new(name: &str) -> Self {
-        let status = Self { name: name.to_owned(), ..Self::default() };
+        Self::at(name, "not reached yet")
+    }
+
+    /// The same, of one whose place is known: the setting that names it, and its address.
+    pub fn at(name: &str, unknown: &str) -> Self {
+        let status = Self { name: name.to_owned(), unknown: unknown.to_owned(), ..Self::default() };
         status.open.store(true, Relaxed);
-        *status.trouble.lock() = Some(UNKNOWN.to_owned());
+        *status.trouble.lock() = Some(unknown.to_owned());
         status
     }
 
@@ -95,7 +99,7 @@ impl SideStatus {
 
     /// Whether it has answered, or not answering was noticed.
     pub fn is_known(&self) -> bool {
-        !self.is_open() || self.trouble.lock().as_deref() != Some(UNKNOWN)
+        !self.is_open() || self.trouble.lock().as_deref() != Some(self.unknown.as_str())
     }
 
     /// What is in the way.

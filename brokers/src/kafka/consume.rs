@@ -5,7 +5,7 @@
 //! librdkafka commits what is stored every second, and before a partition goes to another member.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -114,8 +114,36 @@ impl ConsumerContext for Context {
                 partitions.known[place].under_way.clear();
             }
         }
-        tracing::info!(broker = self.status.name, ?rebalance, "the group shares its partitions anew");
+        match rebalance {
+            Rebalance::Assign(list) => {
+                tracing::info!(
+                    broker = self.status.name,
+                    partitions = named(list),
+                    "the group gives us partitions"
+                );
+            }
+            Rebalance::Revoke(list) => {
+                tracing::info!(
+                    broker = self.status.name,
+                    partitions = named(list),
+                    "the group takes partitions back"
+                );
+            }
+            Rebalance::Error(error) => {
+                tracing::warn!(broker = self.status.name, %error, "the group could not share its partitions");
+            }
+        }
     }
+}
+
+/// `events 0,1; diplom-messages 2`.
+fn named(list: &TopicPartitionList) -> String {
+    let mut by_topic: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for element in list.elements() {
+        by_topic.entry(element.topic().to_owned()).or_default().push(element.partition().to_string());
+    }
+    let topics = by_topic.iter().map(|(topic, numbers)| format!("{topic} {}", numbers.join(",")));
+    topics.collect::<Vec<_>>().join("; ")
 }
 
 struct Bell(AtomicBool);

@@ -128,7 +128,7 @@ impl Behind {
         let shards = log.as_ref().map_or(0, |log| log.shards().last().map_or(0, |last| last + 1));
         let broker = |(place, provider): (usize, &Provider)| Broker {
             provider: *provider,
-            status: Arc::new(SideStatus::new(provider.name())),
+            status: Arc::new(SideStatus::at(provider.name(), &not_reached(&delivery, *provider))),
             bit: 1 << place,
             delivered: (0..shards).map(|_| Arc::default()).collect(),
         };
@@ -576,6 +576,15 @@ impl Behind {
     pub fn kept(&self) -> u64 {
         let lags = self.log.as_ref().map(Log::lags).unwrap_or_default();
         lags.iter().map(|(_, lag)| *lag).max().unwrap_or(0)
+    }
+}
+
+/// What is said of a broker before its first word.
+fn not_reached(delivery: &Delivery, provider: Provider) -> String {
+    match provider {
+        Provider::Nats => format!("nats.url = {}: not reached yet", delivery.nats.servers),
+        Provider::Kafka => format!("kafka.brokers = {}: not reached yet", delivery.kafka.brokers),
+        Provider::Memory | Provider::Log => "not reached yet".to_owned(),
     }
 }
 

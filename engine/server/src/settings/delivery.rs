@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
-    kafka::KafkaConfig,
+    kafka::{KafkaConfig, SPEAKS_TLS},
     log::{Io, LogConfig, Sync},
     nats::{NatsConfig, Servers},
     remote::{RemoteConfig, Target},
@@ -106,6 +106,16 @@ impl Delivery {
             Some((provider, _)) => vec![*provider],
             None => composite(values)?,
         };
+        if providers.contains(&Provider::Kafka) {
+            can_speak(values)?;
+        }
+        for (provider, path) in [(Provider::Nats, "nats.url"), (Provider::Kafka, "kafka.brokers")] {
+            if let Some(variable) = values.left_empty(path).filter(|_| providers.contains(&provider)) {
+                let text =
+                    format!("{variable} is set and empty; name a server there, or unset it for the default");
+                return Err(values.problem(path, &text));
+            }
+        }
         let best_effort = values.text("composite.strategy") == "best-effort";
         let directory = values.text("data.directory");
         let data_directory = match directory.as_str() {
@@ -339,6 +349,31 @@ fn kafka(values: &Values) -> KafkaConfig {
         sasl_password: Secret::new(&text("sasl_password")),
         ssl_ca_location: text("ssl_ca_location"),
     }
+}
+
+/// Whether this binary can speak with Kafka as it is asked to, and knows enough for it.
+fn can_speak(values: &Values) -> Result<(), Problem> {
+    let path = "kafka.security_protocol";
+    let protocol = values.text(path);
+    if protocol != "plaintext" && !SPEAKS_TLS {
+        let text = format!(
+            "{protocol} is more than this binary can do, which was built without TLS and SASL towards Kafka; build it with `cargo build --release --features kafka-tls`, or `make release`"
+        );
+        return Err(values.problem(path, &text));
+    }
+    if !protocol.starts_with("sasl") {
+        return Ok(());
+    }
+    let mechanism = values.text("kafka.sasl_mechanism");
+    if !["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].contains(&mechanism.as_str()) {
+        return Err(values.problem("kafka.sasl_mechanism", "give PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"));
+    }
+    for path in ["kafka.sasl_username", "kafka.sasl_password"] {
+        if values.text(path).is_empty() {
+            return Err(values.problem(path, &format!("kafka.security_protocol = {protocol} needs one")));
+        }
+    }
+    Ok(())
 }
 
 /// The providers of a composite.

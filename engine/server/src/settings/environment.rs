@@ -167,6 +167,15 @@ impl Layers {
         Ok(named.into_iter().next().map(|(name, value)| (value, name)))
     }
 
+    /// Settings that a variable names and leaves empty.
+    pub(super) fn left_empty(&self) -> Vec<(&'static str, String)> {
+        let is_empty =
+            |name: &String| self.environment.get(name).is_some_and(|value| value.trim().is_empty());
+        KEYS.iter()
+            .flat_map(|key| key.all_variables().into_iter().filter(is_empty).map(|name| (key.path, name)))
+            .collect()
+    }
+
     /// A misspelt `TIDEGATE_…` would otherwise be ignored in silence.
     pub(super) fn unknown_variables(&self, problems: &mut Vec<Problem>) {
         for (name, value) in self.environment.iter().filter(|(name, _)| name.starts_with("TIDEGATE_")) {

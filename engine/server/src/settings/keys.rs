@@ -492,7 +492,7 @@ pub const KEYS: &[Key] = &[
         ]),
         r#""plaintext""#,
         &[],
-        "How to speak to the brokers; all but plaintext need a build with --features kafka-tls.",
+        "How to speak to the brokers; all but plaintext need a build with --features kafka-tls (`tidegate config check` says which this is).",
     ),
     key("kafka.sasl_mechanism", Kind::Text, r#""""#, &[], "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
     key("kafka.sasl_username", Kind::Secret, r#""""#, &[], "User for SASL."),

@@ -93,6 +93,8 @@ pub struct Checked {
     values: BTreeMap<&'static str, (Value, Origin)>,
     /// What was given and changes nothing, a line each.
     pub notes: Vec<String>,
+    /// Settings that a variable names and leaves empty, with its name.
+    left_empty: Vec<(&'static str, String)>,
 }
 
 impl Checked {
@@ -137,7 +139,7 @@ impl Checked {
     /// The folder of the log: as it is set, else where `queue.type = log` has it. Whether this queue writes one does not
     /// matter for who wants to look into it.
     pub fn data_directory(&self) -> PathBuf {
-        match Values(&self.values).text("data.directory").as_str() {
+        match self.read().text("data.directory").as_str() {
             "" => PathBuf::from(DEFAULT_DIRECTORY),
             directory => PathBuf::from(directory),
         }
@@ -148,7 +150,7 @@ impl Checked {
     /// # Errors
     /// Ports that there are none of.
     pub fn processor_url(&self) -> Result<String, Problem> {
-        let first = Values(&self.values).addresses("listen.processor")?.first().copied();
+        let first = self.read().addresses("listen.processor")?.first().copied();
         Ok(match first {
             Some(address) if !address.ip().is_unspecified() => format!("http://{address}"),
             address => format!("http://localhost:{}", address.map_or(8082, |address| address.port())),
@@ -160,7 +162,11 @@ impl Checked {
     /// # Errors
     /// Settings of keys that do not go together.
     pub fn own_key(&self) -> Result<Option<HeaderValue>, Problem> {
-        Ok(Auth::read(&Values(&self.values))?.own_key)
+        Ok(Auth::read(&self.read())?.own_key)
+    }
+
+    fn read(&self) -> Values<'_> {
+        Values { values: &self.values, left_empty: &self.left_empty }
     }
 
     /// All of them, typed.
@@ -168,7 +174,7 @@ impl Checked {
     /// # Errors
     /// Settings that do not go together.
     pub fn settings(&self, part: Part) -> Result<Settings, Problem> {
-        let settings = typed(&self.values, part)?;
+        let settings = typed(&self.read(), part)?;
         Ok(Settings { notes: self.notes.clone(), ..settings })
     }
 }
@@ -270,7 +276,7 @@ impl Layers {
                 .map_err(|wrong| vec![Problem(format!("setting {}: {wrong}", key.path))])?;
             values.insert(key.path, (value, origins[key.path].clone()));
         }
-        Ok(Checked { values, notes })
+        Ok(Checked { values, notes, left_empty: self.left_empty() })
     }
 
     fn merge_file(
@@ -330,20 +336,23 @@ fn unknown(path: &str, place: &str) -> Problem {
 }
 
 /// Checked values, read by type.
-pub(super) struct Values<'a>(&'a BTreeMap<&'static str, (Value, Origin)>);
+pub(super) struct Values<'a> {
+    values: &'a BTreeMap<&'static str, (Value, Origin)>,
+    left_empty: &'a [(&'static str, String)],
+}
 
 impl Values<'_> {
     pub(super) fn text(&self, path: &str) -> String {
-        self.0[path].0.as_str().unwrap_or_default().to_owned()
+        self.values[path].0.as_str().unwrap_or_default().to_owned()
     }
 
     pub(super) fn number(&self, path: &str) -> usize {
-        let number = self.0[path].0.to_u128().and_then(|number| usize::try_from(number).ok());
+        let number = self.values[path].0.to_u128().and_then(|number| usize::try_from(number).ok());
         number.unwrap_or(usize::MAX)
     }
 
     pub(super) fn truth(&self, path: &str) -> bool {
-        self.0[path].0.to_bool().unwrap_or_default()
+        self.values[path].0.to_bool().unwrap_or_default()
     }
 
     pub(super) fn time(&self, path: &str) -> Duration {
@@ -353,7 +362,7 @@ impl Values<'_> {
     /// The addresses of a listener, moved by `listen.port_offset`. Port 0 stays: the kernel picks one.
     fn addresses(&self, path: &str) -> Result<Vec<SocketAddr>, Problem> {
         let offset = self.number("listen.port_offset");
-        let list = self.0[path].0.as_array().unwrap_or_default();
+        let list = self.values[path].0.as_array().unwrap_or_default();
         let moved = |mut address: SocketAddr| {
             if address.port() != 0 {
                 let port = u16::try_from(usize::from(address.port()) + offset).map_err(|_| {
@@ -367,26 +376,33 @@ impl Values<'_> {
         list.iter().filter_map(|one| address(one.as_str()?).ok()).map(moved).collect()
     }
 
+    /// The variable that names it and is empty, where nothing else has set it.
+    pub(super) fn left_empty(&self, path: &str) -> Option<&str> {
+        self.left_empty
+            .iter()
+            .find(|(of, _)| *of == path && self.is_default(path))
+            .map(|(_, name)| name.as_str())
+    }
+
     /// Whether nobody has set it.
     pub(super) fn is_default(&self, path: &str) -> bool {
-        self.0[path].1 == Origin::Default
+        self.values[path].1 == Origin::Default
     }
 
     /// A setting that does not go with the others.
     pub(super) fn problem(&self, path: &str, text: &str) -> Problem {
-        Problem(format!("setting {path} (from {}): {text}", self.0[path].1))
+        Problem(format!("setting {path} (from {}): {text}", self.values[path].1))
     }
 }
 
 /// Makes the typed settings of checked values.
-fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result<Settings, Problem> {
-    let values = Values(values);
+fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Problem> {
     let text = |path: &str| values.text(path);
     let number = |path: &str| values.number(path);
     let truth = |path: &str| values.truth(path);
     let time = |path: &str| values.time(path);
     let addresses = |path: &str| values.addresses(path);
-    let auth = Auth::read(&values)?;
+    let auth = Auth::read(values)?;
     Ok(Settings {
         gateway: addresses("listen.gateway")?,
         ingest: addresses("listen.ingest")?,
@@ -412,9 +428,9 @@ fn typed(values: &BTreeMap<&'static str, (Value, Origin)>, part: Part) -> Result
         },
         pin: truth("engine.pin"),
         partition_key: text("engine.partition_key"),
-        delivery: Delivery::read(&values, part, &auth)?,
+        delivery: Delivery::read(values, part, &auth)?,
         auth,
-        kafka_topics: kafka_topics(&values),
+        kafka_topics: kafka_topics(values),
         remote_named: ["remote.ingest_url", "remote.processor_url"]
             .into_iter()
             .filter(|path| !text(path).is_empty())

@@ -401,6 +401,43 @@ fn what_kubernetes_and_our_clients_set_does_not_stop_a_server() {
 }
 
 #[test]
+fn check_refuses_brokers_that_cannot_be_what_is_meant() {
+    let home = Scratch::new();
+    for (variables, says) in [
+        (&[("NATS_URL", "foo://x")][..], "nats.url"),
+        (&[("NATS_URL", "nats://a:port")], "nats.url"),
+        (&[("QUEUE_TYPE", "kafka"), ("KAFKA_BROKERS", "")], "KAFKA_BROKERS is set and empty"),
+        (&[("QUEUE_TYPE", "composite"), ("KAFKA_BROKERS", " ")], "KAFKA_BROKERS is set and empty"),
+        (&[("QUEUE_TYPE", "nats"), ("NATS_URL", "")], "NATS_URL is set and empty"),
+        (&[("KAFKA_BROKERS", " , ")], "kafka.brokers"),
+        (&[("KAFKA_BROKERS", "http://a:9092")], "kafka.brokers"),
+    ] {
+        let said = tidegate(&home, variables, &["config", "check"]);
+        assert!(said.code == Some(1) && said.err.contains(says), "{variables:?}: {said:?}");
+    }
+    // What is not used may be left empty.
+    let said = tidegate(&home, &[("KAFKA_BROKERS", ""), ("NATS_URL", "")], &["config", "check"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+}
+
+#[test]
+fn check_says_which_kind_of_binary_this_is_and_refuses_what_it_cannot_do() {
+    let home = Scratch::new();
+    let said = tidegate(&home, &[], &["config", "check"]);
+    let speaks_tls = said.out.contains("plaintext, TLS and SASL with Kafka");
+    assert!(speaks_tls != said.out.contains("--features kafka-tls"), "{said:?}");
+    for protocol in ["ssl", "sasl_ssl", "sasl_plaintext"] {
+        let variables = [("QUEUE_TYPE", "kafka"), ("TIDEGATE_KAFKA_SECURITY_PROTOCOL", protocol)];
+        let said = tidegate(&home, &variables, &["config", "check"]);
+        match speaks_tls {
+            false => assert!(said.code == Some(1) && said.err.contains("--features kafka-tls"), "{said:?}"),
+            true if protocol == "ssl" => assert_eq!(said.code, Some(0), "{said:?}"),
+            true => assert!(said.code == Some(1) && said.err.contains("kafka.sasl_mechanism"), "{said:?}"),
+        }
+    }
+}
+
+#[test]
 fn older_variables_are_obeyed_refused_or_said_to_have_no_effect() {
     let home = Scratch::new();
     for (name, value) in [

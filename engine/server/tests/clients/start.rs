@@ -2,11 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     thread,
 };
 
 use ledger::process::free_port;
+use rustix::process::Signal;
 
 use crate::{
     brokers,
@@ -43,6 +44,38 @@ fn an_address_that_cannot_be_had_says_why() {
         status.code() == Some(1) && said.contains("no such address") && said.contains("192.0.2.1"),
         "{said}"
     );
+}
+
+#[test]
+fn a_broker_that_is_away_is_said_once_and_with_its_address() {
+    // Takes every connection and ends it: for the client, each is a failed try.
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = there.local_addr().unwrap();
+    let tries = thread::spawn(move || (0..12).for_each(|_| drop(there.accept().unwrap())));
+    let server =
+        Start::new().variable("QUEUE_TYPE", "nats").variable("NATS_URL", &format!("nats://{address}")).run();
+    tries.join().unwrap();
+    server.signal(Signal::TERM);
+    server.wait_for_message("stopped");
+    let says = |line: &String| line.contains("nats") && !line.contains("tidegate is ready");
+    let lines: Vec<String> = server.log().into_iter().filter(says).collect();
+    assert!((1..=2).contains(&lines.len()), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.contains(&address.to_string())), "{lines:#?}");
+}
+
+#[test]
+fn a_groups_partitions_are_named_for_people() {
+    if !brokers::can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, kafka) = brokers::kafka(&folder);
+    let server = Start::new().variable("QUEUE_TYPE", "kafka").variable("KAFKA_BROKERS", &kafka).run();
+    // It may have come before the server was ready.
+    let early = server.log().into_iter().find(|line| line.contains("the group gives us partitions"));
+    let line = early.unwrap_or_else(|| server.wait_for_message("the group gives us partitions").to_string());
+    assert!(line.contains("diplom-messages 0,1,2"), "{line}");
+    assert!(server.log().iter().all(|line| !line.contains("TopicPartitionList")), "{:#?}", server.log());
 }
 
 /// Status of an answer on a connection that stays open.
