@@ -29,6 +29,7 @@ mod openapi;
 mod roles;
 mod secrets;
 mod settings_cli;
+mod settings_effects;
 mod shutdown;
 mod start;
 mod sums;
