@@ -231,6 +231,7 @@ impl Connection {
         let mut out = std::mem::take(&mut *core.output.borrow_mut());
         let outcome = self.exchange(&core, now_ms, &mut out);
         let wrote = !out.is_empty();
+        core.lane.borrow_mut().shard().show_counts();
         let sent = self.send(&core, &out);
         core.answered.settle(&core.counters, core.clock.tick() - started_ns);
         out.clear();

@@ -240,9 +240,16 @@ impl<S: Sink> Shard<S> {
         }
 
         self.home.publish();
+        self.show_counts();
+        moved + finished as usize
+    }
+
+    /// Shows the counters to their readers. Each turn ends with it; whoever answers earlier calls it before: a message that
+    /// its sender was told of is counted.
+    #[inline]
+    pub fn show_counts(&mut self) {
         self.home.tally.queue_depth = self.home.port.slab.in_use() as u64;
         self.counter_writer.publish(&self.home.tally);
-        moved + finished as usize
     }
 
     /// Frees our messages that other cores are done with.

@@ -393,19 +393,23 @@ impl Behind {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             self.progress[1].store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
-        if self.remote.is_some() {
-            for level in AckLevel::ALL {
-                self.gate.set(level, self.trouble_of(level));
-            }
-            return;
-        }
-        for level in [AckLevel::Durable, AckLevel::Delivered] {
-            self.set_gate(level, self.trouble_of(level));
+        for level in AckLevel::ALL {
+            self.trouble_of(level);
         }
     }
 
-    /// Why a level cannot be honoured at this moment. The gate says the same, up to a tenth of a second later.
+    /// Why a level cannot be honoured at this moment; from now on the gate says the same.
     pub fn trouble_of(&self, level: AckLevel) -> Option<String> {
+        let trouble = self.find_trouble(level);
+        if self.remote.is_some() {
+            self.gate.set(level, trouble.clone());
+        } else {
+            self.set_gate(level, trouble.clone());
+        }
+        trouble
+    }
+
+    fn find_trouble(&self, level: AckLevel) -> Option<String> {
         if let Some(remote) = &self.remote {
             // Whatever level is asked for, it is the other process's.
             return remote.side.is_open().then(|| remote.side.trouble().unwrap_or_default());

@@ -119,9 +119,12 @@ fn a_broker_that_is_not_there_keeps_it_from_being_ready_and_not_from_starting() 
         // It cannot do what it is for, and need not be started anew for that.
         assert_eq!(get(server.gateway(), "/health").status, 503);
         assert_eq!(get(server.gateway(), "/livez").status, 200);
-        let refused = post_json(server.gateway(), "/ingest", "{}");
-        assert_eq!((refused.status, &refused.json()["code"]), (503, &"UNAVAILABLE".into()));
-        assert!(refused.text().contains(variable), "{}", refused.text());
+        // The words of a refusal follow those of `/ready` within a tenth of a second.
+        eventually("a refusal gives the reason", || {
+            let refused = post_json(server.gateway(), "/ingest", "{}");
+            assert_eq!((refused.status, &refused.json()["code"]), (503, &"UNAVAILABLE".into()));
+            refused.text().contains(variable).then_some(())
+        });
     }
 }
 

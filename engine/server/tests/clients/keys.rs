@@ -408,5 +408,5 @@ fn keys_are_not_shown_and_what_they_are_for_is() {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(!text.contains("word-"), "{text}");
-    assert!(text.contains("scope = \"all\" # environment AUTH_SCOPE"), "{text}");
+    assert!(text.contains("scope = \"all\" # from environment AUTH_SCOPE"), "{text}");
 }

@@ -195,13 +195,19 @@ impl Drop for Watched {
 /// All that comes back on a connection, until its end or, of what has none, a while.
 fn over_http1(address: SocketAddr, request: &str) -> Vec<u8> {
     let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(if request.contains("/live/events") { LISTEN } else { PATIENCE })).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     let (mut all, mut piece) = (Vec::new(), [0; 4096]);
     loop {
         match socket.read(&mut piece) {
             Ok(0) => return all,
-            Ok(count) => all.extend_from_slice(&piece[..count]),
+            Ok(count) => {
+                all.extend_from_slice(&piece[..count]);
+                if request.contains("/live/events") {
+                    // It has begun: from now on a while is enough.
+                    socket.set_read_timeout(Some(LISTEN)).unwrap();
+                }
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock && !all.is_empty() => return all,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => return all,
             Err(error) => panic!("{request}: {error}"),
