@@ -160,7 +160,9 @@ impl Watched {
             let said = said.lock().unwrap();
             let is_last = |line: &String| line.contains("stop with Ctrl-C") || line.contains("\"listeners\"");
             said.iter().any(is_last).then(|| {
-                let words = said.iter().flat_map(|line| line.split([' ', '"', '=']));
+                // What other lines name are the brokers.
+                let is_banner = |line: &&String| line.starts_with("  ") || line.contains("\"listeners\"");
+                let words = said.iter().filter(is_banner).flat_map(|line| line.split([' ', '"', '=']));
                 let addresses = words.filter_map(|word| word.parse::<SocketAddr>().ok());
                 // The public API is the first, unless the part has none.
                 let mut listeners: Vec<SocketAddr> = Vec::new();
