@@ -4,9 +4,10 @@
 //! and everything unacknowledged is sent again in order on a new one, under the same `Nats-Msg-Id`: what had arrived
 //! is recognised there (for two minutes, the stream's default) and acknowledged as a duplicate. That id names the record
 //! ([`Naming`]). A duplicate that was not sent before is another record under the same name: it is not stored, so it is sent
-//! again under a new one. A client that
-//! reconnects by itself would first send what it still holds, which is the middle of what is unacknowledged: later
-//! messages of a key would be stored before earlier ones.
+//! again under a new one, and may then stand behind later ones of its key.
+//!
+//! A client that reconnects by itself would first send what it still holds, which is the middle of what is unacknowledged:
+//! later messages of a key would be stored before earlier ones.
 //!
 //! With `pack_messages` over 1, what waits to be sent travels several records to a NATS message (see [`super`]).
 //!
@@ -58,8 +59,6 @@ struct Pending {
     digest: [DefaultHasher; 2],
     /// An earlier run can have sent all of it.
     may_be_there: bool,
-    /// The name is taken: another one is added to it.
-    renamed: Option<u64>,
     /// Ready to be sent, and as it was sent.
     sealed: Option<(HeaderMap, Bytes)>,
     first_sent: Option<Instant>,
@@ -78,7 +77,6 @@ impl Pending {
             payload: BytesMut::new(),
             digest,
             may_be_there: true,
-            renamed: None,
             sealed: None,
             first_sent: None,
             sent: None,
@@ -105,7 +103,6 @@ impl Pending {
     /// Another record has its name.
     fn rename(&mut self) {
         let more = fastrand::u64(..);
-        self.renamed = Some(more);
         if let Some((headers, _)) = &mut self.sealed
             && let Some(name) = headers.get("Nats-Msg-Id")
         {
