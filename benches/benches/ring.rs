@@ -231,8 +231,8 @@ fn batch_by_batch(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Alternates between the peers, so that a drifting machine moves all of them, and prints what the
-/// goals in `speed.md` are stated in.
+/// Alternates between the peers, so that a drifting machine moves all of them, and prints the
+/// ratios to them.
 fn print_ratios() {
     const ROUNDS: usize = 7;
     for (name, peers) in [("batch_256", &BATCHES[..]), ("single", &SINGLES[..])] {

@@ -29,7 +29,7 @@ pub const SCHEMA_KEY: &[u8] = b"schema";
 /// The schema of an event of `analytics.v1`: its payload is the protobuf bytes as they were sent.
 pub const EVENT_SCHEMA: &[u8] = b"analytics.v1.Event";
 
-/// Events of one request (contracts 3.1).
+/// Events of one request (docs/events.md).
 const BATCH_MAX: usize = 1000;
 /// Longest id of a request that is given back.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -111,7 +111,7 @@ impl EventHead {
     pub(crate) fn is_admitted(&self, core: &Core) -> bool {
         let shared = &core.shared;
         let guard = &shared.events.guard;
-        // The older systems' routes ask for no key of their own (contracts C23); where all do, the terms did.
+        // The older systems' routes ask for no key of their own; where all do, the terms did.
         let may_ask = self.endpoint.facade().is_some()
             || guard.admits(self.api_key.as_deref(), self.authorization.as_deref()).is_ok();
         may_ask && self.terms.admit(&shared.acks).is_ok()

@@ -1,4 +1,4 @@
-//! Who may ask: API keys and bearer tokens (contracts C23).
+//! Who may ask: API keys and bearer tokens (docs/events.md, "Who may ask").
 
 use std::sync::Arc;
 

@@ -31,7 +31,7 @@ pub struct Match {
     pub scenario: Scenario,
     /// Who is beside Tidegate.
     pub peer: &'static str,
-    /// Tidegate's share of the peer's cost that issue 2 asks for, in per cent.
+    /// Tidegate's share of the peer's cost that we aim at, in per cent.
     pub goal_percent: Option<f64>,
     /// What the rounds measured: Tidegate, the peer.
     pub sides: [Side; 2],
@@ -151,7 +151,7 @@ impl Side {
     }
 }
 
-/// The scenarios of issue 2, with its goals.
+/// The scenarios, with what we aim at.
 fn matches() -> Vec<Match> {
     let entry = |protocol, connections, in_flight, frame_messages, peer, goal_percent| Match {
         scenario: Scenario {

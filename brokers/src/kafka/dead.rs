@@ -1,5 +1,5 @@
 //! Dead letters in Kafka: what of a topic of events cannot be worked on goes, as it came and with the reason, to a topic
-//! beside it (contracts 3.6).
+//! beside it, in the older analytics system's shape.
 
 use std::{
     collections::BTreeMap,

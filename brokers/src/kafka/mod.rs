@@ -1,7 +1,7 @@
 //! Apache Kafka: the producer ([`publish`]), the consumer group ([`consume`]), what records look like ([`shape`]) and
 //! the topics ([`topics`]).
 //!
-//! Configuration names are librdkafka's (its CONFIGURATION.md); record headers are those of contracts 2.7, with
+//! Configuration names are librdkafka's (its CONFIGURATION.md); record headers are the older ingest system's, with
 //! `schema` and `traceparent`.
 
 pub mod consume;

@@ -1,4 +1,4 @@
-//! Making bytes durable: written in full, then synced, each checked (faults.md, rule 2).
+//! Making bytes durable: written in full, then synced, each checked.
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 

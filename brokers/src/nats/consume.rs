@@ -26,7 +26,7 @@ use crate::{
     status::SideStatus,
 };
 
-/// Time to work on a message before it is given to another (contracts 2.7).
+/// Time to work on a message before it is given to another: the older system's.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Messages that one pull asks for.
 const PULL_MAX: usize = 500;

@@ -1,7 +1,7 @@
 //! NATS JetStream: acknowledged publishes ([`publish`]) and the durable pull consumer ([`consume`]).
 //!
-//! Stream and consumer are those of contracts 2.7; they are created if absent and never altered. Two settings of a new
-//! stream differ from the older system's, which lost messages by them: a full stream refuses (`discard: new`) instead
+//! Stream and consumer are the older ingest system's; they are created if absent and never altered. Two settings of a new
+//! stream differ from those there, which lost messages: a full stream refuses (`discard: new`) instead
 //! of dropping its oldest, and a message is delivered again until it was worked on (no `max_deliver`).
 //!
 //! A *pack* is a NATS message that carries several records (`nats.pack_messages`, off by default): its header
@@ -56,7 +56,7 @@ pub struct NatsConfig {
 /// Says how many records a pack carries.
 pub const PACK_HEADER: &str = "Tidegate-Pack";
 
-/// Age and number of a new stream's messages (contracts 2.7).
+/// Age and number of a new stream's messages: the older system's.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3600);
 const MESSAGES_MAX: i64 = 1_000_000;
 

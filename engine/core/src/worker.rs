@@ -21,7 +21,7 @@ impl<F: FnMut(&Record<'_>, &mut Vec<u8>) -> Outcome> Process for F {
     }
 }
 
-/// The contract's default: the result is `PROCESSED_` and the payload.
+/// What the older processor did: the result is `PROCESSED_` and the payload.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Prefix;
 

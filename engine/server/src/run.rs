@@ -360,7 +360,7 @@ impl HealthTeller {
     }
 }
 
-/// Longest message of the events platform, each way (contracts 3.1).
+/// Longest message of the events platform, each way: the older analytics system's.
 const EVENT_MESSAGE_BYTES_MAX: usize = 10 << 20;
 
 /// What tonic serves: the events platform, health and reflection.

@@ -1,4 +1,4 @@
-//! `tidegate topics create|list`: the topics of the contract at the Kafka of the settings.
+//! `tidegate topics create|list`: Tidegate's topics at the Kafka of the settings.
 
 use std::{
     io::{self, Write},

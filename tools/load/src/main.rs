@@ -1,4 +1,4 @@
-//! `load`: the demo, and load on any server that speaks the ingest contract.
+//! `load`: the demo, and load on any server that takes the same ingest requests.
 
 use std::{
     net::SocketAddr,

@@ -1,6 +1,6 @@
 //! `analytics.v1.Event` from its wire form, borrowed.
 //!
-//! The hot lane takes an event only when it is *plain*: whole, valid by every rule of the contract (section 3.1), and
+//! The hot lane takes an event only when it is *plain*: whole, valid by every rule (docs/events.md), and
 //! with each field at most once. Whatever is not plain is no error here: the cold lane reads it with the general
 //! decoder and says what is wrong with it, if anything is.
 

@@ -1,4 +1,4 @@
-//! The metrics that the older analytics system's dashboards and alerts ask for by name (contracts 3.7). An event is one
+//! The metrics that the older analytics system's dashboards and alerts ask for by name. An event is one
 //! increment, under its own type as far as types are few.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What the probes of the older analytics system read beside the rest (contracts 3.2): its fields of `/health`, `/ready` and
+//! What the probes of the older analytics system read beside the rest: its fields of `/health`, `/ready` and
 //! `/stats` on 8081 (its producer) and 8082 (its consumer), and `/lag`.
 
 use std::{

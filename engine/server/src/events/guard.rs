@@ -1,4 +1,4 @@
-//! Who may ask: API keys and bearer tokens for the events platform, or for all there is (contracts C23), and request ids.
+//! Who may ask: API keys and bearer tokens for the events platform, or for all there is (`auth.scope`), and request ids.
 //!
 //! Hot routes that are no events' ask for a key themselves where all do (`AckPolicy::guard` of the cores).
 

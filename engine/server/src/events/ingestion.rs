@@ -131,7 +131,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of the contract; `node` is what this process calls itself.
+    /// The rules of [`super::validate`]; `node` is what this process calls itself.
     pub fn new(node: Arc<str>) -> Self {
         Self { node }
     }

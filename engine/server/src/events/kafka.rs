@@ -1,4 +1,4 @@
-//! Events as the older systems' Kafka records (contracts 3.6 and 5.3), out and back.
+//! Events as the older systems' Kafka records, out and back.
 //!
 //! An event of `analytics.v1` says more than the older system's JSON can. Its value is that JSON all the same, so that
 //! whoever knows only that can read it; the whole event travels beside it as header [`WHOLE`], and comes back whole.
@@ -37,7 +37,7 @@ pub struct EventShapes {
 }
 
 impl EventShapes {
-    /// Every topic of the contract: those of [`Shapes::topics`], and those that consumers and dead letters use.
+    /// Every topic that Tidegate knows: those of [`Shapes::topics`], and those that consumers and dead letters use.
     pub fn all_topics(&self) -> Vec<Topic> {
         let beside =
             |name: String, setting, partitions, retention| Topic { name, setting, partitions, retention };

@@ -1,4 +1,4 @@
-//! The older analytics system's HTTP (contracts 3.2): its events on 8081, its summary on 8083.
+//! The older analytics system's HTTP (docs/older-systems.md): its events on 8081, its summary on 8083.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -57,7 +57,7 @@ impl From<proto::Event> for Event {
 }
 
 impl Event {
-    /// What the text of its type means (contracts 3.1).
+    /// What the text of its type means.
     pub(super) fn kind(&self) -> Kind {
         let name = self.event_type.as_str();
         match name {

@@ -1,4 +1,4 @@
-//! The older analytics system's gRPC (contracts 3.3). A refused event is an OK with `success: false`, as it was there.
+//! The older analytics system's gRPC (`proto/analytics/legacy`). A refused event is an OK with `success: false`, as it was there.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

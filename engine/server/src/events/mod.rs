@@ -60,7 +60,7 @@ pub fn parts(cores: usize, bounds: Bounds) -> Parts {
     (0..cores.max(1)).map(|_| Arc::new(Mutex::new(Part::new(bounds)))).collect()
 }
 
-/// Longest body, unpacked (contracts 3.1).
+/// Longest body, unpacked: as long as a gRPC message.
 const BODY_BYTES_MAX: usize = 10 << 20;
 
 /// Every route of the platform; bodies may be packed with gzip or zstd.

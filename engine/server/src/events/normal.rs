@@ -1,4 +1,4 @@
-//! Where the general reader of proto JSON and the contract differ (contracts 3.1, C25): times may be numbers of seconds,
+//! Where this API and the general reader of proto JSON differ: times may be numbers of seconds, as older clients send them,
 //! and an enum's name that nobody knows is an error. The reader drops such a name together with unknown fields, and
 //! revenue would be lost to a typing error in `status`.
 

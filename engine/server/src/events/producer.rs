@@ -1,4 +1,4 @@
-//! The producer service (contracts 5): user, order and payment events, with its own answers and counters.
+//! The older producer service (docs/older-systems.md): user, order and payment events, with its own answers and counters.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},

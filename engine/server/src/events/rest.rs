@@ -1,4 +1,4 @@
-//! REST for the services of `analytics.v1`, by the rules of grpc-gateway (contracts 3.1): proto JSON with every field,
+//! REST for the services of `analytics.v1`, by the rules of grpc-gateway: proto JSON with every field,
 //! 64-bit numbers as text, both spellings of field names in, errors as `{"code", "message", "details"}`.
 
 use std::{future::Future, sync::LazyLock};
@@ -149,7 +149,7 @@ fn set(
     Ok(())
 }
 
-/// The HTTP status of a gRPC code (contracts 3.1).
+/// The HTTP status of a gRPC code, as grpc-gateway has it (`runtime.HTTPStatusFromCode`).
 fn http_status(code: Code) -> u16 {
     match code {
         Code::Ok => 200,

@@ -1,4 +1,4 @@
-//! What an event must be (contracts 3.1).
+//! What an event must be (docs/events.md).
 
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{Event, EventType, ValidationError, event::EventData};

@@ -100,9 +100,9 @@ impl Layers {
     /// Whether this variable is another part's, or about another listener here, so that `part` does not read it.
     fn is_anothers(name: &str, path: &str, part: Part) -> bool {
         match name {
-            // Unqualified, it is the producer's (contracts: "Listeners are sets"); a part has its own.
+            // Unqualified, it is the producer's; a part has its own.
             "HTTP_PORT" => !has_http_port(path, part),
-            // One is the processor's group, the other the older analytics system's consumer's (contracts C18); the
+            // One is the processor's group, the other the older analytics system's consumer's; the
             // analytics process must share with neither, or each would have a part of the events.
             "CONSUMER_GROUP_ID" => part != Part::Consumer,
             "KAFKA_CONSUMER_GROUP" => matches!(part, Part::Consumer | Part::Analytics),

@@ -1,4 +1,4 @@
-//! Section 10 of the contracts: the older systems' own command lines, with nothing changed but the ports.
+//! The older systems' own command lines, with nothing changed but the ports.
 
 use std::{env, fs, os::unix::fs::symlink, process::Command};
 

@@ -1,4 +1,4 @@
-//! `/metrics`: a page that Prometheus can read, with every name of the contracts and with values that are true.
+//! `/metrics`: a page that Prometheus can read, with every name that older dashboards ask for and with values that are true.
 
 use std::collections::{BTreeMap, BTreeSet};
 

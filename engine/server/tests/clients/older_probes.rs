@@ -1,5 +1,5 @@
 //! What the older analytics system's probes and dashboards read: `/health`, `/ready`, `/stats` and `/lag` of its three
-//! programs (contracts 3.2), under the names that its clients know.
+//! programs, under the names that its clients know.
 
 use serde_json::json;
 

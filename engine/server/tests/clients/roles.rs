@@ -478,7 +478,7 @@ fn a_url_that_leads_back_or_is_not_used_is_said() {
 }
 
 #[test]
-fn every_part_opens_what_the_contract_gives_it() {
+fn every_part_opens_the_older_programs_listeners() {
     for (name, roles) in [
         ("producer", &["ingest", "grpc"][..]),
         ("grpc-gateway", &["gateway", "grpc"]),

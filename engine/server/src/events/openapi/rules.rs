@@ -1,4 +1,4 @@
-//! What the server asks of requests beyond the types of their fields, as JSON Schema (contracts 3.1).
+//! What the server asks of requests beyond the types of their fields, as JSON Schema.
 //!
 //! The rules themselves stand where they are enforced: for events in `validate`, for queries in `analytics` and `metrics`.
 //! No schema can say how values go together: that an end lies behind its start, how long a range may be for a

@@ -222,7 +222,7 @@ impl Server {
         format!("http://{}{path}", self.gateway())
     }
 
-    /// A contract's command line with its ports replaced by this server's.
+    /// An older system's command line with its ports replaced by this server's.
     pub(crate) fn with_own_ports(&self, line: &str) -> String {
         let mut line = line.to_owned();
         let grpc = self.addresses("grpc");
