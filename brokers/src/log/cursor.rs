@@ -64,6 +64,9 @@ impl Cursor {
                     tracing::warn!(cursor = %path.display(), "both slots are damaged: this consumer starts over");
                 }
                 state.positions = start();
+                // Both slots have their room from here on: a position must be writable on a full disk, or nothing could
+                // be deleted there.
+                state.file.write_all_at(&[0; 2 * SLOT_BYTES], 0)?;
                 state.flush()?;
                 File::open(folder)?.sync_all()?;
             }
