@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use brokers::log::{Health, Log, LogConfig, Pushback};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::harness::{Folder, append, eventually, read, writer};
 
@@ -84,7 +85,7 @@ fn a_full_log_pushes_back_and_goes_on_by_itself() {
             Err(pushback) => assert_eq!(pushback, Pushback::Busy),
         }
         writer.commit();
-        matches!(writer.health(), Health::Full(_)) && appended > 24
+        matches!(writer.health(), Health::Full(_))
     });
     let Health::Full(text) = writer.health() else { panic!("full") };
     assert!(text.contains("data.bytes_max") && text.contains("`slowpoke`"), "{text}");
@@ -141,11 +142,9 @@ fn what_is_finished_gives_way_before_anything_is_refused_for_a_full_disk() {
     let folder = Folder::new();
     let disk = folder.config().directory.join("disk");
     std::fs::create_dir_all(&disk).unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=512k", "none"])
-        .arg(&disk)
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
+    // No `mount` command: a child process holds the locks of the logs that other tests have open until it executes.
+    let mounted = rustix::mount::mount("none", &disk, "tmpfs", MountFlags::empty(), c"size=512k");
+    if mounted.is_err() {
         assert!(std::env::var("CI").as_deref() != Ok("true"), "a tmpfs cannot be mounted");
         println!("skipped, because a tmpfs cannot be mounted here");
         return;
@@ -154,8 +153,7 @@ fn what_is_finished_gives_way_before_anything_is_refused_for_a_full_disk() {
         let (log, _) = Log::open(LogConfig { directory: disk.join("data"), ..folder.config() }).unwrap();
         take_in(&log, 2 << 20);
     });
-    let unmounted = std::process::Command::new("umount").arg(&disk).status().unwrap();
-    assert!(unmounted.success());
+    rustix::mount::unmount(&disk, UnmountFlags::empty()).unwrap();
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
     }
