@@ -11,17 +11,20 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 13] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
     "analytics.md",
     "brokers.md",
     "clients.md",
+    "delivery.md",
     "events.md",
     "health.md",
     "messages.md",
     "older-systems.md",
+    "processes.md",
+    "settings.md",
 ];
 
 /// What a page makes happen.
@@ -241,6 +244,13 @@ fn the_page_about_messages_tells_the_truth() {
 #[test]
 fn the_page_about_health_tells_the_truth() {
     run("health.md");
+}
+
+#[test]
+fn the_pages_about_running_it_tell_the_truth() {
+    for page in ["brokers.md", "delivery.md", "processes.md", "settings.md"] {
+        run(page);
+    }
 }
 
 #[test]
