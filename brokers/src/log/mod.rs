@@ -196,10 +196,10 @@ struct Shared {
     cursors: Mutex<Vec<Cursor>>,
     /// By shard: what is kept whatever the consumers have passed.
     holds: Mutex<BTreeMap<usize, u64>>,
-    /// Cursors of consumers that this run does not have; they hold what they have not passed.
     /// One deletes at a time: between looking which segment is the oldest and taking it off the list.
     deleting: Mutex<()>,
     id: String,
+    /// Cursors of consumers that this run does not have; they hold what they have not passed.
     strangers: Vec<(String, Positions)>,
     _lock: File,
 }
@@ -539,7 +539,6 @@ pub struct ShardStat {
     pub bytes_written: u64,
 }
 
-/// Keeps every other process out of the folder until the file is closed, which a crash does, too.
 /// The id in the folder's file of that name; made if it is not there. Written beside and renamed: there is all of it or none.
 fn id_of(directory: &Path) -> Result<String, LogError> {
     let path = directory.join("id");
@@ -558,6 +557,7 @@ fn id_of(directory: &Path) -> Result<String, LogError> {
     Ok(id)
 }
 
+/// Keeps every other process out of the folder until the file is closed, which a crash does, too.
 fn take_lock(directory: &Path) -> Result<File, LogError> {
     let path = directory.join("LOCK");
     let mut file = OpenOptions::new()

@@ -263,7 +263,7 @@ impl Sources {
         for (place, pair) in self.set.iter().enumerate() {
             let Some((path, value)) = pair.split_once('=') else {
                 bail!(
-                    "--set, the {}. one: there is no `=` in it; write it as KEY=VALUE, for example --set queue.size=5000",
+                    "--set number {}: there is no `=` in it; write it as KEY=VALUE, for example --set queue.size=5000",
                     place + 1
                 );
             };
@@ -271,8 +271,7 @@ impl Sources {
             // What is no name may be a value that went astray, and is not repeated.
             let is_name = path.len() <= 64
                 && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-            let shown =
-                if is_name { format!("--set {path}") } else { format!("--set, the {}. one", place + 1) };
+            let shown = if is_name { format!("--set {path}") } else { format!("--set number {}", place + 1) };
             flags.push(Flag { value: value.to_owned(), shown, path });
         }
         Ok(flags)

@@ -1,18 +1,10 @@
 //! Options mean the same in front of every command and behind it, and none is ignored.
 
-use std::{collections::BTreeMap, process::Command};
-
-use crate::harness::{Scratch, TIDEGATE};
+use crate::harness::{Scratch, run_command};
 
 /// Exit code and everything that a command said.
 fn tidegate(home: &Scratch, variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(TIDEGATE)
-        .args(arguments)
-        .env_clear()
-        .envs(variables.iter().copied().collect::<BTreeMap<_, _>>())
-        .current_dir(home.path())
-        .output()
-        .unwrap();
+    let output = run_command(home, variables, arguments);
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }

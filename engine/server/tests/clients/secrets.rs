@@ -2,7 +2,6 @@
 //! port and every line of every command is read, and the mark is in none of them.
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
@@ -21,7 +20,10 @@ use tidegate::settings::{KEYS, Kind};
 
 use crate::{
     brokers,
-    harness::{H2Peer, PATIENCE, Peer, Scratch, Start, TIDEGATE, eventually, framed, get, on_runtime, tool},
+    harness::{
+        H2Peer, PATIENCE, Peer, Scratch, Start, TIDEGATE, eventually, framed, get, on_runtime, run_command,
+        tool,
+    },
     keys::{http_routes, rpcs},
 };
 
@@ -328,13 +330,7 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
     let (seen, home) = (Seen::default(), Scratch::new());
     let mut runs = 0;
     let mut run = |variables: &[(&str, &str)], arguments: &[&str]| {
-        let output = Command::new(TIDEGATE)
-            .args(arguments)
-            .env_clear()
-            .envs(variables.iter().copied().collect::<BTreeMap<_, _>>())
-            .current_dir(home.path())
-            .output()
-            .unwrap();
+        let output = run_command(&home, variables, arguments);
         runs += 1;
         let from = format!("{variables:?} {arguments:?}");
         assert!(output.status.code().is_some_and(|code| code < 100), "{from}: {:?}", output.status);

@@ -1,8 +1,8 @@
 //! The command line and where settings come from.
 
-use std::{collections::BTreeMap, os::unix::fs::symlink, process::Command};
+use std::{os::unix::fs::symlink, process::Command};
 
-use crate::harness::{Scratch, Start, TIDEGATE, root};
+use crate::harness::{Scratch, Start, TIDEGATE, root, run_command};
 
 /// What a command said.
 #[derive(Debug)]
@@ -14,13 +14,7 @@ struct Said {
 
 /// Runs the binary in a directory, with exactly these variables.
 fn tidegate(home: &Scratch, variables: &[(&str, &str)], arguments: &[&str]) -> Said {
-    let output = Command::new(TIDEGATE)
-        .args(arguments)
-        .env_clear()
-        .envs(variables.iter().copied().collect::<BTreeMap<_, _>>())
-        .current_dir(home.path())
-        .output()
-        .unwrap();
+    let output = run_command(home, variables, arguments);
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }

@@ -7,7 +7,7 @@ mod tools;
 
 pub(crate) use exchange::{Answer, Peer, get, get_with_key, post_json};
 pub(crate) use h2_peer::{H2Peer, framed, on_runtime, patiently, read, send_all};
-pub(crate) use server::{Farewell, Scratch, Server, Start, TIDEGATE};
+pub(crate) use server::{Farewell, Scratch, Server, Start, TIDEGATE, run_command};
 pub(crate) use tools::{curl, root, tool};
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicU32, Ordering},
@@ -56,6 +56,18 @@ impl Drop for Scratch {
         // What is left in a temporary directory is no failure.
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// Runs a command of the binary in a directory, with exactly these variables.
+pub(crate) fn run_command(home: &Scratch, variables: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let variables = variables.iter().copied();
+    Command::new(TIDEGATE)
+        .args(arguments)
+        .env_clear()
+        .envs(variables)
+        .current_dir(home.path())
+        .output()
+        .unwrap()
 }
 
 /// How to start the server.
