@@ -29,6 +29,7 @@ pub mod log;
 pub mod nats;
 pub mod pipeline;
 pub mod publisher;
+pub mod raw_message;
 #[cfg(feature = "remote")]
 pub mod remote;
 pub mod secret;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use async_nats::{HeaderMap, jetstream};
 use brokers::{
     data_message,
-    kafka::{KafkaConfig, publish::KafkaPublisher},
+    kafka::{KafkaConfig, MessageValue, publish::KafkaPublisher},
     nats::{Naming, NatsConfig, publish::NatsPublisher},
     publisher::Publisher,
     status::SideStatus,
@@ -174,6 +174,7 @@ pub fn kafka(folder: &Path, rounds: usize) -> Result<()> {
     let config = KafkaConfig {
         brokers: format!("127.0.0.1:{}", broker.port),
         topic: "bench".into(),
+        value: MessageValue::DataMessage,
         shapes: None,
         consumer_group: "none".into(),
         client_id: "bench".into(),

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     inbound::{Source, Taken, take_data_message},
+    raw_message,
     status::{PartitionLag, SideStatus},
 };
 
@@ -331,7 +332,6 @@ fn read(
     each: &mut dyn FnMut(u64, Taken<'_>),
 ) {
     let value = message.payload().unwrap_or_default();
-    let Some(shapes) = shapes else { return take_data_message(tag, value, each) };
     let headers: Vec<(&str, &[u8])> = message
         .headers()
         .into_iter()
@@ -344,7 +344,12 @@ fn read(
         headers: &headers,
         timestamp_seconds: message.timestamp().to_millis().unwrap_or_default().div_euclid(1000),
     };
-    match shapes.read(&arrived, &mut |record| each(tag, Taken::Message(record))) {
+    if arrived.header("schema") == Some(raw_message::SCHEMA.as_bytes()) {
+        return raw_message::read(&headers, value, |record| each(tag, Taken::Message(record)));
+    }
+    let shaped =
+        shapes.and_then(|shapes| shapes.read(&arrived, &mut |record| each(tag, Taken::Message(record))));
+    match shaped {
         Some(Ok(())) => {}
         Some(Err(reason)) => each(tag, Taken::Malformed { reason, value }),
         None => take_data_message(tag, value, each),

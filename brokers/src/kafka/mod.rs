@@ -58,6 +58,16 @@ const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 /// Whether this build speaks TLS and SASL with Kafka.
 pub const SPEAKS_TLS: bool = cfg!(feature = "kafka-tls");
 
+/// What the value of a message's record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MessageValue {
+    /// The older systems' JSON ([`crate::data_message`]).
+    #[default]
+    DataMessage,
+    /// The payload alone ([`crate::raw_message`]).
+    Raw,
+}
+
 /// How to reach Kafka, and what to do there.
 #[derive(Clone, Debug)]
 pub struct KafkaConfig {
@@ -65,6 +75,8 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// The topic of messages.
     pub topic: String,
+    /// What is written there. Both are read, by the record's `schema`.
+    pub value: MessageValue,
     /// The shapes and topics of events; without them events are messages like any other.
     pub shapes: Option<Arc<dyn Shapes>>,
     /// The consumer group.

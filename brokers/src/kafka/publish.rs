@@ -31,7 +31,7 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaConfig,
+    KafkaConfig, MessageValue,
     shape::{Outgoing, Topic},
     topics,
     verdict::{Verdict, verdict},
@@ -40,6 +40,7 @@ use crate::{
     backoff::Backoff,
     data_message,
     publisher::{Ack, Busy, Publisher, Rejected},
+    raw_message,
     status::SideStatus,
 };
 
@@ -363,8 +364,8 @@ impl KafkaPublisher {
         if self.heard.is_some_and(|heard| heard.elapsed() < ASK_AGAIN) {
             return;
         }
-        self.asked = Some(Instant::now());
         let asked = Instant::now();
+        self.asked = Some(asked);
         match self.producer.client().fetch_metadata(Some(&self.topics[0].name), STILL_THERE_TIMEOUT) {
             Ok(metadata) => self.note_told(&metadata, asked.elapsed()),
             Err(error) => {
@@ -472,15 +473,28 @@ impl Publisher for KafkaPublisher {
                 headers = headers.insert(Header { key: name, value: Some(value) });
             }
         } else {
-            self.value.clear();
-            data_message::write(record, &mut self.value);
-            (topic, value) = (self.config.topic.as_str(), self.value.as_slice());
+            let schema;
+            (value, schema) = match self.config.value {
+                MessageValue::Raw => (record.payload, raw_message::SCHEMA),
+                MessageValue::DataMessage => {
+                    self.value.clear();
+                    data_message::write(record, &mut self.value);
+                    (self.value.as_slice(), data_message::SCHEMA)
+                }
+            };
+            topic = self.config.topic.as_str();
             time_seconds = None;
             key = self.config.partition.of(record.source, record.metadata).unwrap_or(record.id);
             headers = OwnedHeaders::new_with_capacity(4)
                 .insert(Header { key: "source", value: Some(record.source) })
                 .insert(Header { key: "message_id", value: Some(record.id) })
-                .insert(Header { key: "schema", value: Some(data_message::SCHEMA) });
+                .insert(Header { key: "schema", value: Some(schema) });
+            if self.config.value == MessageValue::Raw {
+                raw_message::headers(record, |name, value| {
+                    let given = std::mem::take(&mut headers);
+                    headers = given.insert(Header { key: name, value: Some(value) });
+                });
+            }
         }
         if let Some((_, value)) = trace {
             headers = headers.insert(Header { key: "traceparent", value: Some(value) });

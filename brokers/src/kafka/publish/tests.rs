@@ -30,6 +30,7 @@ fn publisher(cluster: &Cluster) -> KafkaPublisher {
     let config = KafkaConfig {
         brokers: cluster.bootstrap_servers(),
         topic: TOPIC.into(),
+        value: MessageValue::DataMessage,
         shapes: None,
         consumer_group: "none".into(),
         client_id: "test".into(),

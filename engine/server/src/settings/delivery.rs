@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
-    kafka::{KafkaConfig, SPEAKS_TLS},
+    kafka::{KafkaConfig, MessageValue, SPEAKS_TLS},
     log::{Io, LogConfig, Sync},
     nats::{NatsConfig, Servers},
     remote::{RemoteConfig, Target},
@@ -333,6 +333,10 @@ fn kafka(values: &Values) -> KafkaConfig {
     KafkaConfig {
         brokers: text("brokers"),
         topic: text("topic"),
+        value: match text("value").as_str() {
+            "raw" => MessageValue::Raw,
+            _ => MessageValue::DataMessage,
+        },
         shapes: Some(Arc::new(kafka_topics(values))),
         consumer_group: text("consumer_group"),
         client_id: text("client_id"),

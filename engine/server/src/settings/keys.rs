@@ -407,6 +407,13 @@ pub const KEYS: &[Key] = &[
         "The topic of messages; created if absent and allowed (3 partitions), never altered. KAFKA_TOPIC names one topic for messages and all events; the other variables win.",
     ),
     key(
+        "kafka.value",
+        Kind::Choice(&[("data_message", "data_message"), ("raw", "raw")]),
+        r#""data_message""#,
+        &[],
+        "What a message's record holds. data_message: the older systems' JSON with the payload in base64. raw: the payload as it came, all else in headers (docs/records.md). Both are read, whatever this says.",
+    ),
+    key(
         "kafka.topic_analytics",
         Kind::Text,
         r#""analytics-events""#,

@@ -9,7 +9,7 @@ use std::{
 
 use ::brokers::{
     inbound::Source,
-    kafka::{KafkaConfig, consume::KafkaSource, topics::create},
+    kafka::{KafkaConfig, MessageValue, consume::KafkaSource, topics::create},
     status::SideStatus,
 };
 use engine_core::PartitionKey;
@@ -46,7 +46,9 @@ fn start(brokers: &str) -> Start {
 struct Seen {
     key: String,
     headers: BTreeMap<String, Vec<u8>>,
+    /// Null when it is no JSON.
     value: Value,
+    bytes: Vec<u8>,
     seconds: i64,
 }
 
@@ -72,7 +74,8 @@ fn records(brokers: &str, topic: &str, partitions: i32, count: usize) -> Vec<See
         seen.push(Seen {
             key: String::from_utf8(message.key().unwrap().to_vec()).unwrap(),
             headers: headers.map(|header| (header.key.to_owned(), header.value.unwrap().to_vec())).collect(),
-            value: serde_json::from_slice(message.payload().unwrap()).unwrap(),
+            value: serde_json::from_slice(message.payload().unwrap()).unwrap_or_default(),
+            bytes: message.payload().unwrap().to_vec(),
             seconds: message.timestamp().to_millis().unwrap() / 1000,
         });
     }
@@ -95,6 +98,31 @@ fn processed(server: &Server) -> u64 {
 fn legacy(id: &str, user: &str) -> Value {
     json!({"id": id, "user_id": user, "event_type": "page_view", "properties": {"page": "home"},
         "timestamp": 1_640_995_200, "source": "web"})
+}
+
+#[test]
+fn a_raw_record_is_the_payload_with_the_rest_in_headers_and_is_worked_on_like_any_other() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let server = start(&brokers).set("kafka.value=raw").variable("PARTITION_KEY", "source").run();
+    let data = "not JSON, and \u{fc}ml\u{e4}ut";
+    let body = json!({"id": "m-1", "source": "till-7", "data": data, "metadata": {"type": "demo"}});
+    posted(&server, "/api/v1/ingest", &body);
+    let seen = records(&brokers, "diplom-messages", 3, 1).remove(0);
+    assert_eq!((seen.key.as_str(), seen.bytes.as_slice()), ("till-7", data.as_bytes()));
+    for (name, value) in [("schema", "raw"), ("source", "till-7"), ("metadata.type", "demo")] {
+        assert_eq!(seen.header(name), Some(value), "{seen:?}");
+    }
+    assert!(seen.header("message_id").is_some_and(|id| !id.is_empty()), "{seen:?}");
+    assert!(seen.header("timestamp").is_some_and(|time| time.parse::<i64>().unwrap() > 1_700_000_000));
+    eventually("it is worked on", || (processed(&server) == 1).then_some(()));
+    // A process with the other setting reads the same topic.
+    let other = start(&brokers).variable("KAFKA_CONSUMER_GROUP", "others").run();
+    posted(&other, "/api/v1/ingest", &json!({"source": "s", "data": "as JSON"}));
+    eventually("both are worked on", || (processed(&other) == 2).then_some(()));
 }
 
 #[test]
@@ -340,6 +368,7 @@ fn one_topic(brokers: &str) -> KafkaConfig {
     KafkaConfig {
         brokers: brokers.to_owned(),
         topic: "lagging".into(),
+        value: MessageValue::DataMessage,
         shapes: None,
         consumer_group: "new-group".into(),
         client_id: "test".into(),

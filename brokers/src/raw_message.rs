@@ -1,0 +1,85 @@
+//! A message at Kafka whose value is its payload and nothing else (`kafka.value = raw`), for consumers that know no
+//! `DataMessage`. What else belongs to it stands in headers, so that reading it gives the same message again.
+//!
+//! | Header | What it is |
+//! | --- | --- |
+//! | `message_id`, `source` | as with a `DataMessage` |
+//! | `schema` | `raw` |
+//! | `timestamp` | seconds of the Unix epoch, in decimal digits |
+//! | `metadata.<key>` | a value of the metadata; of one key several may stand there |
+
+use engine_core::{MetadataPairs, MetadataWriter, Record};
+
+/// The `schema` header of such a value.
+pub const SCHEMA: &str = "raw";
+
+/// In front of the keys of metadata.
+const METADATA: &str = "metadata.";
+
+/// Gives each header beside `message_id`, `source` and `schema` to `each`, in order.
+pub fn headers(record: &Record<'_>, mut each: impl FnMut(&str, &[u8])) {
+    each("timestamp", record.timestamp_seconds.to_string().as_bytes());
+    for (key, value) in MetadataPairs::new(record.metadata) {
+        each(&format!("{METADATA}{}", String::from_utf8_lossy(key)), value);
+    }
+}
+
+/// Reads headers and value, and lends the record out. A timestamp that is none is 0: the payload counts more.
+pub fn read<T>(headers: &[(&str, &[u8])], value: &[u8], then: impl FnOnce(&Record<'_>) -> T) -> T {
+    let header =
+        |name: &str| headers.iter().find(|(known, _)| *known == name).map_or(&b""[..], |pair| pair.1);
+    let mut metadata = Vec::new();
+    let mut writer = MetadataWriter::new(&mut metadata);
+    for (name, value) in headers {
+        if let Some(key) = name.strip_prefix(METADATA) {
+            writer.push(key.as_bytes(), value);
+        }
+    }
+    let timestamp = std::str::from_utf8(header("timestamp")).ok().and_then(|text| text.parse().ok());
+    then(&Record {
+        id: header("message_id"),
+        source: header("source"),
+        payload: value,
+        metadata: &metadata,
+        timestamp_seconds: timestamp.unwrap_or_default(),
+        ..Record::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut metadata = Vec::new();
+        let mut writer = MetadataWriter::new(&mut metadata);
+        for (key, value) in [("type", "demo"), ("", ""), ("type", "twice"), ("metadata.x", "y")] {
+            writer.push(key.as_bytes(), value.as_bytes());
+        }
+        let record = Record {
+            id: b"m-1",
+            source: b"s",
+            payload: b"\x00\xff{not json",
+            metadata: &metadata,
+            timestamp_seconds: 1_700_000_000,
+            ..Record::default()
+        };
+        let mut written: Vec<(String, Vec<u8>)> =
+            vec![("message_id".into(), record.id.into()), ("source".into(), record.source.into())];
+        headers(&record, |name, value| written.push((name.to_owned(), value.to_owned())));
+        let written: Vec<(&str, &[u8])> =
+            written.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        read(&written, record.payload, |again| {
+            assert_eq!((again.id, again.source, again.payload), (record.id, record.source, record.payload));
+            assert_eq!((again.metadata, again.timestamp_seconds), (record.metadata, 1_700_000_000));
+        });
+    }
+
+    #[test]
+    fn a_record_without_headers_is_its_payload() {
+        read(&[("timestamp", b"soon")], b"x", |record| {
+            assert_eq!((record.id, record.payload, record.timestamp_seconds), (&b""[..], &b"x"[..], 0));
+        });
+    }
+}
