@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
@@ -24,6 +24,7 @@ const PAGES: [&str; 13] = [
     "messages.md",
     "older-systems.md",
     "processes.md",
+    "records.md",
     "settings.md",
 ];
 
@@ -248,7 +249,7 @@ fn the_page_about_health_tells_the_truth() {
 
 #[test]
 fn the_pages_about_running_it_tell_the_truth() {
-    for page in ["brokers.md", "delivery.md", "processes.md", "settings.md"] {
+    for page in ["brokers.md", "delivery.md", "processes.md", "records.md", "settings.md"] {
         run(page);
     }
 }
