@@ -8,7 +8,7 @@ use std::{
 };
 
 use engine_analytics::{
-    Bucket, Counted, Filter, Found, MINUTE_MS, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
+    Bucket, Counted, DAY_MS, Filter, Found, MINUTE_MS, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
     sessions_begun,
 };
 use prost_types::Timestamp;
@@ -261,6 +261,21 @@ impl Platform {
         totals
     }
 
+    /// Refuses a bucket of a series that is finer than what is kept of its time: it would be given a whole hour's count, or a
+    /// day's.
+    fn check_kept(&self, bucket: Range) -> Result<(), Status> {
+        let kept = self.outwards(bucket);
+        if kept.from_ms >= bucket.from_ms && kept.to_ms <= bucket.to_ms {
+            return Ok(());
+        }
+        let (what, granularity) =
+            if kept.to_ms - kept.from_ms < DAY_MS { ("hours", "HOUR") } else { ("days", "DAY") };
+        Err(Status::invalid_argument(format!(
+            "granularity: of {} only whole {what} are kept; ask for {granularity}, or for a later range",
+            timestamp(bucket.from_ms)
+        )))
+    }
+
     /// A series, bucket by bucket.
     fn series(&self, request: GetTimeSeriesRequest) -> Result<GetTimeSeriesResponse, Status> {
         let range = self.required_range(request.time_range.as_ref())?;
@@ -302,6 +317,11 @@ impl Platform {
             }
             borders.push(at);
             at = bucket(at, granularity).1;
+        }
+        if filter.is_open()
+            && let Some(oldest) = borders.first()
+        {
+            self.check_kept(Range { from_ms: *oldest, to_ms: bucket(*oldest, granularity).1 })?;
         }
         let scanned = (!filter.is_open()).then(|| {
             let with_sessions = request.metric == "sessions";

@@ -146,3 +146,32 @@ fn a_users_events_are_the_latest_by_time_and_its_range_limits_sessions_events_an
         assert_eq!(told["userProfile"], all["userProfile"]);
     }
 }
+
+#[test]
+fn a_series_finer_than_what_is_kept_is_refused_and_says_what_is_kept() {
+    let server = Start::new().run();
+    // One more minute than are kept, and some.
+    let minutes: Vec<u32> = (0..2 * 24 * 60 + 100).collect();
+    for chunk in minutes.chunks(1000) {
+        let events = chunk.iter().map(|minute| {
+            let time = format!("{:02}T{:02}:{:02}:00", 1 + minute / 1440, minute / 60 % 24, minute % 60);
+            event(&minute.to_string(), "ada", &time, "web")
+        });
+        sent(&server, &events.collect::<Vec<_>>());
+    }
+    let series = |granularity: &str, from: &str, to: &str| {
+        let range = range(from, to);
+        let path = format!("/v1/analytics/timeseries?metric=events&granularity={granularity}&{range}");
+        get(server.gateway(), &path)
+    };
+    let gone = series("MINUTE", "01T00:00:00", "01T00:03:00");
+    assert_eq!(gone.status, 400, "{}", gone.text());
+    for part in ["2026-06-01T00:00:00Z", "whole hours", "HOUR"] {
+        assert!(gone.text().contains(part), "{}", gone.text());
+    }
+    let hour = series("HOUR", "01T00:00:00", "01T01:00:00").json();
+    assert_eq!(hour["series"][0]["value"], 60.0, "{hour}");
+    let kept = series("MINUTE", "02T00:00:00", "02T00:03:00").json();
+    let values: Vec<_> = kept["series"].as_array().unwrap().iter().map(|point| &point["value"]).collect();
+    assert_eq!(values, [1.0, 1.0, 1.0], "{kept}");
+}
