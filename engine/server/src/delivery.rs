@@ -476,10 +476,10 @@ impl Behind {
             return;
         }
         match why {
-            None => tracing::info!(level = level.name(), "this ack level can be honoured"),
+            None => tracing::info!(ack = level.name(), "this ack level can be honoured"),
             Some(why) => {
                 tracing::warn!(
-                    level = level.name(),
+                    ack = level.name(),
                     why,
                     "this ack level cannot be honoured; who asks for it is refused"
                 );
