@@ -7,6 +7,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+
 use ::brokers::{
     inbound::Source,
     kafka::{KafkaConfig, MessageValue, consume::KafkaSource, topics::create},
@@ -16,7 +18,7 @@ use engine_core::PartitionKey;
 use ledger::process::{self, Process};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     message::{Header, Headers, OwnedHeaders},
@@ -26,7 +28,7 @@ use serde_json::{Value, json};
 
 use crate::{
     brokers::can_be_had,
-    harness::{Scratch, Server, Start, TIDEGATE, eventually, get, on_runtime, post_json},
+    harness::{Peer, Scratch, Server, Start, TIDEGATE, eventually, get, on_runtime, post_json, run_command},
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -499,4 +501,58 @@ fn topics_are_created_once_and_listed() {
     }
     let (ok, said) = topics("127.0.0.1:1", "list");
     assert!(!ok && said.contains("KAFKA_BROKERS"), "{said}");
+}
+
+#[test]
+fn of_a_backlog_over_the_topics_limit_only_the_message_that_is_too_long_is_buried() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (mut kafka, brokers) = kafka(&folder);
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let topic =
+        NewTopic::new("diplom-messages", 3, TopicReplication::Fixed(1)).set("max.message.bytes", "50000");
+    let made = on_runtime(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
+    assert!(made[0].is_ok(), "{made:?}");
+    kafka.kill();
+    let data = folder.path().join("data");
+    let server = start(&brokers)
+        .variable("PARTITION_KEY", "source")
+        .set("queue.consume=false")
+        .set("kafka.compression=none")
+        .set(&format!("data.directory={}", data.display()))
+        .run();
+    let mut peer = Peer::connect(server.gateway());
+    let mut send = |number: usize, bytes: usize| {
+        let data = format!("{number} {}", "x".repeat(bytes));
+        let body = json!({"source": format!("s-{}", number % 5), "data": data}).to_string();
+        let length = body.len();
+        let head = "POST /api/v1/ingest HTTP/1.1\r\nHost: t\r\nContent-Type: application/json";
+        peer.send(format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}"));
+        let answer = peer.answer(false).unwrap();
+        assert_eq!((answer.status, &answer.json()["ack"]), (200, &json!("durable")), "{}", answer.text());
+    };
+    let (count, too_long) = (3000, 1234);
+    for number in 0..count {
+        send(number, if number == too_long { 60_000 } else { 1000 });
+    }
+    kafka.again().unwrap();
+    kafka.wait().unwrap();
+    let mut last: BTreeMap<String, usize> = BTreeMap::new();
+    let mut seen = 0;
+    for record in records(&brokers, "diplom-messages", 3, count - 1) {
+        let payload = STANDARD.decode(record.value["payload"].as_str().unwrap()).unwrap();
+        let number = String::from_utf8(payload).unwrap().split_once(' ').unwrap().0.parse::<usize>().unwrap();
+        let before = last.insert(record.key.clone(), number);
+        assert!(before.is_none_or(|before| before < number), "{}: {before:?} before {number}", record.key);
+        seen += number;
+    }
+    assert_eq!(seen, count * (count - 1) / 2 - too_long);
+    let listed = || {
+        let output = run_command(&folder, &[], &["dlq", "list", "--directory", data.to_str().unwrap()]);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    eventually("the one too long is listed", || listed().contains("1 dead letters").then_some(()));
 }
