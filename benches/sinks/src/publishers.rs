@@ -174,6 +174,7 @@ pub fn kafka(folder: &Path, rounds: usize) -> Result<()> {
     let config = KafkaConfig {
         brokers: format!("127.0.0.1:{}", broker.port),
         topic: "bench".into(),
+        topic_choice: None,
         value: MessageValue::DataMessage,
         shapes: None,
         consumer_group: "none".into(),

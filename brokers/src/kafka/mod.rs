@@ -8,6 +8,7 @@ pub mod consume;
 mod dead;
 pub mod publish;
 pub mod shape;
+pub mod topic_choice;
 pub mod topics;
 mod verdict;
 
@@ -16,7 +17,10 @@ use std::{sync::Arc, time::Duration};
 use engine_core::PartitionKey;
 use rdkafka::ClientConfig;
 
-use self::shape::{Shapes, Topic};
+use self::{
+    shape::{Shapes, Topic},
+    topic_choice::TopicChoice,
+};
 use crate::secret::Secret;
 
 /// Partitions of a topic that we have to create.
@@ -75,6 +79,8 @@ pub struct KafkaConfig {
     pub brokers: String,
     /// The topic of messages.
     pub topic: String,
+    /// Topics that messages choose by what they hold, instead of that one.
+    pub topic_choice: Option<TopicChoice>,
     /// What is written there. Both are read, by the record's `schema`.
     pub value: MessageValue,
     /// The shapes and topics of events; without them events are messages like any other.
@@ -118,8 +124,15 @@ impl KafkaConfig {
             partitions: PARTITIONS,
             retention: None,
         };
+        let chosen = self.topic_choice.iter().flat_map(TopicChoice::allowed).map(|name| Topic {
+            name: name.clone(),
+            setting: "kafka.topics_allowed",
+            partitions: PARTITIONS,
+            retention: None,
+        });
+        let chosen: Vec<Topic> = chosen.collect();
         let mut topics = vec![own];
-        for topic in self.shapes.iter().flat_map(|shapes| shapes.topics()) {
+        for topic in chosen.into_iter().chain(self.shapes.iter().flat_map(|shapes| shapes.topics())) {
             if topics.iter().all(|known| known.name != topic.name) {
                 topics.push(topic);
             }

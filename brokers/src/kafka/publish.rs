@@ -482,7 +482,8 @@ impl Publisher for KafkaPublisher {
                     (self.value.as_slice(), data_message::SCHEMA)
                 }
             };
-            topic = self.config.topic.as_str();
+            let chosen = self.config.topic_choice.as_ref().and_then(|choice| choice.of(record));
+            topic = chosen.unwrap_or(self.config.topic.as_str());
             time_seconds = None;
             key = self.config.partition.of(record.source, record.metadata).unwrap_or(record.id);
             headers = OwnedHeaders::new_with_capacity(4)

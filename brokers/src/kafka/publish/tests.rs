@@ -30,6 +30,7 @@ fn publisher(cluster: &Cluster) -> KafkaPublisher {
     let config = KafkaConfig {
         brokers: cluster.bootstrap_servers(),
         topic: TOPIC.into(),
+        topic_choice: None,
         value: MessageValue::DataMessage,
         shapes: None,
         consumer_group: "none".into(),

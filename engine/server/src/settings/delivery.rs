@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
-    kafka::{KafkaConfig, MessageValue, SPEAKS_TLS},
+    kafka::{KafkaConfig, MessageValue, SPEAKS_TLS, topic_choice::TopicChoice},
     log::{Io, LogConfig, Sync},
     nats::{NatsConfig, Servers},
     remote::{RemoteConfig, Target},
@@ -146,7 +146,7 @@ impl Delivery {
             unreachable: [None, None, None],
             log: None,
             nats: nats(values)?,
-            kafka: kafka(values),
+            kafka: kafka(values)?,
             breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
             remote: None,
@@ -196,7 +196,7 @@ impl Delivery {
             unreachable: [None, None, None],
             log: None,
             nats: nats(values)?,
-            kafka: kafka(values),
+            kafka: kafka(values)?,
             breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
             remote,
@@ -328,9 +328,17 @@ pub(super) fn kafka_topics(values: &Values) -> EventShapes {
     }
 }
 
-fn kafka(values: &Values) -> KafkaConfig {
+fn kafka(values: &Values) -> Result<KafkaConfig, Problem> {
     let text = |name: &str| values.text(&format!("kafka.{name}"));
-    KafkaConfig {
+    let topic_choice = match (text("topic_template"), text("topics_allowed")) {
+        (template, allowed) if template.is_empty() && allowed.is_empty() => None,
+        (template, allowed) => {
+            let choice = TopicChoice::parse(&template, &allowed);
+            Some(choice.map_err(|wrong| values.problem("kafka.topic_template", &wrong))?)
+        }
+    };
+    Ok(KafkaConfig {
+        topic_choice,
         brokers: text("brokers"),
         topic: text("topic"),
         value: match text("value").as_str() {
@@ -352,7 +360,7 @@ fn kafka(values: &Values) -> KafkaConfig {
         sasl_username: Secret::new(&text("sasl_username")),
         sasl_password: Secret::new(&text("sasl_password")),
         ssl_ca_location: text("ssl_ca_location"),
-    }
+    })
 }
 
 /// Whether this binary can speak with Kafka as it is asked to, and knows enough for it.

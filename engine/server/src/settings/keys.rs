@@ -407,6 +407,20 @@ pub const KEYS: &[Key] = &[
         "The topic of messages; created if absent and allowed (3 partitions), never altered. KAFKA_TOPIC names one topic for messages and all events; the other variables win.",
     ),
     key(
+        "kafka.topic_template",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "Lets a message's content choose its topic: a name with one field in braces, {source} or the name of a metadata key, such as orders-{region}. Only topics of kafka.topics_allowed are taken; every other message goes to kafka.topic. Empty: all of them do.",
+    ),
+    key(
+        "kafka.topics_allowed",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "Topics that kafka.topic_template may come to, separated by commas; created and read like kafka.topic.",
+    ),
+    key(
         "kafka.value",
         Kind::Choice(&[("data_message", "data_message"), ("raw", "raw")]),
         r#""data_message""#,

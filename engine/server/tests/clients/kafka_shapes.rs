@@ -128,6 +128,35 @@ fn a_raw_record_is_the_payload_with_the_rest_in_headers_and_is_worked_on_like_an
 }
 
 #[test]
+fn a_message_chooses_among_the_topics_that_are_allowed_and_is_worked_on_from_each() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let server = start(&brokers)
+        .set("kafka.topic_template=orders-{region}")
+        .set("kafka.topics_allowed=orders-eu,orders-us")
+        .run();
+    for region in ["eu", "us", "mars", "eu"] {
+        posted(
+            &server,
+            "/api/v1/ingest",
+            &json!({"source": "s", "data": region, "metadata": {"region": region}}),
+        );
+    }
+    for (topic, regions) in
+        [("orders-eu", &["eu", "eu"][..]), ("orders-us", &["us"]), ("diplom-messages", &["mars"])]
+    {
+        let seen = records(&brokers, topic, 3, regions.len());
+        let found: Vec<_> =
+            seen.iter().map(|seen| seen.value["metadata"]["region"].as_str().unwrap()).collect();
+        assert_eq!(found, regions, "{topic}");
+    }
+    eventually("all are worked on", || (processed(&server) == 4).then_some(()));
+}
+
+#[test]
 fn events_have_the_topics_keys_headers_and_values_of_the_older_systems() {
     if !can_be_had() {
         return;
@@ -370,6 +399,7 @@ fn one_topic(brokers: &str) -> KafkaConfig {
     KafkaConfig {
         brokers: brokers.to_owned(),
         topic: "lagging".into(),
+        topic_choice: None,
         value: MessageValue::DataMessage,
         shapes: None,
         consumer_group: "new-group".into(),
