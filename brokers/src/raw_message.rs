@@ -6,7 +6,8 @@
 //! | `message_id`, `source` | as with a `DataMessage` |
 //! | `schema` | `raw` |
 //! | `timestamp` | seconds of the Unix epoch, in decimal digits |
-//! | `metadata.<key>` | a value of the metadata; of one key several may stand there |
+//! | `metadata.<key>` | a value of the metadata; of one key several may stand there. librdkafka reads a name up to |
+//! | | its first NUL: in the key a NUL is written `%00`, and so `%` is `%25` |
 
 use engine_core::{MetadataPairs, MetadataWriter, Record};
 
@@ -20,7 +21,8 @@ const METADATA: &str = "metadata.";
 pub fn headers(record: &Record<'_>, mut each: impl FnMut(&str, &[u8])) {
     each("timestamp", record.timestamp_seconds.to_string().as_bytes());
     for (key, value) in MetadataPairs::new(record.metadata) {
-        each(&format!("{METADATA}{}", String::from_utf8_lossy(key)), value);
+        let key = String::from_utf8_lossy(key).replace('%', "%25").replace('\0', "%00");
+        each(&format!("{METADATA}{key}"), value);
     }
 }
 
@@ -32,7 +34,7 @@ pub fn read<T>(headers: &[(&str, &[u8])], value: &[u8], then: impl FnOnce(&Recor
     let mut writer = MetadataWriter::new(&mut metadata);
     for (name, value) in headers {
         if let Some(key) = name.strip_prefix(METADATA) {
-            writer.push(key.as_bytes(), value);
+            writer.push(key.replace("%00", "\0").replace("%25", "%").as_bytes(), value);
         }
     }
     let timestamp = std::str::from_utf8(header("timestamp")).ok().and_then(|text| text.parse().ok());
@@ -54,7 +56,9 @@ mod tests {
     fn what_is_written_is_read() {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
-        for (key, value) in [("type", "demo"), ("", ""), ("type", "twice"), ("metadata.x", "y")] {
+        for (key, value) in
+            [("type", "demo"), ("", ""), ("type", "twice"), ("metadata.x", "y"), ("a\0%00%", "z")]
+        {
             writer.push(key.as_bytes(), value.as_bytes());
         }
         let record = Record {
@@ -68,6 +72,7 @@ mod tests {
         let mut written: Vec<(String, Vec<u8>)> =
             vec![("message_id".into(), record.id.into()), ("source".into(), record.source.into())];
         headers(&record, |name, value| written.push((name.to_owned(), value.to_owned())));
+        assert!(written.iter().all(|(name, _)| !name.contains('\0')), "{written:?}");
         let written: Vec<(&str, &[u8])> =
             written.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         read(&written, record.payload, |again| {
