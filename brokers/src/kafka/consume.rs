@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -324,6 +325,19 @@ fn place_of(tag: u64) -> (usize, i64) {
     ((tag >> 48) as usize, (tag & OFFSET_MASK) as i64)
 }
 
+/// The names and values of a record's headers; `None` when a name is not UTF-8.
+///
+/// rdkafka 0.39 panics there, and has no other way to read them ("`Headers::get`", an `unwrap` on `to_str`). Anybody who may
+/// write to the topic can write such a name, and a panic would end this thread, again and again after every start.
+pub(super) fn headers<M: Message>(message: &M) -> Option<Vec<(&str, &[u8])>> {
+    let read = || {
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        headers.map(|header| (header.key, header.value.unwrap_or_default())).collect()
+    };
+    // Nothing is changed by what panics: it reads.
+    catch_unwind(AssertUnwindSafe(read)).ok()
+}
+
 /// Hands on what a record says, in whichever shape.
 fn read(
     shapes: Option<&dyn Shapes>,
@@ -332,12 +346,10 @@ fn read(
     each: &mut dyn FnMut(u64, Taken<'_>),
 ) {
     let value = message.payload().unwrap_or_default();
-    let headers: Vec<(&str, &[u8])> = message
-        .headers()
-        .into_iter()
-        .flat_map(Headers::iter)
-        .map(|header| (header.key, header.value.unwrap_or_default()))
-        .collect();
+    let Some(headers) = headers(message) else {
+        let reason = "a header's name is not UTF-8".to_owned();
+        return each(tag, Taken::Malformed { reason, value });
+    };
     let arrived = Arrived {
         key: message.key().unwrap_or_default(),
         value,

@@ -14,12 +14,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    message::{DeliveryResult, Headers, OwnedMessage},
+    message::{DeliveryResult, OwnedMessage},
     producer::{BaseProducer, BaseRecord, Producer, ProducerContext},
 };
 use serde::Serialize;
 
-use super::{KafkaConfig, shape::Topic, topics};
+use super::{KafkaConfig, consume::headers, shape::Topic, topics};
 
 /// How long reading a record back, and writing its dead letter, may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -134,7 +134,7 @@ fn letter(message: &OwnedMessage, error: &str) -> Vec<u8> {
         Ok(text) => (text.to_owned(), None),
         Err(_) => (STANDARD.encode(value), Some("base64")),
     };
-    let headers = message.headers().into_iter().flat_map(Headers::iter);
+    let headers = headers(message).unwrap_or_default().into_iter();
     let letter = Letter {
         original_topic: message.topic(),
         original_partition: message.partition(),
@@ -144,7 +144,7 @@ fn letter(message: &OwnedMessage, error: &str) -> Vec<u8> {
         original_value_encoding,
         error,
         timestamp: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
-        headers: headers.map(|header| (header.key, lossy(header.value.unwrap_or_default()))).collect(),
+        headers: headers.map(|(name, value)| (name, lossy(value))).collect(),
     };
     // Text and numbers into a Vec: nothing can fail.
     serde_json::to_vec(&letter).unwrap_or_default()

@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    io::{Read, Write},
+    net::TcpStream,
     process::Command,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -156,6 +158,82 @@ fn a_message_chooses_among_the_topics_that_are_allowed_and_is_worked_on_from_eac
         assert_eq!(found, regions, "{topic}");
     }
     eventually("all are worked on", || (processed(&server) == 4).then_some(()));
+}
+
+/// Writes one record to a partition by Kafka's own protocol (Produce v3, record batch v2): clients allow no header whose name
+/// is not UTF-8, and brokers look at none.
+fn produce_by_hand(port: u16, topic: &str, header: &[u8], value: &[u8]) {
+    let varint = |out: &mut Vec<u8>, number: usize| {
+        let mut zigzag = number << 1;
+        while zigzag > 127 {
+            out.push((zigzag & 127) as u8 | 128);
+            zigzag >>= 7;
+        }
+        out.push(zigzag as u8);
+    };
+    // Attributes, time and offset behind the first one's, no key (-1).
+    let mut record = vec![0, 0, 0, 1];
+    for part in [value, header, b"x"] {
+        if part == header {
+            varint(&mut record, 1);
+        }
+        varint(&mut record, part.len());
+        record.extend_from_slice(part);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    // Attributes i16, last offset i32, times, producer i64, its epoch i16, sequence i32, count i32.
+    let mut checked = vec![0; 6];
+    checked.extend_from_slice(&now.to_be_bytes());
+    checked.extend_from_slice(&now.to_be_bytes());
+    checked.extend_from_slice(&[255; 14]);
+    checked.extend_from_slice(&1_i32.to_be_bytes());
+    varint(&mut checked, record.len());
+    checked.extend_from_slice(&record);
+    // Base offset; then the length from the leader's epoch (-1) on; magic 2.
+    let mut batch = vec![0; 8];
+    batch.extend_from_slice(&(checked.len() as i32 + 9).to_be_bytes());
+    batch.extend_from_slice(&[255, 255, 255, 255, 2]);
+    batch.extend_from_slice(&crc32c::crc32c(&checked).to_be_bytes());
+    batch.extend_from_slice(&checked);
+    // Produce (0), version 3, correlation 1, no client; no transaction, acks 1, 10 s; one topic, partition 0.
+    let mut request = vec![0, 0, 0, 3, 0, 0, 0, 1, 255, 255, 255, 255, 0, 1, 0, 0, 39, 16, 0, 0, 0, 1];
+    request.extend_from_slice(&(topic.len() as i16).to_be_bytes());
+    request.extend_from_slice(topic.as_bytes());
+    request.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
+    request.extend_from_slice(&(batch.len() as i32).to_be_bytes());
+    request.extend_from_slice(&batch);
+    let mut kafka = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    kafka.set_read_timeout(Some(TIMEOUT)).unwrap();
+    kafka.write_all(&(request.len() as i32).to_be_bytes()).unwrap();
+    kafka.write_all(&request).unwrap();
+    // Length, correlation, topics, name, partitions, number; then the error.
+    let mut answer = vec![0; 4 + 4 + 4 + 2 + topic.len() + 4 + 4 + 2];
+    kafka.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[answer.len() - 2..], [0, 0], "{answer:?}");
+}
+
+#[test]
+fn a_record_with_a_header_that_is_not_utf_8_is_put_aside_and_the_ones_behind_it_are_worked_on() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (kafka, brokers) = kafka(&folder);
+    let server = start(&brokers).run();
+    posted(&server, "/events", &legacy("event_1", "u-1"));
+    posted(&server, "/api/v1/ingest", &json!({"source": "s", "data": "before"}));
+    let value = legacy("event_2", "u-1").to_string();
+    for topic in ["analytics-events", "diplom-messages"] {
+        produce_by_hand(kafka.port, topic, b"\xff\xfe", value.as_bytes());
+        // It is well-formed but for that.
+        produce_by_hand(kafka.port, topic, b"fine", value.replace("event_2", "event_3").as_bytes());
+    }
+    for number in 0..9 {
+        posted(&server, "/api/v1/ingest", &json!({"source": "s", "data": format!("behind {number}")}));
+    }
+    // Two from before, one fine event of each topic, nine.
+    eventually("all others are worked on", || (processed(&server) >= 13).then_some(()));
+    assert_eq!(get(server.gateway(), "/livez").status, 200);
 }
 
 #[test]
