@@ -380,7 +380,8 @@ impl NatsPublisher {
                 Ok(()) => {}
                 // The client judges it by itself, with what the server said when it was connected.
                 Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    let reason = format!("{error}; the server's max_payload is smaller than the message");
+                    let max = session.client.max_payload();
+                    let reason = format!("{error} (the server's max_payload = {max})");
                     self.refuse(place, "MAX_PAYLOAD".to_owned(), reason, acks)?;
                 }
                 Err(error) => {

@@ -1,6 +1,9 @@
 //! Against a real nats-server.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 use async_nats::{
     HeaderMap,
@@ -13,6 +16,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::nats::{PACK_HEADER, Servers};
 
+mod stand_in;
+
 const STREAM: &str = "TESTS";
 const SUBJECT: &str = "tests.messages";
 /// A test that waits longer has failed.
@@ -21,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A nats-server with JetStream, and a connection to look into it.
 struct Broker {
     process: Process,
-    folder: std::path::PathBuf,
+    folder: PathBuf,
     runtime: Runtime,
     client: Client,
 }
@@ -37,6 +42,10 @@ impl Drop for Broker {
 impl Broker {
     /// `None` where it cannot be had; under CI it has to.
     fn start() -> Option<Self> {
+        Self::start_with(true)
+    }
+
+    fn start_with(jetstream: bool) -> Option<Self> {
         let installed = process::install_services();
         let ci = std::env::var_os("CI").is_some_and(|ci| ci == "true");
         assert!(installed.is_ok() || !ci, "NATS cannot be installed: {installed:?}");
@@ -45,7 +54,7 @@ impl Broker {
             return None;
         }
         let folder = std::env::temp_dir().join(format!("tidegate-nats-{:016x}", fastrand::u64(..)));
-        let process = process::nats(&folder).unwrap();
+        let process = if jetstream { process::nats(&folder).unwrap() } else { bare(&folder) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client =
             runtime.block_on(async_nats::connect(format!("nats://127.0.0.1:{}", process.port))).unwrap();
@@ -75,6 +84,10 @@ impl Broker {
     }
 
     fn publisher(&self, pack_messages: usize) -> NatsPublisher {
+        self.publisher_with(pack_messages, Duration::from_secs(30))
+    }
+
+    fn publisher_with(&self, pack_messages: usize, ack_timeout: Duration) -> NatsPublisher {
         let config = NatsConfig {
             servers: Servers::parse(&format!("nats://127.0.0.1:{}", self.process.port)).unwrap(),
             stream: STREAM.into(),
@@ -82,7 +95,7 @@ impl Broker {
             consumer: "none".into(),
             in_flight_max: 1024,
             pack_messages,
-            ack_timeout: Duration::from_secs(30),
+            ack_timeout,
         };
         let naming = Naming::Log { log: "log".into(), shards: vec![(0, 0)] };
         let mut publisher = NatsPublisher::new(config, naming, Arc::new(SideStatus::new("nats"))).unwrap();
@@ -112,6 +125,16 @@ impl Broker {
     fn stored_numbers(&self) -> Vec<u64> {
         self.stored().into_iter().flat_map(|(_, numbers)| numbers).collect()
     }
+}
+
+/// A nats-server without JetStream.
+fn bare(folder: &Path) -> Process {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/bin/nats-server");
+    let port = process::free_port().unwrap();
+    let arguments = ["-a", "127.0.0.1", "-p", &port.to_string()].map(str::to_owned).into();
+    let mut process = Process::start("nats", &program, arguments, Vec::new(), folder, port).unwrap();
+    process.wait().unwrap();
+    process
 }
 
 fn read(headers: &HeaderMap, payload: &[u8]) -> (String, Vec<u64>) {
