@@ -6,12 +6,15 @@
 //!
 //! A *pack* is a NATS message that carries several records (`nats.pack_messages`, off by default): its header
 //! `Tidegate-Pack` says how many, its payload is their JSON values, one to a line, in order. It is published and acknowledged as
-//! one; `Nats-Msg-Id` is a digest of the records' names. Consumers of the older systems do not know packs.
+//! one; `Nats-Msg-Id` is a digest of the records' names. One that is refused is taken apart ([`pending`]). Consumers of the
+//! older systems do not know packs.
 
 pub mod consume;
 mod naming;
+mod pending;
 pub mod publish;
 mod servers;
+mod verdict;
 
 use std::{
     sync::{

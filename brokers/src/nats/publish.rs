@@ -11,29 +11,36 @@
 //!
 //! With `pack_messages` over 1, what waits to be sent travels several records to a NATS message (see [`super`]).
 //!
-//! What this cannot order: when JetStream refuses one of many in flight (a full stream), those behind it may already
-//! be stored. So after a refusal one is sent at a time until one is taken.
+//! What a refusal judges ([`super::verdict`]) decides what changes before that. A pack that is refused is sent again in
+//! halves, each alone, and only a record that was refused alone is [`Rejected`]. So that this is rare, the stream's
+//! `max_msg_size` is read before anything is packed, and packs are kept below it.
+//!
+//! What this cannot order: when JetStream refuses one of many in flight (a full stream, a pack), those behind it may
+//! already be stored. So after a refusal one is sent at a time until one is taken.
 
 use std::{
     collections::VecDeque,
-    hash::{DefaultHasher, Hasher},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber, jetstream};
-use bytes::{Bytes, BytesMut};
-use engine_core::{MetadataPairs, Record};
+use async_nats::{Client, Message, StatusCode, Subscriber, client::PublishErrorKind, jetstream};
+use engine_core::Record;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::{runtime::Runtime, sync::Notify};
 
-use super::{Broken, Link, Naming, NatsConfig, PACK_HEADER, connect, naming::Name, stream};
+use super::{
+    Broken, Link, Naming, NatsConfig, connect,
+    pending::{PACK_HEAD_BYTES, Pending},
+    stream,
+    verdict::{NO_RESPONDERS, Verdict, verdict},
+};
 use crate::{
     backoff::Backoff,
     data_message,
@@ -48,89 +55,6 @@ const PACK_BYTES_MAX: usize = 256 << 10;
 const STILL_THERE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the stream is looked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// A publish that is not acknowledged: one record, or a pack of them.
-struct Pending {
-    tags: Vec<u64>,
-    /// Of the first record; a pack gets its own when it is sent.
-    headers: HeaderMap,
-    payload: BytesMut,
-    /// Over the names.
-    digest: [DefaultHasher; 2],
-    /// An earlier run can have sent all of it.
-    may_be_there: bool,
-    /// Ready to be sent, and as it was sent.
-    sealed: Option<(HeaderMap, Bytes)>,
-    first_sent: Option<Instant>,
-    sent: Option<Instant>,
-    attempts: u32,
-    done: bool,
-}
-
-impl Pending {
-    fn new(tag: u64, name: &Name, headers: HeaderMap, value: &[u8]) -> Self {
-        let mut digest = [DefaultHasher::new(), DefaultHasher::new()];
-        digest[1].write_u8(1);
-        let mut pending = Self {
-            tags: Vec::with_capacity(1),
-            headers,
-            payload: BytesMut::new(),
-            digest,
-            may_be_there: true,
-            sealed: None,
-            first_sent: None,
-            sent: None,
-            attempts: 0,
-            done: false,
-        };
-        pending.push(tag, name, value);
-        pending
-    }
-
-    fn push(&mut self, tag: u64, name: &Name, value: &[u8]) {
-        if !self.tags.is_empty() {
-            self.payload.extend_from_slice(b"\n");
-        }
-        self.tags.push(tag);
-        self.payload.extend_from_slice(value);
-        for digest in &mut self.digest {
-            digest.write_usize(name.text.len());
-            digest.write(name.text.as_bytes());
-        }
-        self.may_be_there &= name.may_be_there;
-    }
-
-    /// Another record has its name.
-    fn rename(&mut self) {
-        let more = fastrand::u64(..);
-        if let Some((headers, _)) = &mut self.sealed
-            && let Some(name) = headers.get("Nats-Msg-Id")
-        {
-            let name = format!("{name}-{more:016x}");
-            headers.insert("Nats-Msg-Id", name.as_str());
-        }
-        (self.attempts, self.may_be_there) = (0, false);
-    }
-
-    /// Headers and payload; nothing is added any more.
-    fn seal(&mut self) -> (HeaderMap, Bytes) {
-        let (headers, payload, tags) = (&mut self.headers, &mut self.payload, &self.tags);
-        let digest = &self.digest;
-        let sealed = self.sealed.get_or_insert_with(|| {
-            let mut headers = std::mem::take(headers);
-            if tags.len() > 1 {
-                headers = HeaderMap::new();
-                // The same records, the same id: a pack that is sent again is recognised.
-                let id = format!("pack-{:016x}{:016x}", digest[0].finish(), digest[1].finish());
-                headers.insert("Nats-Msg-Id", id.as_str());
-                headers.insert(PACK_HEADER, tags.len().to_string());
-                headers.insert("schema", data_message::SCHEMA);
-            }
-            (headers, std::mem::take(payload).freeze())
-        });
-        sealed.clone()
-    }
-}
 
 /// JetStream's answer to a publish.
 #[derive(Deserialize)]
@@ -166,7 +90,6 @@ pub struct NatsPublisher {
     backoff: Backoff,
     /// JetStream refused the last one: one at a time.
     careful: bool,
-    refused: Vec<Ack>,
     value: Vec<u8>,
 }
 
@@ -176,8 +99,24 @@ struct Session {
     client: Client,
     replies: Subscriber,
     inbox: String,
-    /// The stream is there.
-    ready: Arc<AtomicBool>,
+    found: Arc<Found>,
+}
+
+/// What is known of the stream.
+struct Found {
+    /// It is there.
+    ready: AtomicBool,
+    /// Its `max_msg_size`: most bytes of a message with its headers.
+    message_bytes_max: AtomicUsize,
+}
+
+impl Found {
+    fn note(&self, stream: &jetstream::stream::Stream) {
+        // -1 is none.
+        let limit = usize::try_from(stream.cached_info().config.max_message_size);
+        let limit = limit.ok().filter(|limit| *limit > 0);
+        self.message_bytes_max.store(limit.unwrap_or(usize::MAX), Ordering::Release);
+    }
 }
 
 impl Session {
@@ -197,19 +136,28 @@ impl Session {
             let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| error.to_string())?;
             Ok::<_, String>((client, replies, inbox))
         })?;
-        let ready = Arc::new(AtomicBool::new(false));
+        let found = Arc::new(Found {
+            ready: AtomicBool::new(false),
+            message_bytes_max: AtomicUsize::new(usize::MAX),
+        });
         runtime.spawn(keep_stream(
             client.clone(),
             config.clone(),
             Arc::clone(status),
             Arc::clone(&link),
-            Arc::clone(&ready),
+            Arc::clone(&found),
         ));
-        Ok((runtime, Self { link, client, replies, inbox, ready }))
+        Ok((runtime, Self { link, client, replies, inbox, found }))
     }
 
     fn is_connected(&self) -> bool {
-        self.link.connected.load(Ordering::Acquire) && self.ready.load(Ordering::Acquire)
+        self.link.connected.load(Ordering::Acquire) && self.found.ready.load(Ordering::Acquire)
+    }
+
+    /// Most bytes of a pack's payload.
+    fn pack_bytes_max(&self) -> usize {
+        let message = self.found.message_bytes_max.load(Ordering::Acquire).saturating_sub(PACK_HEAD_BYTES);
+        PACK_BYTES_MAX.min(self.client.max_payload() / 2).min(message)
     }
 }
 
@@ -251,15 +199,18 @@ impl NatsPublisher {
             hold: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             careful: false,
-            refused: Vec::new(),
             value: Vec::new(),
         })
     }
 
     /// Everything unacknowledged is to be sent again, after a pause, on a new connection.
-    fn go_back(&mut self) {
+    fn go_back(&mut self, leave: Leave) {
+        let pause = match leave {
+            Leave::ForNow => self.backoff.next_pause(),
+            Leave::AtOnce => Duration::ZERO,
+        };
         self.unsent = 0;
-        self.hold = Some(Instant::now() + self.backoff.next_pause());
+        self.hold = Some(Instant::now() + pause);
         if let Some((runtime, _)) = self.session.take() {
             runtime.shutdown_background();
         }
@@ -282,7 +233,7 @@ impl NatsPublisher {
                 )));
             }
             if late || session.link.broke.load(Ordering::Acquire) {
-                self.go_back();
+                self.go_back(Leave::ForNow);
             }
         }
         if self.session.is_none() && self.hold.is_none_or(|until| Instant::now() >= until) {
@@ -305,11 +256,12 @@ impl NatsPublisher {
         let Some(place) = number.and_then(|number| number.checked_sub(self.first)) else {
             return Ok(());
         };
-        let Some(pending) = self.pending.get_mut(place as usize).filter(|pending| !pending.done) else {
+        let place = place as usize;
+        let Some(pending) = self.pending.get_mut(place).filter(|pending| !pending.done) else {
             return Ok(());
         };
         let error = if message.status == Some(StatusCode::NO_RESPONDERS) {
-            Some((0, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
+            Some((NO_RESPONDERS, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
         } else {
             match serde_json::from_slice::<PubAck>(&message.payload) {
                 Ok(PubAck { error: None, duplicate: true })
@@ -322,7 +274,7 @@ impl NatsPublisher {
                         "JetStream has another message under a record's name; it is sent again under a new one"
                     );
                     pending.rename();
-                    return Err(Leave);
+                    return Err(Leave::ForNow);
                 }
                 Ok(PubAck { error: None, .. }) => None,
                 Ok(PubAck { error: Some(error), .. }) => {
@@ -331,62 +283,112 @@ impl NatsPublisher {
                 Err(error) => Some((0, format!("an acknowledgement that is none: {error}"))),
             }
         };
-        let outcome = match error {
-            None => {
-                let took = pending.first_sent.filter(|_| place == 0).map(|sent| sent.elapsed());
-                self.status.note_acknowledged(took);
-                self.backoff.reset();
-                self.careful = false;
-                Ok(())
+        let Some((code, description)) = error else {
+            let took = pending.first_sent.filter(|_| place == 0).map(|sent| sent.elapsed());
+            self.status.note_acknowledged(took);
+            self.backoff.reset();
+            self.careful = false;
+            self.settle(place, &Ok(()), acks);
+            return Ok(());
+        };
+        match verdict(code, &description) {
+            (Verdict::Message, mend) => {
+                self.refuse(place, code.to_string(), format!("{description}; {mend}"), acks)
             }
-            Some((code, reason)) if is_permanent(code) => {
-                Err(Rejected { code: code.to_string(), reason, attempts: pending.attempts })
-            }
-            Some((code, reason)) => {
-                let text = format!("nats.stream = {}: {reason} (code {code})", self.config.stream);
+            (Verdict::Stream | Verdict::Server, mend) => {
+                let text =
+                    format!("nats.stream = {}: {description} (code {code}; {mend})", self.config.stream);
                 self.status.set_trouble(Some(text));
                 self.careful = true;
-                return Err(Leave);
+                Err(Leave::ForNow)
             }
-        };
+        }
+    }
+
+    /// The publish at this place is decided.
+    fn settle(&mut self, place: usize, outcome: &Result<(), Rejected>, acks: &mut Vec<Ack>) {
+        let Some(pending) = self.pending.get_mut(place) else { return };
         pending.done = true;
-        self.in_flight -= pending.tags.len();
-        acks.extend(pending.tags.drain(..).map(|tag| Ack { tag, outcome: outcome.clone() }));
+        self.in_flight -= pending.len();
+        acks.extend(pending.take_tags().map(|tag| Ack { tag, outcome: outcome.clone() }));
         while self.pending.front().is_some_and(|pending| pending.done) {
             self.pending.pop_front();
             self.first += 1;
             self.unsent = self.unsent.saturating_sub(1);
         }
-        Ok(())
+    }
+
+    /// The NATS message at this place is refused, for one of its records if it has several. An error when it was taken
+    /// apart: what is in flight has other numbers then.
+    fn refuse(
+        &mut self,
+        place: usize,
+        code: String,
+        reason: String,
+        acks: &mut Vec<Ack>,
+    ) -> Result<(), Leave> {
+        let Some(pending) = self.pending.get(place) else { return Ok(()) };
+        if pending.len() == 1 {
+            let rejected = Rejected { code, reason, attempts: pending.attempts };
+            self.settle(place, &Err(rejected), acks);
+            return Ok(());
+        }
+        let records = pending.len();
+        tracing::warn!(
+            stream = self.config.stream,
+            records,
+            "NATS refused a pack for one of its records ({reason}); it is sent again in halves"
+        );
+        self.status.retries.fetch_add(1, Ordering::Relaxed);
+        if let Some(refused) = self.pending.remove(place) {
+            let [one, other] = refused.halve();
+            self.pending.insert(place, other);
+            self.pending.insert(place, one);
+        }
+        Err(Leave::AtOnce)
     }
 
     /// Sends what is to be sent.
-    async fn send(&mut self, session: &Session) -> Result<(), Leave> {
+    async fn send(&mut self, session: &Session, acks: &mut Vec<Ack>) -> Result<(), Leave> {
         if !session.is_connected() {
             return Ok(());
         }
+        let last_sent = self.unsent.checked_sub(1).and_then(|place| self.pending.get(place));
+        let mut after_piece = last_sent.is_some_and(|pending| pending.is_piece);
         while let Some(pending) = self.pending.get_mut(self.unsent) {
-            if self.careful && self.unsent > 0 {
+            // Of a pack that was refused each piece is sent alone: nothing behind is stored before it.
+            if self.unsent > 0 && (self.careful || pending.is_piece || after_piece) {
                 break;
             }
-            if !pending.done {
-                if pending.attempts > 0 {
-                    self.status.retries.fetch_add(1, Ordering::Relaxed);
+            after_piece = pending.is_piece;
+            let place = self.unsent;
+            self.unsent += 1;
+            if pending.done {
+                continue;
+            }
+            if pending.attempts > 0 {
+                self.status.retries.fetch_add(1, Ordering::Relaxed);
+            }
+            pending.attempts += 1;
+            let now = Instant::now();
+            pending.first_sent.get_or_insert(now);
+            pending.sent = Some(now);
+            let reply = format!("{}.{}", session.inbox, self.first + place as u64);
+            let (headers, payload) = pending.seal();
+            let subject = self.config.subject.clone();
+            match session.client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
+                Ok(()) => {}
+                // The client judges it by itself, with what the server said when it was connected.
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    let max = session.client.max_payload();
+                    let reason = format!("{error} (the server's max_payload = {max})");
+                    self.refuse(place, "MAX_PAYLOAD".to_owned(), reason, acks)?;
                 }
-                pending.attempts += 1;
-                let now = Instant::now();
-                pending.first_sent.get_or_insert(now);
-                pending.sent = Some(now);
-                let reply = format!("{}.{}", session.inbox, self.first + self.unsent as u64);
-                let (headers, payload) = pending.seal();
-                let subject = self.config.subject.clone();
-                let sent = session.client.publish_with_reply_and_headers(subject, reply, headers, payload);
-                if let Err(error) = sent.await {
+                Err(error) => {
                     self.status.set_trouble(Some(format!("nats.url = {}: {error}", self.config.servers)));
-                    return Err(Leave);
+                    return Err(Leave::ForNow);
                 }
             }
-            self.unsent += 1;
         }
         Ok(())
     }
@@ -397,7 +399,7 @@ impl NatsPublisher {
         timeout: Duration,
         acks: &mut Vec<Ack>,
     ) -> Result<(), Leave> {
-        self.send(session).await?;
+        self.send(session, acks).await?;
         let timeout = if acks.is_empty() { timeout } else { Duration::ZERO };
         let message = tokio::select! {
             message = session.replies.next() => message,
@@ -418,60 +420,38 @@ impl NatsPublisher {
 }
 
 /// This connection is to be left.
-struct Leave;
+enum Leave {
+    /// What comes next is what was refused or lost: after a pause.
+    ForNow,
+    /// What comes next is something else: without one.
+    AtOnce,
+}
 
 impl Publisher for NatsPublisher {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
-        if !self.is_connected() {
+        let Some((_, session)) = self.session.as_ref().filter(|(_, session)| session.is_connected()) else {
             return Err(Busy);
-        }
-        let has_room = self.pending.len() < self.config.in_flight_max;
-        let joins = |last: &Pending| last.sealed.is_none() && last.tags.len() < self.config.pack_messages;
-        if !has_room && !self.pending.back().is_some_and(joins) {
+        };
+        let (records_max, bytes_max) = (self.config.pack_messages, session.pack_bytes_max());
+        let is_full = self.pending.len() >= self.config.in_flight_max;
+        if is_full && !self.pending.back().is_some_and(|last| last.has_room(0, records_max, bytes_max)) {
             return Err(Busy);
         }
         self.value.clear();
         data_message::write(record, &mut self.value);
-        let name = self.naming.name(tag);
-        let max = self.session.as_ref().map_or(usize::MAX, |(_, session)| session.client.max_payload());
-        if let Some(last) = self.pending.back_mut()
-            && last.sealed.is_none()
-            && last.tags.len() < self.config.pack_messages
-            && last.payload.len() + self.value.len() < PACK_BYTES_MAX.min(max / 2)
-        {
-            last.push(tag, &name, &self.value);
-            self.in_flight += 1;
-            return Ok(());
-        }
-        if self.pending.len() >= self.config.in_flight_max {
+        let last = self.pending.back_mut();
+        if let Some(last) = last.filter(|last| last.has_room(self.value.len(), records_max, bytes_max)) {
+            last.push(tag, self.naming.name(tag), &self.value);
+        } else if is_full {
             return Err(Busy);
-        }
-        let text = String::from_utf8_lossy;
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Msg-Id", name.text.as_str());
-        headers.insert("message_id", &*header_value(&text(record.id)));
-        headers.insert("source", &*header_value(&text(record.source)));
-        headers.insert("schema", data_message::SCHEMA);
-        if let Some((_, value)) =
-            MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent")
-        {
-            headers.insert("traceparent", &*header_value(&text(value)));
+        } else {
+            self.pending.push_back(Pending::new(tag, self.naming.name(tag), record, &self.value));
         }
         self.in_flight += 1;
-        let bytes = self.value.len() + name.text.len() + record.id.len() + record.source.len() + 160;
-        if bytes > max {
-            let reason = format!("{bytes} bytes with headers are over the server's max_payload = {max}");
-            let rejected = Rejected { code: "MAX_PAYLOAD".to_owned(), reason, attempts: 1 };
-            self.refused.push(Ack { tag, outcome: Err(rejected) });
-            return Ok(());
-        }
-        self.pending.push_back(Pending::new(tag, &name, headers, &self.value));
         Ok(())
     }
 
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
-        self.in_flight -= self.refused.len();
-        acks.append(&mut self.refused);
         self.keep_session();
         let Some((runtime, mut session)) = self.session.take() else {
             let hold = self.hold.map(|until| until.saturating_duration_since(Instant::now()));
@@ -481,8 +461,8 @@ impl Publisher for NatsPublisher {
         };
         let driven = runtime.block_on(self.drive(&mut session, timeout, acks));
         self.session = Some((runtime, session));
-        if let Err(Leave) = driven {
-            self.go_back();
+        if let Err(leave) = driven {
+            self.go_back(leave);
         }
     }
 
@@ -499,31 +479,21 @@ impl Publisher for NatsPublisher {
     }
 }
 
-/// Header values are one line.
-fn header_value(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// What another try cannot change: error codes of nats-server (server/errors.json).
-fn is_permanent(code: u64) -> bool {
-    const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10054;
-    code == MESSAGE_EXCEEDS_MAXIMUM
-}
-
 /// Looks for the stream until it is there, and once a second whether it still is.
 async fn keep_stream(
     client: Client,
     config: NatsConfig,
     status: Arc<SideStatus>,
     link: Arc<Link>,
-    ready: Arc<AtomicBool>,
+    found: Arc<Found>,
 ) {
     let context = jetstream::new(client);
     loop {
-        if link.connected.load(Ordering::Acquire) && !ready.load(Ordering::Acquire) {
+        if link.connected.load(Ordering::Acquire) && !found.ready.load(Ordering::Acquire) {
             match stream(&context, &config).await {
-                Ok(_) => {
-                    ready.store(true, Ordering::Release);
+                Ok(stream) => {
+                    found.note(&stream);
+                    found.ready.store(true, Ordering::Release);
                     link.wake.notify_one();
                 }
                 Err(error) => status.set_trouble(Some(error)),
@@ -531,12 +501,15 @@ async fn keep_stream(
         } else if link.connected.load(Ordering::Acquire) {
             let look = tokio::time::timeout(STILL_THERE_TIMEOUT, context.get_stream(&config.stream));
             let trouble = match look.await {
-                Ok(Ok(_)) => None,
+                Ok(Ok(stream)) => {
+                    found.note(&stream);
+                    None
+                }
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some(format!("no answer for {} ms", STILL_THERE_TIMEOUT.as_millis())),
             };
             if let Some(why) = trouble {
-                ready.store(false, Ordering::Release);
+                found.ready.store(false, Ordering::Release);
                 status.set_trouble(Some(format!(
                     "nats.stream = {} at {}: {why}",
                     config.stream, config.servers
@@ -544,6 +517,10 @@ async fn keep_stream(
                 link.wake.notify_one();
             }
         }
-        tokio::time::sleep(if ready.load(Ordering::Acquire) { LOOK_AGAIN } else { LOOK_AGAIN / 5 }).await;
+        tokio::time::sleep(if found.ready.load(Ordering::Acquire) { LOOK_AGAIN } else { LOOK_AGAIN / 5 })
+            .await;
     }
 }
+
+#[cfg(test)]
+mod tests;
