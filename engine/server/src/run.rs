@@ -381,7 +381,8 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     let analytics = AnalyticsServiceServer::new(platform.clone())
         .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
-    let older = Older(platform.clone());
+    let behind = Arc::clone(house);
+    let older = Older::new(platform.clone(), move || cold::consumed_so_far(&behind));
     let mut services = Routes::new(health)
         .add_service(ingestion)
         .add_service(analytics)

@@ -29,7 +29,7 @@ pub use condition::Condition;
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::ingest_requests;
-pub use platform::Rate;
+pub use platform::{Rate, consumed_so_far};
 pub use probe::Processor;
 pub use routes::router;
 

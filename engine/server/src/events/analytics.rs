@@ -8,8 +8,7 @@ use std::{
 };
 
 use engine_analytics::{
-    Bucket, Counted, Filter, Found, MINUTE_MS, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
-    sessions_begun,
+    Bucket, Counted, Filter, Found, Profile, STEPS_MAX, Step, Values, View, funnel, scan, sessions_begun,
 };
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{
@@ -87,12 +86,6 @@ impl Range {
 
     pub(super) fn last_hour() -> Self {
         Self::last(HOUR)
-    }
-
-    /// The last minute that is over: counts are kept by whole minutes.
-    pub(super) fn last_minute() -> Self {
-        let to_ms = now_ms().div_euclid(MINUTE_MS) * MINUTE_MS;
-        Self { from_ms: to_ms - MINUTE_MS, to_ms }
     }
 
     fn last(length: Duration) -> Self {
