@@ -10,6 +10,7 @@ use std::{
 use engine_analytics::{
     Bucket, Counted, Filter, Found, Profile, STEPS_MAX, Step, Values, View, funnel, scan, sessions_begun,
 };
+use prost::Message;
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{
     AnalyticsSummary, Event, EventType, FunnelMetadata, FunnelStepResult, GetAnalyticsSummaryRequest,
@@ -422,7 +423,7 @@ impl Platform {
     }
 }
 
-/// An event of a user as it is kept: without its own data.
+/// An event of a user as it is kept.
 fn told(event: &Found, profile: &Profile, view: &View) -> Event {
     let mut texts = event.texts().map(str::to_owned);
     let (id, session_id) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
@@ -438,7 +439,8 @@ fn told(event: &Found, profile: &Profile, view: &View) -> Event {
         timestamp: Some(timestamp(event.timestamp_ms())),
         source: view.source(event.source()).to_owned(),
         properties,
-        event_data: None,
+        // The older system's events have none.
+        event_data: Event::decode(event.detail()).ok().and_then(|only| only.event_data),
     }
 }
 

@@ -166,6 +166,7 @@ fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<(
         is_error: matches!(event.about, About::System { kind } if kind == SystemEventType::Error as u64),
         metrics: &metrics,
         properties: &properties,
+        detail: event.about_wire,
     });
     Some(())
 }
