@@ -55,9 +55,14 @@ impl DeadLetters {
         Arc::new(Self { directory: directory.into(), open: Mutex::new(None), count: AtomicU64::new(0) })
     }
 
-    /// How many this process has written.
+    /// How many messages this process has put aside, here or in a broker's topic for them.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Counts a message that a broker has put aside, in a topic of its own.
+    pub fn count_elsewhere(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Keeps a message; it is durable when this returns.

@@ -249,7 +249,9 @@ fn run<S: Source>(
             Taken::Malformed { reason, value } => malformed.push((tag, reason, value.to_vec())),
         });
         for (tag, reason, value) in malformed {
-            if !source.refuse(tag, &reason) {
+            if source.refuse(tag, &reason) {
+                dead_letters.count_elsewhere();
+            } else {
                 let record = Record {
                     id: b"",
                     source: source.name().as_bytes(),
@@ -273,9 +275,9 @@ fn run<S: Source>(
                     again.push((core, Parcel { tag, attempts: attempts + 1, entry }));
                 } else {
                     let reason = "the processing step gave it up";
-                    if !source.refuse(tag, reason)
-                        && let Ok(record) = entry::decode(&entry)
-                    {
+                    if source.refuse(tag, reason) {
+                        dead_letters.count_elsewhere();
+                    } else if let Ok(record) = entry::decode(&entry) {
                         bury(dead_letters, "workers", "PROCESSING_FAILED", reason, attempts, &record);
                     }
                     source.done(tag);

@@ -41,6 +41,9 @@ pub trait Health: Send + Sync {
     /// `/health`: HTTP status and JSON body, for the port of this role.
     fn report(&self, role: Role) -> (u16, Vec<u8>);
 
+    /// What the answers of both have beside the usual fields; names in lower case.
+    fn fields(&self) -> &'static [(&'static str, &'static str)];
+
     /// `/livez`: HTTP status and JSON body; these cores' loops do not turn.
     fn liveness(&self, stalled: &[usize]) -> (u16, Vec<u8>);
 }

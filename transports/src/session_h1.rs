@@ -568,9 +568,12 @@ impl Application for Service<'_> {
         if hot == Hot::Health {
             let (status, body) = core.health(endpoint, self.origin.role);
             self.note(endpoint, status);
-            let fields = [(&b"Content-Type"[..], &b"application/json"[..]), (b"Retry-After", b"1")];
-            let told = if status == 503 { 2 } else { 1 };
-            return reply.full(status, fields.into_iter().take(told), &body);
+            let own = core.shared.health.fields();
+            let fields = [(&b"Content-Type"[..], &b"application/json"[..])]
+                .into_iter()
+                .chain((status == 503).then_some((&b"Retry-After"[..], &b"1"[..])))
+                .chain(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+            return reply.full(status, fields, &body);
         }
         if endpoint.is_event() {
             return self.event(endpoint, head, body, reply);

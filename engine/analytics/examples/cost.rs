@@ -30,6 +30,7 @@ fn add(part: &mut Part, event: &DayEvent) {
         is_error: event.is_error,
         metrics: &[],
         properties: &properties,
+        ..Event::default()
     });
 }
 

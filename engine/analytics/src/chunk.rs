@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, Kind};
+use crate::event::{DETAIL_BYTES_MAX, Event, Kind};
 
 /// Events of a chunk at most.
 pub(crate) const CHUNK_EVENTS: usize = 4096;
-/// Bytes of ids, sessions and properties of a chunk at most, unless one event has more.
+/// Bytes of ids, sessions, properties and details of a chunk at most, unless one event has more.
 const CHUNK_BYTES: usize = 1 << 20;
 /// The user of nobody's events, and of those beyond the bound.
 pub(crate) const NOBODY: u32 = u32::MAX;
@@ -29,7 +29,8 @@ pub(crate) struct Chunk {
     pub(crate) previous: Vec<u64>,
     /// End of each event's texts in `texts`.
     ends: Vec<u32>,
-    /// Id, session and pairs, each with its length.
+    /// Id, session and pairs, each with its length, and behind them the detail where there is one: it makes them odd in
+    /// number, so those without one are as they were before there were any.
     #[serde(with = "serde_bytes")]
     texts: Vec<u8>,
     pub(crate) first_ms: i64,
@@ -117,6 +118,9 @@ impl Chunk {
             write(key);
             write(value);
         }
+        if !event.detail.is_empty() && event.detail.len() <= DETAIL_BYTES_MAX {
+            write(event.detail);
+        }
         self.ends.push(self.texts.len() as u32);
         self.first_ms = self.first_ms.min(event.timestamp_ms);
         self.last_ms = self.last_ms.max(event.timestamp_ms);
@@ -153,9 +157,15 @@ impl Chunk {
         Some(self.amounts[at]).filter(|amount| *amount != i64::MIN)
     }
 
-    /// Id, session, then keys and values in turns.
+    /// Id, session, then keys and values in turns, and the detail where there is one.
     pub(crate) fn texts(&self, at: usize) -> impl Iterator<Item = &str> {
         self.bytes_of(at).map(|text| text.utf8_chunks().next().map_or("", |chunk| chunk.valid()))
+    }
+
+    /// The detail, or nothing.
+    pub(crate) fn detail(&self, at: usize) -> &[u8] {
+        let (count, last) = self.bytes_of(at).fold((0, &b""[..]), |(count, _), text| (count + 1, text));
+        if count % 2 == 1 { last } else { b"" }
     }
 
     /// The same as bytes.
@@ -211,6 +221,23 @@ impl Chunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_detail_comes_back_whole_or_not_at_all() {
+        let mut chunk = Chunk::new(0);
+        let row = Row { user: 1, name: 2, source: 3, previous: NO_ROW };
+        let properties: [(&[u8], &[u8]); 1] = [(b"k", b"v")];
+        let (largest, too_large) = ([7; DETAIL_BYTES_MAX], [7; DETAIL_BYTES_MAX + 1]);
+        let cases: [(&[u8], &[u8]); 4] =
+            [(b"", b""), (b"\xff\x00", b"\xff\x00"), (&largest, &largest), (&too_large, b"")];
+        for (at, (detail, kept)) in cases.into_iter().enumerate() {
+            chunk.push(&Event { properties: &properties, detail, ..Event::default() }, row);
+            assert_eq!(chunk.detail(at), kept);
+            assert!(chunk.has(at, "k", "v") && !chunk.has(at, "\0", ""));
+        }
+        chunk.push(&Event { detail: b"x", ..Event::default() }, row);
+        assert_eq!((chunk.detail(4), chunk.session(4)), (&b"x"[..], ""));
+    }
 
     #[test]
     fn texts_come_back() {

@@ -19,6 +19,9 @@ pub enum Kind {
     Custom = 4,
 }
 
+/// Longest detail that is kept with an event, in bytes. Of a longer one nothing is, for half of it says something else.
+pub const DETAIL_BYTES_MAX: usize = 4096;
+
 /// An event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Event<'a> {
@@ -44,4 +47,6 @@ pub struct Event<'a> {
     pub metrics: &'a [(&'a str, f64)],
     /// Free pairs that filters can ask for.
     pub properties: &'a [(&'a [u8], &'a [u8])],
+    /// What else it says, in the caller's form; only kept, up to [`DETAIL_BYTES_MAX`]. Empty: nothing.
+    pub detail: &'a [u8],
 }

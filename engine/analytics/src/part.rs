@@ -266,9 +266,15 @@ impl Found {
         self.chunk.amount(self.at)
     }
 
-    /// Its id, its session, then keys and values of its properties in turns.
+    /// Its id, its session, then keys and values of its properties in turns. A detail stands last, and makes them odd in
+    /// number.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.chunk.texts(self.at)
+    }
+
+    /// What else it says, as it was added; empty where nothing is kept.
+    pub fn detail(&self) -> &[u8] {
+        self.chunk.detail(self.at)
     }
 }
 

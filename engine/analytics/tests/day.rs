@@ -35,6 +35,7 @@ fn parts() -> MutexGuard<'static, Vec<Part>> {
                 is_error: event.is_error,
                 metrics: revenue.as_slice(),
                 properties: &properties,
+                ..Event::default()
             });
         }
         Mutex::new(parts)

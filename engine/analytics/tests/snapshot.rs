@@ -34,6 +34,7 @@ fn add(part: &mut Part, random: &mut fastrand::Rng, events: usize) {
                 (b"text", text.as_bytes()),
                 (b"plan", if random.bool() { b"paid" } else { b"free" }),
             ],
+            detail: &[b'd'; 30][..random.usize(..30)],
         });
     }
 }

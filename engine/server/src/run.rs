@@ -36,7 +36,7 @@ use transports::{AckPolicy, Driver, EventPlan, Fleet, Guard, Plan, Role, bind, c
 
 use crate::{
     banner::Banner,
-    cold::{self, ColdCounts, CoreView, HealthReport, House, Processor, Rate},
+    cold::{self, ColdCounts, CoreView, HealthReport, House, Processor, Rate, RpcCounts},
     delivery::Behind,
     events::{self, Facades, Older, Platform, Rules, producer::Counters},
     logging,
@@ -130,6 +130,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         draining: draining.clone(),
         behind: Arc::clone(&behind),
         cold: ColdCounts::default(),
+        rpcs: RpcCounts::default(),
         rates: std::array::from_fn(|_| Rate::new(started)),
         producer: Arc::clone(&producer),
     });
@@ -381,7 +382,8 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     let analytics = AnalyticsServiceServer::new(platform.clone())
         .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
-    let older = Older(platform.clone());
+    let behind = Arc::clone(house);
+    let older = Older::new(platform.clone(), move || cold::consumed_so_far(&behind));
     let mut services = Routes::new(health)
         .add_service(ingestion)
         .add_service(analytics)

@@ -36,6 +36,8 @@ pub struct EventProto<'a> {
     pub source: &'a [u8],
     /// What it is about.
     pub about: About<'a>,
+    /// The same as it was sent, with the number of its field: an event with nothing else in it.
+    pub about_wire: &'a [u8],
     properties: &'a [u8],
 }
 
@@ -173,7 +175,10 @@ pub fn decode_event(bytes: &[u8], now_ms: i64) -> Option<EventProto<'_>> {
                 keys.note(pairs, key);
                 pairs += 1;
             }
-            (10..=13, Value::Delimited(about)) => event.about = read_about(number, about.bytes)?,
+            (10..=13, Value::Delimited(about)) => {
+                event.about = read_about(number, about.bytes)?;
+                event.about_wire = &bytes[start..wire.at];
+            }
             (1..=7 | 10..=13, _) => return None,
             _ => {}
         }
@@ -229,9 +234,13 @@ pub fn read_event(bytes: &[u8]) -> Option<EventProto<'_>> {
                 event.properties = &bytes[start..];
             }
             // Of what users do nothing more is counted.
-            (10, _) => event.about = About::User,
+            (10, Value::Delimited(_)) => {
+                event.about = About::User;
+                event.about_wire = &bytes[start..wire.at];
+            }
             (number @ 11..=13, Value::Delimited(about)) => {
                 event.about = read_about(number, about.bytes).unwrap_or_default();
+                event.about_wire = &bytes[start..wire.at];
             }
             _ => {}
         }
@@ -425,6 +434,8 @@ mod tests {
         let about = |event: &Event| {
             let bytes = event.encode_to_vec();
             assert_eq!(read_event(&bytes), decode_event(&bytes, NOW_MS));
+            let alone = Event::decode(decode_event(&bytes, NOW_MS).unwrap().about_wire).unwrap();
+            assert_eq!(alone, Event { event_data: event.event_data.clone(), ..Event::default() });
             match decode_event(&bytes, NOW_MS).unwrap().about {
                 About::Custom(metrics) => format!("{:?}", metrics.iter().collect::<Vec<_>>()),
                 other => format!("{other:?}"),

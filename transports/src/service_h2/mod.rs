@@ -329,6 +329,9 @@ impl Service {
                 if status == 503 {
                     block.push(b"retry-after", b"1");
                 }
+                for (name, value) in self.core.shared.health.fields() {
+                    block.push(name.as_bytes(), value.as_bytes());
+                }
                 replies.head(id, &block, *head_only);
                 if !head_only {
                     let _all = replies.data(id, &body, true);

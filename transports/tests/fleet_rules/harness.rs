@@ -191,6 +191,10 @@ impl Health for AlwaysHealthy {
         (200, br#"{"healthy":true}"#.to_vec())
     }
 
+    fn fields(&self) -> &'static [(&'static str, &'static str)] {
+        &[("x-frame-options", "DENY")]
+    }
+
     fn liveness(&self, stalled: &[usize]) -> (u16, Vec<u8>) {
         (if stalled.is_empty() { 200 } else { 503 }, b"{}".to_vec())
     }

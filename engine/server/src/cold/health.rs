@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use transports::{Health, Role};
 
 use super::{condition::Condition, house::House, platform};
+use crate::events::producer;
 
 /// How a port calls itself: as the older system did whose clients read this field.
 pub(super) fn service(role: Role) -> &'static str {
@@ -77,6 +78,10 @@ impl Health for HealthReport {
             map.extend(platform::fields(house, role));
         }
         (if condition.is_able() { 200 } else { 503 }, body.to_string().into_bytes())
+    }
+
+    fn fields(&self) -> &'static [(&'static str, &'static str)] {
+        &producer::FIELDS
     }
 
     fn liveness(&self, stalled: &[usize]) -> (u16, Vec<u8>) {

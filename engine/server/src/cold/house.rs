@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
-use super::{platform::Rate, probe::Processor};
+use super::{platform::Rate, probe::Processor, rpcs::RpcCounts};
 use crate::{delivery::Behind, events::producer::Counters};
 
 /// The view of one core.
@@ -53,6 +53,8 @@ pub struct House {
     pub behind: Arc<Behind>,
     /// Requests that the cold lane answered.
     pub cold: ColdCounts,
+    /// Of these, the RPCs.
+    pub rpcs: RpcCounts,
     /// Of messages taken in, messages worked on, events counted.
     pub rates: [Rate; 3],
 }

@@ -215,6 +215,10 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
             }
         }
     }
+    for ((path, code), count) in house.rpcs.all() {
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        *grpc.entry((service, method, CODE_NAMES[code])).or_default() += count;
+    }
     for (cold, durations) in house.cold.all() {
         let key = (cold.method.to_owned(), cold.endpoint, cold.status.to_string());
         all.entry(key.clone()).or_default().merge(&durations);

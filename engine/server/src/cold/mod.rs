@@ -12,11 +12,12 @@ mod metrics;
 mod platform;
 mod probe;
 mod routes;
+mod rpcs;
 
 use std::time::Instant;
 
 use axum::{Router, body::Body, extract::MatchedPath};
-use http::{HeaderValue, Method, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use transports::{
@@ -29,9 +30,10 @@ pub use condition::Condition;
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::ingest_requests;
-pub use platform::Rate;
+pub use platform::{Rate, consumed_so_far};
 pub use probe::Processor;
 pub use routes::router;
+pub use rpcs::RpcCounts;
 
 /// Answers calls until the bridge's other end is gone.
 pub async fn serve(mut calls: ColdReceiver, router: Router, house: std::sync::Arc<House>) {
@@ -48,21 +50,34 @@ pub async fn serve(mut calls: ColdReceiver, router: Router, house: std::sync::Ar
                 () = abandoned => Err(Abandoned),
             };
             // An answer that nobody waited for is none.
-            if let Ok((endpoint, status)) = outcome {
+            if let Ok(Answered { endpoint, status, rpc }) = outcome {
+                if let Some((path, code)) = rpc {
+                    house.rpcs.note(path, code);
+                }
                 house.cold.note(ColdKey { role: role.index(), method, endpoint, status }, started.elapsed());
             }
         });
     }
 }
 
-/// Lets the router answer and passes the answer on; returns its pattern and status.
+/// An answer that was given whole.
+struct Answered {
+    /// The route's pattern.
+    endpoint: String,
+    status: u16,
+    /// Path and code of an RPC.
+    rpc: Option<(&'static str, usize)>,
+}
+
+/// Lets the router answer and passes the answer on.
 async fn answer_one(
     router: Router,
     request: http::Request<Body>,
     answer: &ColdAnswer,
     house: &House,
-) -> Result<(String, u16), Abandoned> {
+) -> Result<Answered, Abandoned> {
     let farewell = Farewell::of(&request);
+    let rpc = rpcs::called(&request);
     let response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -84,9 +99,12 @@ async fn answer_one(
     }
     // gRPC's trailers-only answers must end with their head: an empty DATA frame is an error to grpcio.
     let ends = http_body::Body::is_end_stream(&body);
+    let code_of = |fields: &HeaderMap| rpc.map(|path| (path, rpcs::code(fields)));
+    let answered = |rpc| Answered { endpoint, status, rpc };
+    let at_once = code_of(&parts.headers);
     answer.head(parts, ends)?;
     if ends {
-        return Ok((endpoint, status));
+        return Ok(answered(at_once));
     }
     // What has a length, such as an error, ends by itself.
     let farewell = farewell.filter(|_| http_body::Body::size_hint(&body).exact().is_none());
@@ -98,22 +116,23 @@ async fn answer_one(
                 frame = body.frame() => frame,
                 () = house.until_draining() => {
                     farewell.say(answer).await?;
-                    return Ok((endpoint, status));
+                    return Ok(answered(rpc.map(|path| (path, rpcs::UNAVAILABLE))));
                 }
             },
         };
         let Some(frame) = frame else { break };
         let Ok(frame) = frame else {
             answer.failed();
-            return Ok((endpoint, status));
+            return Ok(answered(rpc.map(|path| (path, rpcs::UNKNOWN))));
         };
         match frame.into_data() {
             Ok(data) => answer.data(data).await?,
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
+    let at_end = trailers.as_ref().map_or_else(|| rpc.map(|path| (path, rpcs::UNKNOWN)), code_of);
     answer.end(trailers)?;
-    Ok((endpoint, status))
+    Ok(answered(at_end))
 }
 
 /// A route's pattern as a label: the producer service's dashboards know its routes by their last two parts.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use transports::{Durations, Endpoint, Role, Tally};
 
 use super::house::{House, Totals};
-use crate::settings::Provider;
+use crate::{events::Consumed, settings::Provider};
 
 /// A rate is measured over at least so long.
 const RATE_OVER_MIN: Duration = Duration::from_secs(1);
@@ -73,8 +73,9 @@ pub fn fields(house: &House, role: Role) -> Map<String, Value> {
         fields.insert("throughput_per_sec".into(), json!(house.rates[0].of(totals.accepted, now)));
     }
     if role == Role::Processor {
-        fields.insert("consumer".into(), consumer(house, &totals, now));
-        fields.insert("stream".into(), stream(house, &totals, now));
+        let consumed = consumed(house, &totals, now);
+        fields.insert("consumer".into(), consumer(house, &consumed));
+        fields.insert("stream".into(), stream(house, &consumed, now));
     }
     if matches!(role, Role::Ingest | Role::Processor) {
         fields.insert("kafka_health".into(), kafka_health(house));
@@ -82,29 +83,45 @@ pub fn fields(house: &House, role: Role) -> Map<String, Value> {
     fields
 }
 
-fn consumer(house: &House, totals: &Totals, now: Instant) -> Value {
-    let last = house.behind.last_worked().map(|last| humantime::format_rfc3339_seconds(last).to_string());
+/// What the workers did, as the older system's consumer tells it over HTTP and over gRPC.
+fn consumed(house: &House, totals: &Totals, now: Instant) -> Consumed {
+    Consumed {
+        processed: totals.processed,
+        failed: totals.errors,
+        per_second: house.rates[1].of(totals.processed, now),
+        average_ms: per(totals.busy, totals.processed),
+        last: house.behind.last_worked(),
+        counted: house.behind.parts.iter().map(|part| part.lock().events()).sum(),
+    }
+}
+
+/// The same at this moment.
+pub fn consumed_so_far(house: &House) -> Consumed {
+    consumed(house, &house.totals(), Instant::now())
+}
+
+fn consumer(house: &House, consumed: &Consumed) -> Value {
+    let last = consumed.last.map(|last| humantime::format_rfc3339_seconds(last).to_string());
     json!({
-        "processed_events": totals.processed,
-        "failed_events": totals.errors,
+        "processed_events": consumed.processed,
+        "failed_events": consumed.failed,
         // Of what comes back from brokers: messages that another side, or an earlier run, had brought before.
         "retried_events": house.behind.worked().repeated,
         "dlq_events": house.behind.dead_letters.count(),
-        "processing_rate": house.rates[1].of(totals.processed, now),
-        "avg_processing_ms": per(totals.busy, totals.processed),
+        "processing_rate": consumed.per_second,
+        "avg_processing_ms": consumed.average_ms,
         "last_message_time": last,
     })
 }
 
-fn stream(house: &House, totals: &Totals, now: Instant) -> Value {
-    let events: u64 = house.behind.parts.iter().map(|part| part.lock().events()).sum();
+fn stream(house: &House, consumed: &Consumed, now: Instant) -> Value {
     json!({
-        "events_processed": events,
+        "events_processed": consumed.counted,
         // Nothing is left out on the way: filters are for questions.
         "events_filtered": 0,
-        "events_error": totals.errors,
-        "avg_latency_ms": per(totals.busy, totals.processed),
-        "throughput_per_sec": house.rates[2].of(events, now),
+        "events_error": consumed.failed,
+        "avg_latency_ms": consumed.average_ms,
+        "throughput_per_sec": house.rates[2].of(consumed.counted, now),
     })
 }
 

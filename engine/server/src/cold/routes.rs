@@ -26,7 +26,7 @@ use super::{
     metrics, platform, probe,
 };
 use crate::{
-    events::{self, Platform},
+    events::{self, Platform, producer},
     live,
 };
 
@@ -41,7 +41,10 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
         .route("/api/v1/trace", get(trace))
         .route("/stats", get(stats))
         .route("/lag", get(platform::lag))
-        .route("/ready", get(readiness))
+        .route(
+            "/ready",
+            get(readiness).options(async || StatusCode::OK).layer(middleware::from_fn(producer::dress)),
+        )
         .route("/metrics", get(metrics_page));
     if house.metrics_path.starts_with('/') && house.metrics_path != "/metrics" {
         router = router.route(&house.metrics_path, get(metrics_page));
@@ -193,9 +196,11 @@ async fn not_found(request: Request) -> Response {
         return tonic::Status::unimplemented(text).into_http::<axum::body::Body>();
     }
     if let Some(hot) = ENDPOINTS.iter().find(|row| row.path == request.uri().path()) {
-        // Only OPTIONS of a hot path comes here.
-        let allow = if hot.method == "GET" { "GET, HEAD, OPTIONS" } else { "POST, OPTIONS" };
-        return (StatusCode::NO_CONTENT, [(ALLOW, allow)]).into_response();
+        // Only OPTIONS of a hot path comes here; of the health object a browser's page may ask before it reads it.
+        if hot.method == "GET" {
+            return producer::dressed((StatusCode::OK, [(ALLOW, "GET, HEAD, OPTIONS")]).into_response());
+        }
+        return (StatusCode::NO_CONTENT, [(ALLOW, "POST, OPTIONS")]).into_response();
     }
     (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
 }

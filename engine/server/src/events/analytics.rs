@@ -11,6 +11,7 @@ use engine_analytics::{
     Bucket, Counted, DAY_MS, Filter, Found, MINUTE_MS, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
     sessions_begun,
 };
+use prost::Message;
 use prost_types::Timestamp;
 use tidegate_proto::analytics::v1::{
     AnalyticsSummary, Event, EventType, FunnelMetadata, FunnelStepResult, GetAnalyticsSummaryRequest,
@@ -87,12 +88,6 @@ impl Range {
 
     pub(super) fn last_hour() -> Self {
         Self::last(HOUR)
-    }
-
-    /// The last minute that is over: counts are kept by whole minutes.
-    pub(super) fn last_minute() -> Self {
-        let to_ms = now_ms().div_euclid(MINUTE_MS) * MINUTE_MS;
-        Self { from_ms: to_ms - MINUTE_MS, to_ms }
     }
 
     fn last(length: Duration) -> Self {
@@ -449,7 +444,7 @@ impl Platform {
     }
 }
 
-/// An event of a user as it is kept: without its own data.
+/// An event of a user as it is kept.
 fn told(event: &Found, profile: &Profile, view: &View) -> Event {
     let mut texts = event.texts().map(str::to_owned);
     let (id, session_id) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
@@ -465,7 +460,8 @@ fn told(event: &Found, profile: &Profile, view: &View) -> Event {
         timestamp: Some(timestamp(event.timestamp_ms())),
         source: view.source(event.source()).to_owned(),
         properties,
-        event_data: None,
+        // The older system's events have none.
+        event_data: Event::decode(event.detail()).ok().and_then(|only| only.event_data),
     }
 }
 

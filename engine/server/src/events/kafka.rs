@@ -22,6 +22,10 @@ const PRODUCER_SCHEMA: &[u8] = b"producer.Event";
 /// Events of the producer service have one version.
 const PRODUCER_VERSION: &[u8] = b"1.0";
 
+/// Says whose time an event's value has, where it is not the event's own.
+const TIME_OF: &str = "time-of";
+const ACCEPTANCE: &[u8] = b"acceptance";
+
 /// A day.
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -158,6 +162,16 @@ fn kind(arrived: &Arrived<'_>) -> Option<Kind> {
     }
 }
 
+/// An older event's JSON, as this program writes it, with another time. Nothing else of it changes, so that it is the same
+/// message again when its time is taken back. `None`: somebody else wrote it.
+fn with_time(json: &[u8], from: i64, to: i64) -> Option<Vec<u8>> {
+    // Between two fields a quote is the end of a text: in a text it has a backslash in front.
+    let written = |time: i64| format!(",\"timestamp\":{time},\"source\":\"");
+    let (before, after) = (written(from), written(to));
+    let place = std::str::from_utf8(json).ok()?.rfind(&before)?;
+    Some([&json[..place], after.as_bytes(), &json[place + before.len()..]].concat())
+}
+
 fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> Result<(), String> {
     let Object(event): Object<legacy::Event> =
         serde_json::from_slice(arrived.value).map_err(|error| format!("not an analytics.Event: {error}"))?;
@@ -179,10 +193,12 @@ fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> R
     push_trace(arrived, &mut writer);
     // Without a time of its own it has that of its acceptance, which may be long before it was sent to Kafka.
     let accepted = || std::str::from_utf8(arrived.header("timestamp")?).ok()?.parse().ok();
+    let is_ours = arrived.header(TIME_OF) == Some(ACCEPTANCE);
+    let timeless = is_ours.then(|| with_time(arrived.value, event.timestamp, 0)).flatten();
     then(&Record {
         id: event.id.as_bytes(),
         source: event.source.as_bytes(),
-        payload: whole.unwrap_or(arrived.value),
+        payload: whole.or(timeless.as_deref()).unwrap_or(arrived.value),
         metadata: &metadata,
         timestamp_seconds: if event.timestamp == 0 {
             accepted().unwrap_or(arrived.timestamp_seconds)
@@ -254,12 +270,23 @@ impl Shapes for EventShapes {
                 true
             }
             Some(record::LEGACY_SCHEMA) => {
-                let Ok(Object(event)) = serde_json::from_slice::<Object<legacy::Event>>(record.payload)
+                let Ok(Object(mut event)) = serde_json::from_slice::<Object<legacy::Event>>(record.payload)
                 else {
                     return false;
                 };
                 out.topic.push_str(&self.analytics);
-                out.value.extend_from_slice(record.payload);
+                if event.timestamp == 0 {
+                    // 0 is a time of 1970 to whoever reads it there.
+                    out.header(TIME_OF, ACCEPTANCE);
+                    event.timestamp = record.timestamp_seconds;
+                    match with_time(record.payload, 0, record.timestamp_seconds) {
+                        Some(value) => out.value.extend_from_slice(&value),
+                        // Text and numbers into a Vec: nothing can fail.
+                        None => drop(serde_json::to_writer(&mut out.value, &event)),
+                    }
+                } else {
+                    out.value.extend_from_slice(record.payload);
+                }
                 // Without a user any partition is as good, and an empty key would put them all into one.
                 let key = if event.user_id.is_empty() { &event.id } else { &event.user_id };
                 out.key.extend_from_slice(key.as_bytes());
@@ -391,6 +418,38 @@ mod tests {
         };
         assert_eq!(told(&[("timestamp", b"3")]), Some(3));
         assert_eq!((told(&[]), told(&[("timestamp", b"soon")])), (Some(5), Some(5)));
+    }
+
+    #[test]
+    fn an_event_without_a_time_has_one_in_kafka_and_none_when_it_is_back() {
+        for source in ["web", r#"a "timestamp":0,"source":" b"#, ""] {
+            let event = legacy::Event {
+                id: "e".to_owned(),
+                event_type: "page_view".to_owned(),
+                properties: Some([("timestamp".to_owned(), ",\"timestamp\":0".to_owned())].into()),
+                source: source.to_owned(),
+                ..legacy::Event::default()
+            };
+            let json = serde_json::to_vec(&event).unwrap();
+            let foreign = br#"{"id":"e","event_type":"page_view","source":""}"#.to_vec();
+            // As we write it, and as somebody else might.
+            for (payload, comes_back) in [(json.clone(), true), (foreign, false)] {
+                let mut metadata = Vec::new();
+                MetadataWriter::new(&mut metadata).push(SCHEMA_KEY, record::LEGACY_SCHEMA);
+                let record = Record {
+                    id: b"e",
+                    metadata: &metadata,
+                    payload: &payload,
+                    timestamp_seconds: 1_780_000_000,
+                    ..Record::default()
+                };
+                let (out, _, back, _) = there_and_back(&record);
+                let value: legacy::Event = serde_json::from_slice(&out.value).unwrap();
+                assert_eq!((value.timestamp, value.event_type.as_str()), (1_780_000_000, "page_view"));
+                assert!(!comes_back || value == legacy::Event { timestamp: 1_780_000_000, ..event.clone() });
+                assert_eq!(back == payload, comes_back, "{}", String::from_utf8_lossy(&back));
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The older analytics system's gRPC (`proto/analytics/legacy`). A refused event is an OK with `success: false`, as it was there.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use tidegate_proto::analytics::legacy::{
     AnalyticsSummary, AnalyticsSummaryRequest, BatchEventsRequest, BatchEventsResponse, ConsumerStatsRequest,
@@ -16,9 +19,42 @@ use super::{
     legacy::{self, BATCH_MAX},
 };
 
+/// What the workers of this process did.
+#[derive(Clone, Copy, Debug)]
+pub struct Consumed {
+    /// Messages worked on.
+    pub processed: u64,
+    /// Messages given up.
+    pub failed: u64,
+    /// Messages worked on a second.
+    pub per_second: f64,
+    /// Milliseconds that one took on average.
+    pub average_ms: f64,
+    /// When they last did something.
+    pub last: Option<SystemTime>,
+    /// Events added up, those of earlier runs too, as far as they are kept.
+    pub counted: u64,
+}
+
 /// The older system's names for its events and answers.
-#[derive(Clone, Debug)]
-pub struct Older(pub Platform);
+#[derive(Clone)]
+pub struct Older {
+    platform: Platform,
+    consumed: Arc<dyn Fn() -> Consumed + Send + Sync>,
+}
+
+impl Older {
+    /// `consumed` says what the workers did so far.
+    pub fn new(platform: Platform, consumed: impl Fn() -> Consumed + Send + Sync + 'static) -> Self {
+        Self { platform, consumed: Arc::new(consumed) }
+    }
+}
+
+impl std::fmt::Debug for Older {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Older").field("platform", &self.platform).finish_non_exhaustive()
+    }
+}
 
 fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64
@@ -50,7 +86,7 @@ impl ProducerService for Older {
     async fn send_event(&self, request: Request<Event>) -> Result<Response<EventResponse>, Status> {
         let event = legacy::Event::from(request.into_inner());
         let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
-        Ok(Response::new(match self.0.send_older(std::slice::from_ref(&event)).await.pop() {
+        Ok(Response::new(match self.platform.send_older(std::slice::from_ref(&event)).await.pop() {
             Some(Ok(())) => EventResponse {
                 success: true,
                 message: "Event sent successfully".to_owned(),
@@ -71,7 +107,7 @@ impl ProducerService for Older {
             let message = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
             return Ok(Response::new(BatchEventsResponse { message, ..BatchEventsResponse::default() }));
         }
-        let fates = self.0.send_older(&events).await;
+        let fates = self.platform.send_older(&events).await;
         let failed = events.iter().zip(&fates).filter(|(_, fate)| fate.is_err());
         let failed_event_ids: Vec<String> = failed.map(|(event, _)| event.id.clone()).collect();
         let stored = events.len() - failed_event_ids.len();
@@ -104,16 +140,21 @@ impl ConsumerService for Older {
         &self,
         _: Request<ConsumerStatsRequest>,
     ) -> Result<Response<ConsumerStatsResponse>, Status> {
-        let total = self.0.ever();
-        let last_minute = self.0.total(Range::last_minute());
-        let events = i64::try_from(total.events).unwrap_or(i64::MAX);
-        let rate = last_minute.events as f64 / 60.0;
+        let consumed = (self.consumed)();
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let last = consumed.last.and_then(|last| last.duration_since(UNIX_EPOCH).ok());
+        let last = last.map_or(0, |last| count(last.as_secs()));
         Ok(Response::new(ConsumerStatsResponse {
-            processed_events: events,
-            events_per_second: rate,
-            processing_rate: rate,
-            stream_events_processed: events,
-            ..ConsumerStatsResponse::default()
+            processed_events: count(consumed.processed),
+            failed_events: count(consumed.failed),
+            events_per_second: consumed.per_second,
+            last_processed: last,
+            last_processed_time: last,
+            processing_rate: consumed.per_second,
+            stream_events_processed: count(consumed.counted),
+            // Nothing is left out on the way: filters are for questions.
+            stream_events_filtered: 0,
+            avg_processing_time_ms: consumed.average_ms,
         }))
     }
 }
@@ -125,7 +166,7 @@ impl AnalyticsService for Older {
         request: Request<AnalyticsSummaryRequest>,
     ) -> Result<Response<AnalyticsSummary>, Status> {
         let AnalyticsSummaryRequest { from, to } = request.into_inner();
-        let total = self.0.total(range(from, to)?);
+        let total = self.platform.total(range(from, to)?);
         Ok(Response::new(AnalyticsSummary {
             total_events: total.events as i64,
             total_users: total.users as i64,
@@ -149,7 +190,7 @@ impl AnalyticsService for Older {
                 "filters: this service has none; analytics.v1 GetTimeSeries does",
             ));
         }
-        let total = self.0.total(range(from, to)?);
+        let total = self.platform.total(range(from, to)?);
         let metrics = match metric_name.as_str() {
             "" => METRICS.iter().map(|name| metric(&total, name)).collect(),
             name => vec![metric(&total, name)],

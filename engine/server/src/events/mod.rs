@@ -41,7 +41,7 @@ pub use guard::{admits, check};
 pub use ingestion::Rules;
 pub use kafka::EventShapes;
 pub use legacy::BATCH_PATHS as OLDER_BATCH_PATHS;
-pub use legacy_grpc::Older;
+pub use legacy_grpc::{Consumed, Older};
 pub use record::{Worker, is_event};
 
 /// The aggregates of every core.

@@ -164,7 +164,7 @@ pub(super) fn routes(platform: Platform) -> Router {
 pub(super) const SOURCE: &str = "producer-service";
 
 /// Fields of every answer: CORS, and what keeps browsers from guessing.
-pub(super) const FIELDS: [(&str, &str); 7] = [
+pub const FIELDS: [(&str, &str); 7] = [
     ("access-control-allow-origin", "*"),
     ("access-control-allow-methods", "GET, POST, PUT, DELETE, OPTIONS"),
     ("access-control-allow-headers", "Content-Type, Authorization, X-Requested-With"),
@@ -175,12 +175,13 @@ pub(super) const FIELDS: [(&str, &str); 7] = [
 ];
 
 /// Adds these fields, and answers a preflight.
-async fn dress(request: Request, next: Next) -> Response {
+pub async fn dress(request: Request, next: Next) -> Response {
     let preflight = request.method() == Method::OPTIONS;
     dressed(if preflight { StatusCode::OK.into_response() } else { next.run(request).await })
 }
 
-fn dressed(mut response: Response) -> Response {
+/// The same answer with these fields.
+pub fn dressed(mut response: Response) -> Response {
     for (name, value) in FIELDS {
         response.headers_mut().insert(HeaderName::from_static(name), HeaderValue::from_static(value));
     }

@@ -136,7 +136,7 @@ fn add_legacy(part: &mut Part, record: &Record<'_>, event: &legacy::Event) {
 /// Values of an event that are few in most: those are kept in place.
 const FEW: usize = 8;
 
-/// Adds an event. `None`: a text of it is none.
+/// Adds an event. `None`: a text of it is none, or it has no type.
 fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<()> {
     let text = |bytes| str::from_utf8(bytes).ok();
     let properties: SmallVec<[(&[u8], &[u8]); FEW]> = event.properties().collect();
@@ -150,7 +150,9 @@ fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<(
         1 => (Kind::User, EventType::User),
         2 => (Kind::Transaction, EventType::Transaction),
         3 => (Kind::System, EventType::System),
-        _ => (Kind::Custom, EventType::Custom),
+        4 => (Kind::Custom, EventType::Custom),
+        // What came through the door has one of these.
+        _ => return None,
     };
     part.add(&Analysed {
         id: record.id,
@@ -164,6 +166,7 @@ fn add(part: &mut Part, record: &Record<'_>, event: &EventProto<'_>) -> Option<(
         is_error: matches!(event.about, About::System { kind } if kind == SystemEventType::Error as u64),
         metrics: &metrics,
         properties: &properties,
+        detail: event.about_wire,
     });
     Some(())
 }
@@ -224,7 +227,20 @@ mod tests {
             let text = String::from_utf8_lossy(payload);
             assert_eq!(worker.process(&record, &mut Vec::new()), outcome, "{text}");
         }
+        let mut metadata = Vec::new();
+        MetadataWriter::new(&mut metadata).push(SCHEMA_KEY, EVENT_SCHEMA);
+        for (user, event_type, outcome) in [
+            ("u", 1, Outcome::Processed),
+            ("u", 0, Outcome::Failed),
+            ("u", 5, Outcome::Failed),
+            ("", 1, Outcome::Failed),
+        ] {
+            let event = Event { user_id: user.to_owned(), event_type, ..Event::default() };
+            let payload = event.encode_to_vec();
+            let record = Record { id: b"r", payload: &payload, metadata: &metadata, ..Record::default() };
+            assert_eq!(worker.process(&record, &mut Vec::new()), outcome, "{user} {event_type}");
+        }
         worker.rest();
-        assert_eq!(part.lock().events(), 1);
+        assert_eq!(part.lock().events(), 2);
     }
 }

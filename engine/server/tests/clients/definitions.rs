@@ -175,3 +175,60 @@ fn a_series_finer_than_what_is_kept_is_refused_and_says_what_is_kept() {
     let values: Vec<_> = kept["series"].as_array().unwrap().iter().map(|point| &point["value"]).collect();
     assert_eq!(values, [1.0, 1.0, 1.0], "{kept}");
 }
+
+#[test]
+fn a_users_events_come_back_with_what_each_is_about() {
+    let server = Server::start();
+    let mut about = [
+        (
+            "EVENT_TYPE_USER",
+            "userEvent",
+            json!({"action": "click", "pageUrl": "/cart", "metadata": {"button": "buy"}}),
+        ),
+        (
+            "EVENT_TYPE_TRANSACTION",
+            "transactionEvent",
+            json!({
+                "transactionId": "t", "type": "TRANSACTION_TYPE_PURCHASE", "amount": 19.5, "currency": "EUR",
+                "status": "TRANSACTION_STATUS_COMPLETED",
+                "items": [{"itemId": "i", "name": "a book", "quantity": 1, "price": 19.5}],
+            }),
+        ),
+        ("EVENT_TYPE_SYSTEM", "systemEvent", json!({"component": "db", "type": "SYSTEM_EVENT_TYPE_ERROR"})),
+        (
+            "EVENT_TYPE_CUSTOM",
+            "customEvent",
+            json!({"name": "played", "metrics": [{"name": "minutes", "value": 12.5}]}),
+        ),
+        // 4,000 bytes are kept, 4,100 are not.
+        ("EVENT_TYPE_USER", "userEvent", json!({"action": "a".repeat(4000)})),
+        ("EVENT_TYPE_USER", "userEvent", json!({"action": "a".repeat(4100)})),
+    ];
+    let events = about.iter().enumerate().map(|(number, (kind, field, said))| {
+        let mut event = event(&format!("e-{number}"), "ada", &format!("01T10:00:0{number}"), "web");
+        event["event_type"] = json!(kind);
+        event[*field] = said.clone();
+        event
+    });
+    sent(&server, &events.collect::<Vec<_>>());
+    about[5].2 = Value::Null;
+    let told = asked(&server, "/v1/analytics/users/ada?include_events=true");
+    let told = told["events"].as_array().unwrap();
+    assert_eq!(told.len(), about.len());
+    for (told, (kind, field, said)) in told.iter().rev().zip(&about) {
+        assert_eq!(told["eventType"], json!(kind));
+        match said.as_object() {
+            None => assert_eq!(told.get(*field), None, "{told}"),
+            // An answer has every field, those that were not said as well.
+            Some(said) => said.iter().for_each(|(name, value)| match value.as_array() {
+                None => assert_eq!(&told[*field][name], value, "{told}"),
+                Some(list) => {
+                    let first = list[0].as_object().unwrap();
+                    first
+                        .iter()
+                        .for_each(|(key, value)| assert_eq!(&told[*field][name][0][key], value, "{told}"));
+                }
+            }),
+        }
+    }
+}

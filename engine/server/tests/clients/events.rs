@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use http::Method;
 use load::day::{Day, DayEvent};
 use serde_json::{Value, json};
 use tidegate_proto::analytics::legacy::{self, producer_service_client::ProducerServiceClient};
@@ -13,7 +14,9 @@ use tidegate_proto::analytics::v1::{
 };
 use tonic::{Code, Request, transport::Channel};
 
-use crate::harness::{Answer, Peer, Scratch, Server, Start, curl, eventually, get, post_json};
+use crate::harness::{
+    Answer, H2Peer, Peer, Scratch, Server, Start, curl, eventually, get, on_runtime, post_json,
+};
 
 /// The day on which everything happens.
 pub(crate) const DAY_MS: i64 = 1_780_012_800_000;
@@ -471,6 +474,30 @@ fn the_producer_service_refuses_in_its_own_words_and_lets_browsers_ask() {
     let taken = post_json(server.gateway(), path, r#"{"data":"x","metadata":{"n":1},"timestamp":17}"#);
     assert_eq!((taken.status, taken.field("x-content-type-options")), (200, Some("nosniff")));
     assert_eq!(get(server.gateway(), path).status, 405);
+}
+
+#[test]
+fn a_page_of_another_origin_may_read_health_and_readiness() {
+    let server = Server::start();
+    let fields = |answer: &Answer, what: &str| {
+        assert_eq!(answer.status, 200, "{what}");
+        assert_eq!(answer.field("access-control-allow-origin"), Some("*"), "{what}");
+        let methods = answer.field("access-control-allow-methods");
+        assert_eq!(methods, Some("GET, POST, PUT, DELETE, OPTIONS"), "{what}");
+        let headers = answer.field("access-control-allow-headers");
+        assert_eq!(headers, Some("Content-Type, Authorization, X-Requested-With"), "{what}");
+        assert_eq!(answer.field("access-control-max-age"), Some("86400"), "{what}");
+    };
+    for path in ["/health", "/ready"] {
+        for method in ["GET", "OPTIONS"] {
+            let line = format!("{method} {path}");
+            fields(&with_fields(&server, &line, "Origin: http://elsewhere\r\n", ""), &line);
+        }
+        let answer = on_runtime(async {
+            H2Peer::connect(server.gateway()).await.ask(Method::GET, path, &[], b"").await.unwrap()
+        });
+        assert_eq!(answer.grpc_field("access-control-allow-origin"), Some("*"), "{path} over HTTP/2");
+    }
 }
 
 #[test]

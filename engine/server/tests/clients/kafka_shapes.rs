@@ -400,6 +400,49 @@ fn records_of_older_producers_are_counted_and_what_is_none_goes_to_the_topic_bes
         "{value}"
     );
     assert_eq!(value["headers"]["producer_id"], "analytics-producer");
+
+    // Two more, of the other topics: one goes to the topic beside its own, one is kept here. All are dead letters.
+    produce(&brokers, "events", "x", r#"{"type":"order_placed","data":7}"#);
+    produce(&brokers, "diplom-messages", "x", "no message at all");
+    eventually("all three are counted", || {
+        let stats = get(server.processor(), "/stats").json();
+        (stats["consumer"]["dlq_events"] == 3).then_some(())
+    });
+    assert!(topics(&brokers, "list").1.contains("events-dlq "));
+    let health = get(server.processor(), "/health").json();
+    assert_eq!(health["consumer"]["dlq_events"], 3, "{health}");
+    let page = get(server.processor(), "/metrics");
+    assert!(page.text().lines().any(|line| line == "tidegate_dead_letters_total 3"), "{}", page.text());
+}
+
+#[test]
+fn an_event_without_a_time_has_that_of_its_acceptance_in_kafka_and_is_itself_when_it_comes_back() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let server = start(&brokers).run();
+    let timeless = |id: &str| json!({"id": id, "user_id": "u", "event_type": "page_view", "source": "a \"timestamp\":0"});
+    posted(&server, "/events", &timeless("e-1"));
+    posted(
+        &server,
+        "/events/batch",
+        &json!({"events": [timeless("e-2"), timeless("e-3"), legacy("e-4", "u")]}),
+    );
+    let seen = records(&brokers, "analytics-events", 3, 4);
+    for record in &seen {
+        let at = record.value["timestamp"].as_u64().unwrap();
+        let is_ours = record.value["id"] != "e-4";
+        assert!(if is_ours { at >= began } else { at == 1_640_995_200 }, "{record:?}");
+        assert_eq!(record.header("timestamp").unwrap().parse::<u64>().unwrap(), at);
+        assert_eq!(record.header("time-of"), is_ours.then_some("acceptance"));
+    }
+    eventually("all are worked on", || (processed(&server) == 4).then_some(()));
+    // The same event once more is a repeat: the time is none of its own.
+    let again = post_json(server.ingest(), "/events", &timeless("e-1").to_string());
+    assert_eq!(again.status, 200, "{}", again.text());
 }
 
 #[test]

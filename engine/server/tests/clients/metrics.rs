@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::harness::{Peer, Server, eventually, get, post_json};
+use crate::harness::{H2Peer, Peer, Server, eventually, framed, get, on_runtime, post_json};
 
 /// Names, types and label names that the older dashboards and alerts ask for.
 const PROMISED: &[(&str, &str, &[&str])] = &[
@@ -322,4 +322,42 @@ fn a_quick_answer_is_told_from_a_slow_one() {
     // In a test nothing says how quick; only that 50 µs and 5 ms are not one bucket.
     assert_eq!(upto("+Inf"), 200);
     assert!(upto("0.00005") <= upto("0.0025") && upto("0.0025") <= upto("0.005") && upto("10") <= 200);
+}
+
+#[test]
+fn rpcs_of_the_cold_lane_are_counted_by_code_and_made_up_ones_are_not() {
+    let server = Server::start();
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        for (path, code) in [
+            ("/grpc.health.v1.Health/Check", 0),
+            ("/analytics.v1.AnalyticsService/GetUserAnalytics", 3),
+            ("/analytics.v1.AnalyticsService/GetNothing", 12),
+            ("/made.Up/Method", 12),
+        ] {
+            let answer = peer.call(path, &[], &framed(0, b"")).await.unwrap();
+            assert_eq!(answer.grpc_status(), Some(code), "{path}");
+        }
+    });
+    let page = scrape(&server);
+    let counted: Vec<_> = page
+        .samples
+        .iter()
+        .filter(|((name, _), _)| name == "grpc_server_handled_total")
+        .map(|((_, labels), count)| {
+            (
+                labels["grpc_service"].as_str(),
+                labels["grpc_method"].as_str(),
+                labels["grpc_code"].as_str(),
+                *count,
+            )
+        })
+        .collect();
+    let mut counted = counted;
+    counted.sort_by(|a, b| a.partial_cmp(b).unwrap());
+    let expected = [
+        ("analytics.v1.AnalyticsService", "GetUserAnalytics", "InvalidArgument", 1.0),
+        ("grpc.health.v1.Health", "Check", "OK", 1.0),
+    ];
+    assert_eq!(counted, expected);
 }

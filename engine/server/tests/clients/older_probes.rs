@@ -3,7 +3,29 @@
 
 use serde_json::json;
 
-use crate::harness::{Peer, Scratch, Start, eventually, get, post_json};
+use tidegate_proto::analytics::legacy::{
+    ConsumerStatsRequest, ConsumerStatsResponse, consumer_service_client::ConsumerServiceClient,
+};
+
+use tonic::transport::Channel;
+
+use crate::harness::{Peer, Scratch, Server, Start, eventually, get, on_runtime, post_json};
+
+/// What the consumer's gRPC service says.
+fn consumer_stats(server: &Server) -> ConsumerStatsResponse {
+    on_runtime(async {
+        let channel =
+            Channel::from_shared(format!("http://{}", server.grpc())).unwrap().connect().await.unwrap();
+        let stats = ConsumerServiceClient::new(channel).get_consumer_stats(ConsumerStatsRequest {}).await;
+        stats.unwrap().into_inner()
+    })
+}
+
+/// Seconds of the Unix epoch of an RFC 3339 time.
+fn seconds_of(time: &serde_json::Value) -> i64 {
+    let time = humantime::parse_rfc3339(time.as_str().unwrap()).unwrap();
+    time.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().cast_signed()
+}
 
 #[test]
 fn the_producers_and_the_consumers_counts_are_those_of_the_events_sent() {
@@ -40,6 +62,13 @@ fn the_producers_and_the_consumers_counts_are_those_of_the_events_sent() {
         assert_eq!(lag["service"], "consumer");
         (lag["lag"]["log:workers"]["0"] == 0).then_some(())
     });
+    let asked = consumer_stats(&server);
+    let stats = get(server.processor(), "/stats").json();
+    assert_eq!((asked.processed_events, asked.failed_events, asked.stream_events_processed), (3, 0, 3));
+    let last = seconds_of(&stats["consumer"]["last_message_time"]);
+    assert_eq!((asked.last_processed, asked.last_processed_time), (last, last));
+    assert!(asked.avg_processing_time_ms > 0.0, "{asked:?}");
+    assert_eq!(stats["consumer"]["avg_processing_ms"], asked.avg_processing_time_ms);
     let page = get(server.processor(), "/metrics");
     for line in [
         r#"events_processed_total{service="analytics",event_type="page_view",status="success"} 3"#,
@@ -56,4 +85,17 @@ fn the_producers_and_the_consumers_counts_are_those_of_the_events_sent() {
     let mut peer = Peer::connect(server.processor());
     peer.send("POST /lag HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(peer.answer(false).unwrap().status, 405);
+}
+
+#[test]
+fn a_message_that_was_given_up_is_a_failure_of_the_consumer_on_every_surface() {
+    let server = Start::new().run();
+    // It says that it is an event, and is none.
+    let body = json!({"id": "x", "payload": "e30=", "metadata": {"schema": "analytics.Event"}});
+    assert_eq!(post_json(server.processor(), "/enqueue", &body.to_string()).status, 202);
+    eventually("it is given up", || {
+        (get(server.processor(), "/stats").json()["consumer"]["failed_events"] == 1).then_some(())
+    });
+    let asked = consumer_stats(&server);
+    assert_eq!((asked.processed_events, asked.failed_events), (0, 1));
 }
