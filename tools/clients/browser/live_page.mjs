@@ -1,7 +1,7 @@
 // Opens the live page in a real Chromium, as wide as a phone and as a desk, and says what a person would see.
 //
 // node live_page.mjs PLAN, a JSON object: `modules` (where playwright-core is), `chromium`, `url`, and what to do: `key` to
-// give when asked, `texts` to wait for (by element id), `funnel` to count (`type`, `property`, `value` of each step), `shots`
+// give when asked, `verdict` and `texts` to wait for (by element id), `unknown` (an event type that nobody sends), `funnel` to count (`type`, `property`, `value` of each step), `shots`
 // (a folder for pictures), `dark`. Writes a line of JSON per width. With `ending` the last page stays open after that,
 // and a further line says what it shows when the server has gone.
 
@@ -61,12 +61,16 @@ async function look(width, height) {
     await page.click("#key-form button");
   }
   await page.waitForFunction(() => document.getElementById("status").dataset.state === "live");
+  if (plan.verdict) {
+    await page.waitForFunction((verdict) => document.getElementById("status").dataset.verdict === verdict, plan.verdict);
+  }
   for (const [id, text] of Object.entries(plan.texts ?? {})) {
     await page.waitForFunction(([id, text]) => document.getElementById(id).textContent.includes(text), [id, text]);
   }
   // Two samples make the first rate, and with it the first chart.
   await page.waitForSelector("#throughput canvas");
   const funnel = plan.funnel ? await count(page) : null;
+  const offered = plan.unknown ? await offers(page) : null;
   if (plan.shots) {
     await page.screenshot({ path: join(plan.shots, `${width}${plan.dark ? "-dark" : ""}.png`), fullPage: true });
   }
@@ -75,6 +79,11 @@ async function look(width, height) {
     complaints,
     elsewhere,
     funnel,
+    offered,
+    status: await page.textContent("#status"),
+    reason: await page.textContent("#reason"),
+    charts: await page.$$eval("#refusals .u-label", (all) => all.map((one) => one.textContent)),
+    workers: await page.$$eval("#sinks tr", (rows) => rows.filter((row) => row.cells[0].textContent === "workers").map((row) => row.cells[1].textContent)),
     overflow: await page.evaluate(() => document.documentElement.scrollWidth - innerWidth),
     start: await page.isVisible("#start"),
     command: await page.textContent("#send-message"),
@@ -82,6 +91,18 @@ async function look(width, height) {
     unnamed: await page.$$eval("input, select, button", (all) => all.filter((one) => !one.labels?.length && !one.textContent.trim()).map((one) => one.outerHTML)),
   });
   return page;
+}
+
+// What the form offers instead of a type that nobody sends, and what it makes of the first of them.
+async function offers(page) {
+  for (const step of [1, 2]) await page.fill(`#type-${step}`, plan.unknown);
+  await page.click("#funnel button[type=submit]");
+  await page.waitForSelector("#funnel-unknown button");
+  const types = await page.$$eval("#funnel-unknown button", (all) => all.map((one) => one.textContent));
+  await page.click("#funnel-unknown button");
+  // The first step is known now, and the second is the one that nobody took.
+  await page.waitForFunction(() => document.getElementById("funnel-unknown").textContent.includes("step 2"));
+  return { types, chosen: await page.inputValue("#type-1") };
 }
 
 async function count(page) {

@@ -81,7 +81,7 @@ fn ingest_status(endpoint: Endpoint, outcome: usize) -> &'static str {
 }
 
 /// Every hot series that has counted something.
-fn hot(house: &House) -> impl Iterator<Item = (Role, Endpoint, usize, Durations)> {
+pub fn hot_requests(house: &House) -> impl Iterator<Item = (Role, Endpoint, usize, Durations)> {
     let all = Role::ALL.into_iter().flat_map(move |role| {
         Endpoint::all().flat_map(move |endpoint| {
             // As many as there are statuses; gRPC has fewer codes.
@@ -93,12 +93,12 @@ fn hot(house: &House) -> impl Iterator<Item = (Role, Endpoint, usize, Durations)
 }
 
 /// The hot routes' requests that bring messages in, by the `status` label of their outcome.
-pub fn ingest_requests(house: &House) -> BTreeMap<&'static str, Durations> {
+fn ingest_requests(house: &House) -> BTreeMap<&'static str, Durations> {
     let mut by_status: BTreeMap<&str, Durations> = BTreeMap::new();
     for status in ["success", "bad_request", "method_not_allowed", "service_unavailable"] {
         by_status.insert(status, Durations::default());
     }
-    for (_, endpoint, outcome, durations) in hot(house) {
+    for (_, endpoint, outcome, durations) in hot_requests(house) {
         if endpoint.is_ingest() {
             by_status.entry(ingest_status(endpoint, outcome)).or_default().merge(&durations);
         }
@@ -189,7 +189,7 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
     let mut gateway: BTreeMap<(String, String, String), Durations> = BTreeMap::new();
     let mut upstream: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut grpc: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
-    for (role, endpoint, outcome, durations) in hot(house) {
+    for (role, endpoint, outcome, durations) in hot_requests(house) {
         let row = endpoint.row();
         let mut status = "200".to_owned();
         if endpoint.is_grpc() {

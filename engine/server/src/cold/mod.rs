@@ -29,7 +29,7 @@ use self::farewell::Farewell;
 pub use condition::Condition;
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
-pub use metrics::ingest_requests;
+pub use metrics::hot_requests;
 pub use platform::{Rate, consumed_so_far};
 pub use probe::Processor;
 pub use routes::router;
@@ -136,7 +136,7 @@ async fn answer_one(
 }
 
 /// A route's pattern as a label: the producer service's dashboards know its routes by their last two parts.
-fn short_pattern(path: &str) -> &str {
+pub fn short_pattern(path: &str) -> &str {
     path.strip_prefix("/api/v1").filter(|short| short.starts_with("/events/")).unwrap_or(path)
 }
 

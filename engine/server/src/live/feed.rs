@@ -1,5 +1,6 @@
-//! One sampler for all viewers: it reads the process once a second while anybody watches, keeps the last five minutes, and
-//! hands each reading to every viewer. A viewer that is slow gets the latest reading when it comes back, and no queue
+//! One sampler for all viewers: it reads the process once a second, whether anybody watches or not, keeps an hour of it, and
+//! hands each reading to every viewer. Of the last five minutes it keeps every sample, of the time before one of ten:
+//! at most 630, of about 1 KB each with two cores and 40 bytes for each further one. A viewer that is slow gets the latest reading when it comes back, and no queue
 //! grows for it: samples are running counts, so what was skipped is in the next difference.
 
 use std::{collections::VecDeque, convert::Infallible, fmt::Write, sync::Arc, time::Duration};
@@ -13,13 +14,17 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{ENDING, Live, reading};
+use super::{ENDING, Live, reading, verdict::Recent};
 
-/// Samples that are kept: five minutes.
-pub const SAMPLES_MAX: usize = 300;
+/// Latest samples that are kept, each: five minutes.
+const FINE_MAX: usize = 300;
+/// Of older ones, one of so many is kept.
+const COARSE_EVERY: u64 = 10;
+/// Older ones that are kept: 55 minutes.
+const COARSE_MAX: usize = 330;
+/// What is kept goes back so far.
+pub const HISTORY_SECONDS: u64 = FINE_MAX as u64 + COARSE_MAX as u64 * COARSE_EVERY;
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often the sampler looks whether a shutdown has begun.
-const LOOK: Duration = Duration::from_millis(100);
 /// A stream on which nothing was said for this long says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -32,11 +37,11 @@ pub struct Feed {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Samples as they are sent, oldest first, with their numbers.
-    samples: VecDeque<(u64, Bytes)>,
+    /// Samples as they are sent, oldest first, with their numbers: one of [`COARSE_EVERY`].
+    coarse: VecDeque<(u64, Bytes)>,
+    /// Those after that, all of them.
+    fine: VecDeque<(u64, Bytes)>,
     next: u64,
-    /// Whether the sampler runs.
-    running: bool,
 }
 
 /// What a viewer learns of.
@@ -45,7 +50,7 @@ enum Moment {
     /// Nothing has been read yet.
     Before,
     /// A sample by its number, with what belongs to the present alone.
-    Reading { number: u64, sample: Bytes, present: Bytes },
+    Reading { number: u64, sample: Bytes, present: Option<Bytes> },
     /// The process ends.
     Ending,
 }
@@ -76,61 +81,55 @@ fn seen_in(run: u64, id: &str) -> Option<u64> {
 
 impl Feed {
     /// A reading is kept and told. One lock for both: a viewer that begins now has it from the ring or from the watch.
-    fn push(&self, run: u64, sample: &impl Serialize, present: &impl Serialize) {
+    fn push(&self, run: u64, sample: &impl Serialize, present: Option<&impl Serialize>) {
         let mut kept = self.kept.lock();
         kept.next += 1;
         let number = kept.next;
         let sample = frame("sample", Some((run, number)), sample);
-        if kept.samples.len() >= SAMPLES_MAX {
-            kept.samples.pop_front();
+        if kept.fine.len() >= FINE_MAX
+            && let Some(old) = kept.fine.pop_front()
+            && old.0.is_multiple_of(COARSE_EVERY)
+        {
+            if kept.coarse.len() >= COARSE_MAX {
+                kept.coarse.pop_front();
+            }
+            kept.coarse.push_back(old);
         }
-        kept.samples.push_back((number, sample.clone()));
-        let present = frame("present", None, present);
+        kept.fine.push_back((number, sample.clone()));
+        let present = present.map(|present| frame("present", None, present));
         self.latest.send_replace(Moment::Reading { number, sample, present });
     }
 
-    /// A viewer who has seen the samples up to this number, and whether it is the first, so that a sampler is needed.
-    fn join(&self, hello: Bytes, seen: u64, place: OwnedSemaphorePermit) -> (Viewer, bool) {
-        let mut kept = self.kept.lock();
-        let unseen =
-            kept.samples.iter().filter(|(number, _)| *number > seen).map(|(_, sample)| sample.clone());
-        let viewer = Viewer {
+    /// A viewer who has seen the samples up to this number.
+    fn join(&self, hello: Bytes, seen: u64, place: OwnedSemaphorePermit) -> Viewer {
+        let kept = self.kept.lock();
+        let samples = kept.coarse.iter().chain(&kept.fine);
+        let unseen = samples.filter(|(number, _)| *number > seen).map(|(_, sample)| sample.clone());
+        Viewer {
             latest: self.latest.subscribe(),
             backlog: std::iter::once(hello).chain(unseen).collect(),
             last: kept.next,
             ended: false,
             _place: place,
-        };
-        (viewer, !std::mem::replace(&mut kept.running, true))
-    }
-
-    /// Whether nobody watches; then the sampler counts as ended.
-    fn is_deserted(&self) -> bool {
-        let mut kept = self.kept.lock();
-        kept.running = self.latest.receiver_count() > 0;
-        !kept.running
+        }
     }
 }
 
-/// Reads until nobody watches any more, or the process ends.
-async fn sample(live: Arc<Live>) {
-    let (mut seconds, mut looks) = (interval(PERIOD), interval(LOOK));
+/// Reads until the process ends.
+pub async fn sample(live: Arc<Live>) {
+    let mut seconds = interval(PERIOD);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut recent = Recent::default();
     loop {
         tokio::select! {
             _ = seconds.tick() => {
-                if live.feed.is_deserted() {
-                    return;
-                }
-                let (sample, present) = reading::take(&live);
-                live.feed.push(live.run, &sample, &present);
+                let is_watched = live.feed.latest.receiver_count() > 0;
+                let (sample, present) = reading::take(&live, &mut recent, is_watched);
+                live.feed.push(live.run, &sample, present.as_ref());
             }
-            _ = looks.tick() => {
-                if live.house.is_draining() {
-                    live.feed.latest.send_replace(Moment::Ending);
-                    return;
-                }
+            () = live.house.until_draining() => {
+                live.feed.latest.send_replace(Moment::Ending);
+                return;
             }
         }
     }
@@ -151,15 +150,12 @@ struct Viewer {
 
 /// Begins a viewer's stream: who we are, then the history (behind what it has `seen`), then a sample a second.
 pub fn watch(
-    live: Arc<Live>,
+    live: &Live,
     place: OwnedSemaphorePermit,
     seen: Option<&str>,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + use<> {
     let seen = seen.and_then(|id| seen_in(live.run, id)).unwrap_or(0);
-    let (viewer, is_first) = live.feed.join(frame("hello", None, &reading::hello(&live)), seen, place);
-    if is_first {
-        tokio::spawn(sample(live));
-    }
+    let viewer = live.feed.join(frame("hello", None, &reading::hello(live)), seen, place);
     stream::unfold(viewer, async |mut viewer| viewer.next().await.map(|bytes| (Ok(bytes), viewer)))
 }
 
@@ -183,7 +179,8 @@ impl Viewer {
             match moment {
                 Moment::Reading { number, sample, present } if number > self.last => {
                     self.last = number;
-                    self.backlog.extend([sample, present]);
+                    self.backlog.push_back(sample);
+                    self.backlog.extend(present);
                 }
                 Moment::Ending => {
                     self.ended = true;
@@ -224,19 +221,18 @@ mod tests {
     #[tokio::test]
     async fn a_slow_viewer_gets_the_history_then_the_latest_then_the_end() {
         let feed = Feed::default();
-        for _ in 0..SAMPLES_MAX + 5 {
-            feed.push(1, &(), &());
+        for _ in 0..FINE_MAX + 25 {
+            feed.push(1, &(), Some(&()));
         }
-        let (mut viewer, is_first) = feed.join(Bytes::from_static(b"hello"), 0, place());
-        assert!(is_first && !feed.join(Bytes::new(), 0, place()).1);
+        let mut viewer = feed.join(Bytes::from_static(b"hello"), 0, place());
         assert_eq!(viewer.next().await.unwrap(), "hello");
-        for number in 6..=305 {
+        for number in [10, 20].into_iter().chain(26..=325) {
             assert_eq!(numbers(&viewer.next().await.unwrap()), format!("id: 1-{number}"));
         }
         for _ in 0..3 {
-            feed.push(1, &(), &());
+            feed.push(1, &(), Some(&()));
         }
-        assert_eq!(numbers(&viewer.next().await.unwrap()), "id: 1-308");
+        assert_eq!(numbers(&viewer.next().await.unwrap()), "id: 1-328");
         assert_eq!(numbers(&viewer.next().await.unwrap()), "event: present");
         feed.latest.send_replace(Moment::Ending);
         assert_eq!(numbers(&viewer.next().await.unwrap()), "event: ending");
@@ -244,16 +240,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_comes_back_gets_what_it_missed_and_the_sampler_ends_with_the_last_viewer() {
+    async fn who_comes_back_gets_what_it_missed() {
         let feed = Feed::default();
         for _ in 0..4 {
-            feed.push(1, &(), &());
+            feed.push(1, &(), Some(&()));
         }
-        let (mut viewer, _) = feed.join(Bytes::from_static(b"hello"), 3, place());
+        let mut viewer = feed.join(Bytes::from_static(b"hello"), 3, place());
         viewer.next().await;
         assert_eq!(numbers(&viewer.next().await.unwrap()), "id: 1-4");
-        assert!(!feed.is_deserted());
-        drop(viewer);
-        assert!(feed.is_deserted() && feed.join(Bytes::new(), 0, place()).1);
+    }
+
+    #[test]
+    fn an_hour_is_kept_and_no_more() {
+        let feed = Feed::default();
+        for _ in 0..2 * HISTORY_SECONDS {
+            feed.push(1, &(), Some(&()));
+        }
+        let kept = feed.kept.lock();
+        assert_eq!((HISTORY_SECONDS, kept.coarse.len() + kept.fine.len()), (3600, 630));
+        assert_eq!(kept.coarse[0].0, HISTORY_SECONDS + COARSE_EVERY);
+        let numbers: Vec<u64> = kept.coarse.iter().chain(&kept.fine).map(|(number, _)| *number).collect();
+        assert!(numbers.windows(2).all(|pair| pair[1] - pair[0] <= COARSE_EVERY));
     }
 }

@@ -1,7 +1,7 @@
 //! The live page at `/`: what this process does at this moment, for a person with a browser.
 //!
 //! ```text
-//! counters ─▶ reading (once a second, while somebody watches) ─▶ Feed: ring of 5 minutes, watch ─▶ viewers (SSE)
+//! counters ─▶ reading (once a second) ─▶ Feed: ring of an hour, watch ─▶ viewers (SSE)
 //! ```
 //!
 //! The page and its files are part of the program and ask no other host for anything. They hold no data; what does,
@@ -11,6 +11,8 @@ mod assets;
 mod events_seen;
 mod feed;
 mod reading;
+mod refusals;
+mod verdict;
 
 use std::sync::Arc;
 
@@ -68,6 +70,7 @@ where
         feed: Feed::default(),
         places: Arc::new(Semaphore::new(places)),
     });
+    tokio::spawn(feed::sample(Arc::clone(&live)));
     let elsewhere = not_found.clone();
     let page = async move |request: Request| {
         let asked = matches!(*request.method(), Method::GET | Method::HEAD);
@@ -121,7 +124,7 @@ async fn events(State(live): State<Arc<Live>>, headers: HeaderMap) -> Response {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, &text);
     };
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok());
-    let body = Body::from_stream(feed::watch(live, place, seen));
+    let body = Body::from_stream(feed::watch(&live, place, seen));
     let fields = [(CONTENT_TYPE, "text/event-stream"), (CACHE_CONTROL, "no-store")];
     (fields, body).into_response()
 }

@@ -11,17 +11,19 @@ use brokers::{
     log::{Health, Log, SYNC_BOUNDS_US, ShardStat},
     status::PUBLISH_BOUNDS_MS,
 };
-use engine_core::AckLevel;
+use engine_core::{AckLevel, Snapshot};
 use serde::Serialize;
 use transports::{ANSWER_BOUNDS_US, Tally};
 
 use super::{
     Live,
     events_seen::{self, EventsSeen},
-    feed::SAMPLES_MAX,
+    feed::HISTORY_SECONDS,
+    refusals::Requests,
+    verdict::{self, Moment, Recent, Verdict},
 };
 use crate::{
-    cold::{House, ingest_requests},
+    cold::{Condition, House, Totals},
     delivery::Behind,
 };
 
@@ -43,7 +45,8 @@ pub struct Hello<'a> {
     ack_default: &'static str,
     /// Distributions of durations that samples carry, by name: upper bounds in microseconds, without the last, open one.
     latencies: Vec<(&'static str, Vec<u64>)>,
-    samples_max: usize,
+    /// How far back the samples go that a viewer is given at first.
+    history_seconds: u64,
     /// Whether events are added up.
     analytics: bool,
     events_minutes: i64,
@@ -60,9 +63,9 @@ pub struct Sample<'a> {
     received: u64,
     accepted: u64,
     refused: u64,
-    /// Requests that bring messages in, by outcome as in `ingest_requests_total`. Who is turned away before its message
-    /// was looked at, because its level cannot be had, is here alone.
-    requests: BTreeMap<&'static str, u64>,
+    /// Requests that were turned away, by kind. Who is turned away before its message was looked at, because its level
+    /// cannot be had, is here alone.
+    refusals: BTreeMap<&'static str, u64>,
     processed: u64,
     errors: u64,
     /// Of the accepted, in the cores' queues now.
@@ -101,6 +104,7 @@ pub struct Sink<'a> {
 /// How things are; of the present alone, and not kept.
 #[derive(Debug, Serialize)]
 pub struct Present {
+    verdict: Verdict,
     draining: bool,
     /// By the name of a sink.
     states: BTreeMap<String, State>,
@@ -147,20 +151,33 @@ pub fn hello(live: &Live) -> Hello<'_> {
         queue_capacity: live.house.queue_capacity,
         ack_default: behind.delivery.ack_default.name(),
         latencies,
-        samples_max: SAMPLES_MAX,
+        history_seconds: HISTORY_SECONDS,
         analytics: behind.analyses(),
         events_minutes: events_seen::MINUTES,
     }
 }
 
-/// Reads the process now.
-pub fn take(live: &Live) -> (Sample<'_>, Present) {
-    let stats = live.house.behind.log.as_ref().map(Log::stat).unwrap_or_default();
-    (sample(&live.house, &stats), present(live, &stats))
+/// Reads the process now, for the last seconds' numbers too; how things are, only if somebody is to see it.
+pub fn take<'a>(live: &'a Live, recent: &mut Recent, is_watched: bool) -> (Sample<'a>, Option<Present>) {
+    let house = &live.house;
+    let stats = house.behind.log.as_ref().map(Log::stat).unwrap_or_default();
+    let (totals, requests) = (house.totals(), Requests::of(house));
+    let engine: Snapshot = house.cores.iter().map(|core| core.engine.snapshot()).sum();
+    recent.push(Moment {
+        taken: totals.accepted + totals.duplicates,
+        refused: totals.refused,
+        full: engine.refused_full,
+        budget: engine.refused_budget,
+        unavailable: requests.unavailable,
+        finished: totals.processed + totals.errors,
+        waiting: totals.waiting,
+    });
+    let present = is_watched.then(|| present(live, &stats, recent));
+    (sample(house, &stats, &totals, &requests), present)
 }
 
-fn sample<'a>(house: &'a House, stats: &[ShardStat]) -> Sample<'a> {
-    let (totals, behind) = (house.totals(), &house.behind);
+fn sample<'a>(house: &'a House, stats: &[ShardStat], totals: &Totals, requests: &Requests) -> Sample<'a> {
+    let behind = &house.behind;
     let mut cores = Cores::default();
     let mut answers = vec![0; ANSWER_BOUNDS_US.len() + 1];
     for core in &house.cores {
@@ -187,7 +204,7 @@ fn sample<'a>(house: &'a House, stats: &[ShardStat]) -> Sample<'a> {
         received: totals.received,
         accepted: totals.accepted,
         refused: totals.refused,
-        requests: ingest_requests(house).iter().map(|(status, taken)| (*status, taken.count())).collect(),
+        refusals: requests.by_kind(),
         processed: totals.processed,
         errors: totals.errors,
         queued: cores.queued.iter().sum(),
@@ -230,7 +247,7 @@ fn shortened(reason: Option<String>) -> Option<String> {
     reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
 }
 
-fn present(live: &Live, stats: &[ShardStat]) -> Present {
+fn present(live: &Live, stats: &[ShardStat], recent: &Recent) -> Present {
     let (house, behind) = (&live.house, &live.house.behind);
     let mut states = BTreeMap::new();
     let mut say = |name: &str, state: &'static str, reason: Option<String>| {
@@ -259,7 +276,11 @@ fn present(live: &Live, stats: &[ShardStat]) -> Present {
         say(broker.provider.name(), state, status.trouble());
     }
     if behind.delivery.consume {
-        say("workers", "working", None);
+        match (house.workers(), recent.standing_still()) {
+            (Condition::Unhealthy(why), _) => say("workers", "nothing to read from", Some(why)),
+            (_, Some(waiting)) => say("workers", recent.working(), Some(format!("{waiting} messages wait"))),
+            (_, None) => say("workers", recent.working(), None),
+        }
     }
     let levels = AckLevel::ALL.map(|level| {
         let unreachable = &behind.delivery.unreachable[level as usize];
@@ -270,8 +291,14 @@ fn present(live: &Live, stats: &[ShardStat]) -> Present {
         };
         Level { name: level.name(), state, reason: shortened(reason) }
     });
+    let refused_level = levels.iter().find(|level| level.state == "refused now");
+    let reason = refused_level.and_then(|level| level.reason.as_deref());
+    let mut verdict =
+        verdict::judge(house.is_draining(), &house.intake(), &behind.lost_threads(), reason, recent);
+    verdict.reason = shortened(verdict.reason);
     let now_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
     Present {
+        verdict,
         draining: house.is_draining(),
         states,
         levels: levels.into(),

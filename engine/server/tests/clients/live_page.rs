@@ -160,7 +160,7 @@ fn the_stream_counts_what_was_sent_over_both_versions_of_http() {
         let (id, after) = watching.until("sample", |sample| sample["processed"] == sent);
         assert_eq!((&after["accepted"], &after["received"]), (&sent.into(), &sent.into()));
         assert_eq!((&after["refused"], &after["queued"]), (&0.into(), &0.into()));
-        assert_eq!(after["requests"]["bad_request"], 0);
+        assert_eq!(after["refusals"]["invalid"], 0);
         let gained = |of: &str| sum(&after["latencies"][of]) - sum(&before["latencies"][of]);
         assert!(gained("answer") >= 5, "{before} {after}");
         let (_, present) = watching
@@ -186,12 +186,14 @@ fn a_log_shows_as_a_sink_with_its_lag() {
     send_messages(&server, 3);
     server.settled();
     let Some(watching) = Watching::start(&server, &[]) else { return };
-    let (_, sample) = watching.until("sample", |_| true);
+    // What was read while the messages were on their way comes first.
+    let (_, sample) = watching.until("sample", |sample| sample["processed"] == 3);
     let names: Vec<&str> =
         sample["sinks"].as_array().unwrap().iter().map(|sink| sink["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["log", "workers"]);
     assert_eq!((&sample["sinks"][0]["done"], &sample["sinks"][1]["done"]), (&3.into(), &3.into()));
     assert_eq!(sample["sinks"][1]["lag"], 0);
+    watching.until("present", |present| present["states"]["workers"]["state"] == "idle");
     assert!(sum(&sample["latencies"]["log"]) >= 1, "{sample}");
     let (_, present) = watching.until("present", |_| true);
     assert_eq!(
@@ -342,7 +344,9 @@ fn a_browser_shows_what_was_sent_at_400_and_at_1280_pixels() {
         {"type": "EVENT_TYPE_TRANSACTION", "property": "plan", "value": "paid"},
     ]);
     let texts = json!({"accepted-total": "22", "processed-total": "22", "event-types": "EVENT_TYPE_USER"});
-    let plan = json!({"texts": texts, "funnel": steps, "ending": true});
+    let plan = json!({
+        "verdict": "good", "texts": texts, "funnel": steps, "unknown": "EVENT_TYPE_USRE", "ending": true,
+    });
     let Some(mut browser) = Browser::start(&server, plan) else { return };
     let hour = |offset: i64| {
         let at = std::time::SystemTime::now();
@@ -361,6 +365,10 @@ fn a_browser_shows_what_was_sent_at_400_and_at_1280_pixels() {
     for report in browser.looks() {
         assert_eq!(report["start"], false);
         assert_eq!(report["types"], json!([["EVENT_TYPE_USER", "6"], ["EVENT_TYPE_TRANSACTION", "3"]]));
+        assert_eq!((&report["status"], &report["reason"]), (&"good".into(), &"".into()));
+        assert_eq!(report["workers"], json!(["idle"]));
+        let types = ["EVENT_TYPE_USER", "EVENT_TYPE_TRANSACTION"];
+        assert_eq!(report["offered"], json!({"types": types, "chosen": types[0]}));
         assert_eq!(report["funnel"], json!({"users": ["6 users", "3 users"], "overall": "50 %"}));
     }
     server.signal(Signal::TERM);
@@ -384,8 +392,70 @@ fn who_is_turned_away_because_a_broker_is_away_is_counted_and_the_sink_says_why(
     let Some(watching) = Watching::start(&server, &[]) else { return };
     watching.until("present", |present| present["levels"][2]["state"] == "refused now");
     assert_eq!(post_json(server.gateway(), "/ingest", r#"{"data":"x"}"#).status, 503);
-    watching.until("sample", |sample| sample["requests"]["service_unavailable"] == 1);
+    watching.until("sample", |sample| sample["refusals"]["unavailable"] == 1);
+    watching.until("present", |present| {
+        let verdict = &present["verdict"];
+        verdict["state"] == "refusing" && verdict["reason"].as_str().is_some_and(|why| why.contains("nats"))
+    });
     let (_, present) =
         watching.until("present", |present| present["states"]["nats"]["state"] == "out of reach");
     assert!(present["states"]["nats"]["reason"].as_str().is_some(), "{present}");
+}
+
+#[test]
+fn a_server_that_turns_requests_away_says_so_at_the_top() {
+    // A broker that is never there: whoever asks for `queued` is served until the queue is full.
+    let server = Start::new()
+        .set("queue.type=nats")
+        .set("nats.url=nats://127.0.0.1:1")
+        .set("queue.size=8")
+        .set("ack.default=queued")
+        .run();
+    let Some(watching) = Watching::start(&server, &[]) else { return };
+    let verdict = |state: &str, why: &str| {
+        let (_, present) = watching.until("present", |present| present["verdict"]["state"] == state);
+        let reason = present["verdict"]["reason"].as_str().unwrap();
+        assert!(reason.contains(why), "{reason}");
+    };
+    verdict("degraded", "nats: ");
+    let overload = || {
+        let statuses: Vec<u16> =
+            (0..40).map(|_| post_json(server.gateway(), "/ingest", r#"{"data":"x"}"#).status).collect();
+        assert!(statuses.iter().filter(|status| **status == 503).count() >= 30, "{statuses:?}");
+    };
+    overload();
+    verdict("refusing", "queue.size");
+    watching.until("present", |present| present["states"]["workers"]["state"] == "nothing to read from");
+    overload();
+    if let Some(mut browser) = Browser::start(&server, json!({"verdict": "refusing"})) {
+        for report in browser.looks() {
+            assert_eq!(report["status"], "refusing");
+            assert!(report["charts"].as_array().unwrap().contains(&"unavailable".into()), "{report}");
+            assert!(report["reason"].as_str().unwrap().contains("queue.size"), "{report}");
+            overload();
+        }
+        browser.end();
+    }
+    // It is of the last seconds: when nobody sends any more, what is left is the broker.
+    verdict("degraded", "nats: ");
+}
+
+#[test]
+fn what_happened_before_anybody_watched_is_in_the_history() {
+    let server = Server::start();
+    let number = |id: &str| id.split_once('-').unwrap().1.parse::<u64>().unwrap();
+    // Whoever comes knows from the first sample's number and time that it was read without a viewer.
+    send_messages(&server, 3);
+    let before = Instant::now();
+    eventually("a second has passed in which nobody watched", || {
+        (before.elapsed().as_millis() > 1_500).then_some(())
+    });
+    let opened_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let Some(watching) = Watching::start(&server, &[]) else { return };
+    let (_, hello) = watching.until("hello", |_| true);
+    assert_eq!(hello["history_seconds"], 3600);
+    let (id, sample) = watching.until("sample", |sample| sample["processed"] == 3);
+    assert!(number(&id) >= 1 && u128::from(sample["at_ms"].as_u64().unwrap()) < opened_ms, "{sample}");
+    // The page names what a sample may be large.
+    assert!(sample.to_string().len() < 2_000, "{} bytes", sample.to_string().len());
 }

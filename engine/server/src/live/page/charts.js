@@ -1,7 +1,7 @@
-// Line charts over the last five minutes, in the page's colours.
+// Line charts over the time that is shown, in the page's colours.
 
 import { element } from "./format.js";
-import { WINDOW_SECONDS } from "./history.js";
+import { shown } from "./history.js";
 
 /** The colours of this moment, light or dark, from the style sheet. */
 export function palette() {
@@ -38,12 +38,12 @@ export const timeAxis = (colours) =>
   axis(colours, {
     space: 50,
     size: 30,
-    incrs: [30, 60, 120, 300],
+    incrs: [30, 60, 120, 300, 600, 900],
     values: (_, times) => times.map((time) => (time % 60 ? "" : clock(time).slice(0, 5))),
   });
 
-/** The last five minutes, whether there is something to see in all of them or not. */
-export const timeScale = { time: true, range: (_, __, latest) => [latest - WINDOW_SECONDS, latest] };
+/** The time that is shown, whether there is something to see in all of them or not. */
+export const timeScale = { time: true, range: (_, __, latest) => [latest - shown.seconds, latest] };
 
 /** A chart that is as wide as its place, and is made anew when its place or the colours change. */
 export class Chart {

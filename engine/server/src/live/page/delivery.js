@@ -3,7 +3,8 @@
 import { Lines } from "./charts.js";
 import { byId, count, element, fill, say, short } from "./format.js";
 
-const BAD = ["out of reach", "failed", "full"];
+const BAD = ["out of reach", "failed", "full", "standing still", "nothing to read from"];
+const RESTING = ["idle"];
 const MARKS = { honoured: "✓", "refused now": "✗", "not with these settings": "–" };
 
 export class Delivery {
@@ -22,7 +23,11 @@ export class Delivery {
       sink.in_flight === null ? "–" : count(sink.in_flight),
       sink.lag === null ? "–" : count(sink.lag),
     ]));
-    sinks.forEach((sink, at) => body.rows[at].classList.toggle("bad", BAD.includes(states[sink.name]?.state)));
+    sinks.forEach((sink, at) => {
+      const state = states[sink.name]?.state;
+      body.rows[at].classList.toggle("bad", BAD.includes(state));
+      body.rows[at].classList.toggle("resting", RESTING.includes(state));
+    });
     const lagging = sinks.filter((sink) => sink.lag !== null);
     byId("lag").hidden = lagging.length === 0;
     if (lagging.length) {

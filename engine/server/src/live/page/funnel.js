@@ -65,6 +65,7 @@ export class Funnel {
     const complain = (text) => {
       say(byId("funnel-trouble"), text);
       byId("funnel-result").replaceChildren();
+      byId("funnel-unknown").replaceChildren();
     };
     const request = this.#request();
     const empty = request.steps.findIndex((step) => !step.name);
@@ -81,10 +82,33 @@ export class Funnel {
         return;
       }
       say(byId("funnel-trouble"), "");
-      this.#show(await response.json());
+      const result = await response.json();
+      this.#show(result);
+      this.#offer(request, result);
     } catch {
       complain("The server could not be reached.");
     }
+  }
+
+  /** A type that nobody took and that is not among those seen is likely a slip: the known ones are offered. */
+  #offer(request, { steps }) {
+    const known = [...byId("known-types").options].map((option) => option.value);
+    const unknown = request.steps.findIndex(({ event_type: type }, at) => type && !known.includes(type) && !Number(steps[at].users));
+    const place = byId("funnel-unknown");
+    place.replaceChildren();
+    if (unknown < 0) return;
+    const type = request.steps[unknown].event_type;
+    const offers = known.map((name) => {
+      const button = element("button", { type: "button" }, name);
+      button.addEventListener("click", () => {
+        byId(`type-${unknown + 1}`).value = name;
+        this.#ask();
+      });
+      return button;
+    });
+    place.append(
+      element("p", { class: "trouble" }, `No event of the type “${type}” (step ${unknown + 1}) has come in the last hour. ${offers.length ? "These have; choose one:" : "No other has either."}`),
+      element("div", { class: "row" }, ...offers));
   }
 
   #show({ steps, overallConversionRate }) {

@@ -47,22 +47,23 @@ export class Latency {
     this.#history = history;
     const bounds = this.#bounds[this.#of];
     if (!bounds) return;
-    const cells = history.spans.map((span) => this.#gained(span));
-    const five = this.#sum(cells);
-    const now = history.spans.at(-1)?.at ?? 0;
-    const minute = this.#sum(cells.filter((_, at) => history.spans[at].at > now - 60));
-    const total = five.reduce((sum, number) => sum + number, 0);
+    const spans = history.spans;
+    const cells = spans.map((span) => this.#gained(span));
+    const all = this.#sum(cells);
+    const now = spans.at(-1)?.at ?? 0;
+    const minute = this.#sum(cells.filter((_, at) => spans[at].at > now - 60));
+    const total = all.reduce((sum, number) => sum + number, 0);
     say(byId("latency-summary"), this.#summary(minute));
     const bound = (at) => (at < bounds.length ? duration(bounds[at]) : `over ${duration(bounds.at(-1))}`);
-    const used = five.map((_, at) => at).filter((at) => five[at] > 0);
-    fill(byId("latency-rows"), used.map((at) => [bound(at), count(minute[at]), count(five[at])]));
+    const used = all.map((_, at) => at).filter((at) => all[at] > 0);
+    fill(byId("latency-rows"), used.map((at) => [bound(at), count(minute[at]), count(all[at])]));
     const [low, high] = used.length ? [used[0], used.at(-1) + 1] : [0, ROWS_MIN];
     const missing = Math.max(0, ROWS_MIN - (high - low));
-    const top = Math.min(five.length, high + Math.ceil(missing / 2));
+    const top = Math.min(all.length, high + Math.ceil(missing / 2));
     this.#rows = [Math.max(0, Math.min(low - Math.floor(missing / 2), top - ROWS_MIN)), top];
     this.#chart ??= new Chart(byId("latency"), (colours) => this.#options(colours));
     const times = total ? history.times() : [];
-    this.#chart.show([times, times.map(() => null)], "Nothing was measured in the last five minutes.");
+    this.#chart.show([times, times.map(() => null)], "Nothing was measured in the time shown.");
   }
 
   /** What a span added to each bucket. */

@@ -6,7 +6,7 @@ import { showEvents } from "./events.js";
 import { Feed, key } from "./feed.js";
 import { byId, bytes, count, fill, say, short, span } from "./format.js";
 import { Funnel } from "./funnel.js";
-import { History } from "./history.js";
+import { History, shown } from "./history.js";
 import { Latency } from "./latency.js";
 
 const NOTHING = "Nothing was read yet.";
@@ -14,6 +14,7 @@ const history = new History();
 const latency = new Latency();
 const delivery = new Delivery();
 const throughput = new Lines(byId("throughput"), short);
+const refusals = new Lines(byId("refusals"), short);
 const queue = new Lines(byId("queue"), short);
 let hello = null;
 let present = null;
@@ -39,20 +40,22 @@ function show() {
   throughput.show(history.times(), coreLines(cores), NOTHING);
   fill(byId("cores"), latest.cores.accepted.map((accepted, core) =>
     [String(core), short(cores[core].at(-1)), count(accepted), count(latest.cores.queued[core])]));
+  const kinds = Object.keys(latest.refusals).filter((kind) => kind === "unavailable" || latest.refusals[kind] > 0);
+  refusals.show(history.times(), kinds.map((kind) => ({ name: kind, values: history.rates((sample) => sample.refusals[kind]) })), NOTHING);
   latency.show(history);
   const depths = history.levels((sample) => sample.queued);
   queue.show(history.times(), [{ name: "messages", values: depths }], NOTHING);
-  say(byId("queue-summary"), `Now ${count(latest.queued)}, at most ${count(Math.max(latest.queued, ...depths))} when it was read in the last five minutes; ${count(hello.queue_capacity)} fit.`);
+  say(byId("queue-summary"), `Now ${count(latest.queued)}, at most ${count(Math.max(latest.queued, ...depths))} when it was read in the time shown; ${count(hello.queue_capacity)} fit.`);
   delivery.showSinks(history, present);
   if (present) {
     delivery.showLevels(present, hello.ack_default);
     showEvents(present.events, hello.events_minutes);
   }
-  byId("start").hidden = latest.received + unavailable(latest) + invalid(latest) > 0;
+  byId("start").hidden = latest.received + turnedAway(latest) > 0;
 }
 
-const unavailable = ({ requests }) => requests.service_unavailable;
-const invalid = ({ requests }) => requests.bad_request + requests.method_not_allowed;
+const unavailable = ({ refusals }) => refusals.unavailable;
+const turnedAway = ({ refusals }) => Object.values(refusals).reduce((sum, number) => sum + number, 0);
 
 function tiles(latest) {
   for (const name of ["accepted", "processed"]) {
@@ -60,9 +63,9 @@ function tiles(latest) {
     say(byId(`${name}-total`), count(latest[name]));
   }
   say(byId("errors-total"), count(latest.errors));
-  say(byId("refused-rate"), short(history.rateNow((sample) => unavailable(sample) + invalid(sample))));
+  say(byId("refused-rate"), short(history.rateNow(turnedAway)));
   say(byId("unavailable-total"), count(unavailable(latest)));
-  say(byId("invalid-total"), count(invalid(latest)));
+  say(byId("callers-total"), count(turnedAway(latest) - unavailable(latest)));
   say(byId("queued"), short(latest.queued));
   say(byId("queue-capacity"), count(hello.queue_capacity));
   say(byId("connections"), count(latest.connections));
@@ -78,22 +81,31 @@ const feed = new Feed({
       // Another run counts from zero: its numbers have nothing to do with those before.
       if (hello && hello.run !== data.run) history.clear();
       hello = data;
+      history.know(data.history_seconds);
       latency.know(data.latencies);
       commands();
     }
     if (name === "sample") {
       history.add(data);
       arrived = performance.now();
-      state("live", "live");
     }
-    if (name === "present") present = data;
+    if (name === "present") {
+      present = data;
+      state("live", data.verdict.state, data.verdict);
+    }
     refresh();
   },
   state,
 });
 
-function state(name, text) {
+/** What stands at the top: the server's verdict on itself, or why there is none. */
+function state(name, text, verdict) {
   const status = byId("status");
+  const reason = byId("reason");
+  say(reason, verdict?.reason ?? "");
+  reason.hidden = !verdict?.reason;
+  for (const place of [status, reason]) place.dataset.verdict = verdict?.state ?? "";
+  document.title = verdict && verdict.state !== "good" ? `${verdict.state}: Tidegate` : "Tidegate";
   if (name === "locked") say(byId("key-trouble"), text);
   say(status, { locked: "asks for a key", ending: `${text}: reconnecting when it is back` }[name] ?? text);
   status.dataset.state = name;
@@ -128,5 +140,10 @@ for (const button of document.querySelectorAll("[data-copies]")) {
     setTimeout(() => (button.firstChild.data = "Copy"), 2000);
   });
 }
+
+byId("window").addEventListener("change", (event) => {
+  shown.seconds = Number(event.target.value);
+  refresh();
+});
 
 feed.run();
