@@ -8,7 +8,7 @@ use std::{
 };
 
 use engine_analytics::{
-    Bucket, Counted, DAY_MS, Filter, Found, MINUTE_MS, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
+    Bucket, Counted, DAY_MS, Filter, Found, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
     sessions_begun,
 };
 use prost::Message;
