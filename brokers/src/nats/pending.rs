@@ -33,8 +33,8 @@ pub(super) struct Pending {
     sealed: Option<(HeaderMap, Bytes)>,
     /// An earlier run can have sent all of it.
     pub(super) may_be_there: bool,
-    /// A part of a pack that was refused.
-    pub(super) is_piece: bool,
+    /// Nothing else is in flight with it: a part of a pack that was refused, or a pack that may be.
+    pub(super) goes_alone: bool,
     pub(super) first_sent: Option<Instant>,
     pub(super) sent: Option<Instant>,
     pub(super) attempts: u32,
@@ -56,7 +56,7 @@ impl Pending {
             payload: BytesMut::new(),
             sealed: None,
             may_be_there: true,
-            is_piece: false,
+            goes_alone: false,
             first_sent: None,
             sent: None,
             attempts: 0,
@@ -77,6 +77,11 @@ impl Pending {
     /// Its records.
     pub(super) fn len(&self) -> usize {
         self.parts.len()
+    }
+
+    /// Bytes of its payload.
+    pub(super) fn bytes(&self) -> usize {
+        self.sealed.as_ref().map_or(self.payload.len(), |(_, payload)| payload.len())
     }
 
     /// Takes the tags of its records.
@@ -129,7 +134,7 @@ impl Pending {
         format!("pack-{:016x}{:016x}", digest[0].finish(), digest[1].finish())
     }
 
-    /// Takes a pack that was refused, and so is not stored, apart into two, in order. A record that is alone then has its
+    /// Takes a pack that is not stored apart into two, in order. A record that is alone then has its
     /// own name and headers, as if it had never been in a pack.
     pub(super) fn halve(mut self) -> [Self; 2] {
         let (_, payload) = self.seal();
@@ -138,7 +143,7 @@ impl Pending {
         [self.parts, second].map(|parts| {
             let begin = from;
             let mut piece = Self::empty(HeaderMap::new(), 0);
-            piece.is_piece = true;
+            piece.goes_alone = true;
             piece.may_be_there = parts.iter().all(|part| part.name.may_be_there);
             for part in &parts {
                 from += part.bytes + 1;

@@ -154,10 +154,15 @@ impl Session {
         self.link.connected.load(Ordering::Acquire) && self.found.ready.load(Ordering::Acquire)
     }
 
-    /// Most bytes of a pack's payload.
+    /// Most bytes of a new pack's payload.
     fn pack_bytes_max(&self) -> usize {
-        let message = self.found.message_bytes_max.load(Ordering::Acquire).saturating_sub(PACK_HEAD_BYTES);
-        PACK_BYTES_MAX.min(self.client.max_payload() / 2).min(message)
+        PACK_BYTES_MAX.min(self.client.max_payload() / 2).min(self.payload_bytes_max())
+    }
+
+    /// Most bytes of a pack's payload that the server and the stream take, as far as is known.
+    fn payload_bytes_max(&self) -> usize {
+        let stream = self.found.message_bytes_max.load(Ordering::Acquire);
+        stream.min(self.client.max_payload()).saturating_sub(PACK_HEAD_BYTES)
     }
 }
 
@@ -340,12 +345,17 @@ impl NatsPublisher {
             "NATS refused a pack for one of its records ({reason}); it is sent again in halves"
         );
         self.status.retries.fetch_add(1, Ordering::Relaxed);
-        if let Some(refused) = self.pending.remove(place) {
-            let [one, other] = refused.halve();
+        self.halve(place);
+        Err(Leave::AtOnce)
+    }
+
+    /// Takes the pack at this place apart; it is not in flight, or its connection is left.
+    fn halve(&mut self, place: usize) {
+        if let Some(pack) = self.pending.remove(place) {
+            let [one, other] = pack.halve();
             self.pending.insert(place, other);
             self.pending.insert(place, one);
         }
-        Err(Leave::AtOnce)
     }
 
     /// Sends what is to be sent.
@@ -354,13 +364,21 @@ impl NatsPublisher {
             return Ok(());
         }
         let last_sent = self.unsent.checked_sub(1).and_then(|place| self.pending.get(place));
-        let mut after_piece = last_sent.is_some_and(|pending| pending.is_piece);
+        let mut after_one_alone = last_sent.is_some_and(|pending| pending.goes_alone);
         while let Some(pending) = self.pending.get_mut(self.unsent) {
-            // Of a pack that was refused each piece is sent alone: nothing behind is stored before it.
-            if self.unsent > 0 && (self.careful || pending.is_piece || after_piece) {
+            // The limit is lower than it was when this was packed. What may be stored is sent as it was, to be recognised.
+            if pending.len() > 1 && pending.bytes() > session.payload_bytes_max() {
+                if pending.attempts == 0 && !pending.may_be_there {
+                    self.halve(self.unsent);
+                    continue;
+                }
+                pending.goes_alone = true;
+            }
+            // Nothing behind one that may be refused is stored before it.
+            if self.unsent > 0 && (self.careful || pending.goes_alone || after_one_alone) {
                 break;
             }
-            after_piece = pending.is_piece;
+            after_one_alone = pending.goes_alone;
             let place = self.unsent;
             self.unsent += 1;
             if pending.done {

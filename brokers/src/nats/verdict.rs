@@ -68,7 +68,7 @@ pub(super) fn verdict(code: u64, description: &str) -> (Verdict, &'static str) {
     known.map_or((Verdict::Server, "look at the server's log"), |row| (row.verdict, row.mend))
 }
 
-/// `ErrMsgTooLarge` of the store, as servers since 2.15 and before spell it.
+/// `ErrMsgTooLarge` of the store (nats-server `server/store.go`): 2.12 has mended the spelling of 2.11 and before.
 fn is_too_large(description: &str) -> bool {
     ["message too large", "message to large"].iter().any(|said| description.contains(said))
 }

@@ -220,6 +220,21 @@ fn of_a_pack_that_is_too_large_only_the_record_that_is_too_large_alone_is_a_dead
 }
 
 #[test]
+fn packs_that_were_made_under_a_higher_limit_are_taken_apart_before_they_are_sent() {
+    let Some(broker) = Broker::start() else { return };
+    broker.make_stream(config());
+    let mut publisher = broker.publisher(64);
+    // The last pack would fit, and would be stored before those that do not.
+    offer(&mut publisher, 0..200, |number| if number == 77 { 3000 } else { 100 });
+    broker.change_stream(Config { max_message_size: 2000, ..config() });
+    publisher.go_back(Leave::AtOnce);
+    let outcomes = decide(&mut publisher);
+    assert_eq!(refused(&outcomes), [(77, "10054")]);
+    assert_eq!(broker.stored_numbers(), (0..200).filter(|number| *number != 77).collect::<Vec<_>>());
+    assert_eq!(publisher.status.retries.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn packs_are_kept_below_the_streams_limit() {
     let Some(broker) = Broker::start() else { return };
     broker.make_stream(Config { max_message_size: 2000, ..config() });

@@ -23,6 +23,8 @@ struct Told {
     /// A record that is refused with this, whatever it is packed with.
     unwanted: Option<(u64, u64, &'static str)>,
     stored: Vec<(String, Vec<u64>)>,
+    /// Said to be the stream's `max_msg_size`.
+    limit: Option<u32>,
     /// How often each record was refused.
     refusals: HashMap<u64, u32>,
 }
@@ -54,7 +56,7 @@ impl StandIn {
                         let answer = if message.subject.as_str() == SUBJECT {
                             shared.lock().answer(&message)
                         } else {
-                            Some(info())
+                            Some(info(shared.lock().limit))
                         };
                         if let (Some(answer), Some(reply)) = (answer, message.reply) {
                             client.publish(reply, answer.to_string().into()).await.unwrap();
@@ -117,13 +119,14 @@ impl Told {
     }
 }
 
-fn info() -> serde_json::Value {
+fn info(limit: Option<u32>) -> serde_json::Value {
+    let limit = limit.map_or(-1, i64::from);
     json!({
         "type": "io.nats.jetstream.api.v1.stream_info_response",
         "config": {
             "name": STREAM, "subjects": ["tests.*"], "retention": "workqueue", "discard": "new", "storage": "file",
             "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msgs_per_subject": -1,
-            "max_msg_size": -1, "num_replicas": 1, "duplicate_window": 120_000_000_000_u64,
+            "max_msg_size": limit, "num_replicas": 1, "duplicate_window": 120_000_000_000_u64,
         },
         "created": "2026-01-01T00:00:00Z",
         "state": {
@@ -214,4 +217,17 @@ fn a_piece_whose_acknowledgement_is_lost_is_stored_once() {
         assert_eq!(refused(&outcomes), []);
         assert_eq!(stand_in.numbers(), (0..records).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_pack_that_may_be_stored_is_not_taken_apart_because_the_limit_is_lower_now() {
+    let Some(broker) = Broker::start_with(false) else { return };
+    let stand_in = StandIn::start(&broker);
+    stand_in.tell([Answer::TakeInSilence]);
+    let mut publisher = broker.publisher_with(16, Duration::from_millis(500));
+    stand_in.told.lock().limit = Some(1000);
+    offer(&mut publisher, 0..16, |_| 100);
+    let outcomes = decide(&mut publisher);
+    assert_eq!(refused(&outcomes), []);
+    assert_eq!(stand_in.numbers(), (0..16).collect::<Vec<_>>());
 }
