@@ -469,6 +469,19 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
     for (number, core) in house.cores.iter().enumerate() {
         per_core.add_count(&[("core", &number.to_string())], core.engine.snapshot().processed);
     }
+    let mut busy = Family::gauge(
+        "tidegate_core_busy_ratio",
+        "Part of the last second in which each core's thread had a processor, 0 to 1.",
+    );
+    let mut cpu = Family::counter(
+        "tidegate_core_cpu_seconds_total",
+        "Processor time of each core's thread, in seconds.",
+    );
+    for (number, core) in house.cores.iter().enumerate() {
+        let number = number.to_string();
+        busy = busy.level(&[("core", &number)], core.front.busy());
+        cpu.add_amount(&[("core", &number)], core.front.cpu().as_secs_f64());
+    }
     let totals = house.totals();
     let messages = Family::counter(
         "tidegate_messages_total",
@@ -509,6 +522,8 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
             messages,
             pending,
             per_core,
+            busy,
+            cpu,
             limits,
         ]
         .into_iter()

@@ -361,3 +361,25 @@ fn rpcs_of_the_cold_lane_are_counted_by_code_and_made_up_ones_are_not() {
     ];
     assert_eq!(counted, expected);
 }
+
+#[test]
+fn a_core_that_works_is_busier_than_one_that_waits() {
+    let server = Server::start();
+    let sum = |name: &str| -> f64 {
+        let page = scrape(&server);
+        let of_it =
+            page.samples.iter().filter(|((known, labels), _)| known == name && labels.contains_key("core"));
+        of_it.map(|(_, value)| value).sum()
+    };
+    let cpu = "tidegate_core_cpu_seconds_total";
+    let start = eventually("the first second is over", || Some(sum(cpu)).filter(|seconds| *seconds > 0.0));
+    let busy = "tidegate_core_busy_ratio";
+    eventually("a second without work", || Some(sum(busy)).filter(|ratio| *ratio < 0.1));
+    // Until a second has been worked through.
+    eventually("a busy second is told", || {
+        (0..200).for_each(|_| {
+            assert_eq!(post_json(server.gateway(), "/ingest", r#"{"source":"s","data":"d"}"#).status, 200)
+        });
+        Some(()).filter(|()| sum(busy) > 0.1 && sum(cpu) > start)
+    });
+}
