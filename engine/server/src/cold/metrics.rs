@@ -57,10 +57,37 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     own(house, &mut families);
     producer(house, &mut families);
     events_metrics::append(house, &mut families);
+    own_names(&mut families);
     families.extend(ProcessCollector::for_self().collect());
     let mut text = Vec::new();
     encoder.encode(&families, &mut text)?;
     Ok((encoder.format_type().to_owned(), text))
+}
+
+/// The names of the older dashboards that other programs have as well.
+const GENERIC: [&str; 9] = [
+    "messages_processed_total",
+    "worker_pool_active",
+    "queue_current_size",
+    "queue_size",
+    "queue_capacity",
+    "system_health_status",
+    "http_requests_total",
+    "http_request_duration_seconds",
+    "grpc_server_handled_total",
+];
+
+/// Gives what has a name of [`GENERIC`] one of ours beside it, for where several programs' metrics meet.
+fn own_names(families: &mut Vec<MetricFamily>) {
+    let generic = families.iter().filter(|family| GENERIC.contains(&family.name()));
+    let own: Vec<MetricFamily> = generic
+        .map(|family| {
+            let mut own = family.clone();
+            own.set_name(format!("tidegate_{}", family.name()));
+            own
+        })
+        .collect();
+    families.extend(own);
 }
 
 /// The `status` label of ingest for an outcome of a hot route.
