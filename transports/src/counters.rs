@@ -6,6 +6,7 @@
 use std::{
     cell::RefCell,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
 use crate::{
@@ -140,6 +141,10 @@ pub struct FrontCounters {
     answering: Box<[AtomicU64]>,
     tallies: Box<[AtomicU64]>,
     causes: Box<[AtomicU64]>,
+    /// Nanoseconds of processor time that the thread has taken.
+    cpu_ns: AtomicU64,
+    /// Of the last second, the millionths that it took.
+    busy_millionths: AtomicU64,
 }
 
 fn cells(count: usize) -> Box<[AtomicU64]> {
@@ -159,6 +164,8 @@ impl Default for FrontCounters {
             answering: cells(ANSWER_BUCKETS),
             tallies: cells(Tally::ALL.len()),
             causes: cells(Cause::ALL.len()),
+            cpu_ns: AtomicU64::new(0),
+            busy_millionths: AtomicU64::new(0),
         }
     }
 }
@@ -196,6 +203,25 @@ impl FrontCounters {
     /// Counts one hit of a limit; to be called by the owning core alone.
     pub(crate) fn hit(&self, cause: Cause) {
         add(&self.causes[cause as usize], 1);
+    }
+
+    /// Notes the processor time that the thread has taken since its start, of which `taken` in the last `passed`; to be called
+    /// by the owning core alone, once a second.
+    pub(crate) fn note_cpu(&self, whole: Duration, taken: Duration, passed: Duration) {
+        let ratio = taken.as_secs_f64() / passed.as_secs_f64().max(1e-9);
+        self.cpu_ns.store(u64::try_from(whole.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        // Two clocks are read one after the other: a busy second may come out a little above itself.
+        self.busy_millionths.store((ratio.min(1.0) * 1e6) as u64, Relaxed);
+    }
+
+    /// Processor time that the core's thread has taken, as of its last second.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Relaxed))
+    }
+
+    /// The part of the last second in which the core's thread had a processor, 0 to 1.
+    pub fn busy(&self) -> f64 {
+        self.busy_millionths.load(Relaxed) as f64 / 1e6
     }
 
     /// A plain count.

@@ -18,10 +18,11 @@ use std::{
     },
     task::Poll,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine_core::{CounterReader, Doorbell, PartitionKey, Shard, SlabConfig, mesh};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 
 use crate::{
@@ -377,11 +378,20 @@ async fn work(core: Rc<Core>) {
     }
 }
 
-/// Once a second: the date, and the time limits of all connections.
+/// Processor time of this thread.
+fn thread_cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// Once a second: the date, how busy the core was, and the time limits of all connections.
 async fn sweep(core: Rc<Core>) {
+    let mut before = (Instant::now(), thread_cpu());
     loop {
         monoio::time::sleep(Duration::from_secs(1)).await;
         core.beat();
+        let now = (Instant::now(), thread_cpu());
+        core.counters.note_cpu(now.1, now.1.saturating_sub(before.1), now.0 - before.0);
+        before = now;
         core.refresh_date();
         core.expire_waiting();
         let now_ms = core.clock.now_ms();

@@ -22,12 +22,11 @@ impl Target {
     /// # Errors
     /// What is wrong with it, and what would be right.
     pub fn parse(url: &str) -> Result<Self, String> {
-        // A text with a user or a query is not quoted: it may hold a password or a token.
+        // What cannot be read is not quoted: whatever is in it may be a password or a token.
+        let wrong = |why: &str| format!("the URL {why}; write it as http://host:port");
         if url.contains(['@', '?']) {
-            let why = "has a user or a query, which mean nothing here";
-            return Err(format!("the URL {why}; write it as http://host:port"));
+            return Err(wrong("has a user or a query, which mean nothing here"));
         }
-        let wrong = |why: &str| format!("`{url}` {why}; write it as http://host:port");
         let uri: Uri = url.parse().map_err(|error| wrong(&format!("is no URL: {error}")))?;
         match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTP => {}
@@ -37,12 +36,18 @@ impl Target {
             _ => return Err(wrong("has no http:// in front")),
         }
         let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
+        // `http` takes any text for a port, and then knows of none.
+        let port =
+            match authority.as_str().strip_prefix(authority.host()).and_then(|port| port.strip_prefix(':')) {
+                None => 80,
+                Some(port) => port.parse().map_err(|_| wrong("has a port that is no number up to 65535"))?,
+            };
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
         let base = uri.path().trim_end_matches('/');
         let enqueue = format!("http://{authority}{base}/enqueue");
         let enqueue = enqueue.parse().map_err(|error| wrong(&format!("is no URL: {error}")))?;
         let shown = url.trim_end_matches('/').to_owned();
-        Ok(Self { host, port: authority.port_u16().unwrap_or(80), enqueue, shown })
+        Ok(Self { host, port, enqueue, shown })
     }
 }
 
@@ -89,6 +94,14 @@ mod tests {
             ("http//user:word@host", "user"),
             ("http://host/?a=b", "query"),
             ("", "URL"),
+            ("user:word", "http://"),
+            ("word", "http://"),
+            ("https://user:word", "TLS"),
+            ("http://user:word", "port"),
+            ("http://user:word/path", "port"),
+            ("http://host:99999", "port"),
+            ("http://[::1]:word", "URL"),
+            ("http://user:word word", "URL"),
         ] {
             let error = Target::parse(url).unwrap_err();
             assert!(error.contains(why) && error.contains("http://host:port"), "{url}: {error}");

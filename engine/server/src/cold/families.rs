@@ -55,9 +55,14 @@ impl Family {
 
     /// Adds a series of a counter.
     pub fn add_count(&mut self, labels: Labels<'_>, value: u64) {
+        self.add_amount(labels, value as f64);
+    }
+
+    /// Adds a series of a counter of what has parts, such as seconds.
+    pub fn add_amount(&mut self, labels: Labels<'_>, value: f64) {
         self.push(labels, |metric| {
             let mut counter = Counter::default();
-            counter.set_value(value as f64);
+            counter.set_value(value);
             metric.set_counter(counter);
         });
     }

@@ -57,10 +57,37 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     own(house, &mut families);
     producer(house, &mut families);
     events_metrics::append(house, &mut families);
+    own_names(&mut families);
     families.extend(ProcessCollector::for_self().collect());
     let mut text = Vec::new();
     encoder.encode(&families, &mut text)?;
     Ok((encoder.format_type().to_owned(), text))
+}
+
+/// The names of the older dashboards that other programs have as well.
+const GENERIC: [&str; 9] = [
+    "messages_processed_total",
+    "worker_pool_active",
+    "queue_current_size",
+    "queue_size",
+    "queue_capacity",
+    "system_health_status",
+    "http_requests_total",
+    "http_request_duration_seconds",
+    "grpc_server_handled_total",
+];
+
+/// Gives what has a name of [`GENERIC`] one of ours beside it, for where several programs' metrics meet.
+fn own_names(families: &mut Vec<MetricFamily>) {
+    let generic = families.iter().filter(|family| GENERIC.contains(&family.name()));
+    let own: Vec<MetricFamily> = generic
+        .map(|family| {
+            let mut own = family.clone();
+            own.set_name(format!("tidegate_{}", family.name()));
+            own
+        })
+        .collect();
+    families.extend(own);
 }
 
 /// The `status` label of ingest for an outcome of a hot route.
@@ -469,6 +496,19 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
     for (number, core) in house.cores.iter().enumerate() {
         per_core.add_count(&[("core", &number.to_string())], core.engine.snapshot().processed);
     }
+    let mut busy = Family::gauge(
+        "tidegate_core_busy_ratio",
+        "Part of the last second in which each core's thread had a processor, 0 to 1.",
+    );
+    let mut cpu = Family::counter(
+        "tidegate_core_cpu_seconds_total",
+        "Processor time of each core's thread, in seconds.",
+    );
+    for (number, core) in house.cores.iter().enumerate() {
+        let number = number.to_string();
+        busy = busy.level(&[("core", &number)], core.front.busy());
+        cpu.add_amount(&[("core", &number)], core.front.cpu().as_secs_f64());
+    }
     let totals = house.totals();
     let messages = Family::counter(
         "tidegate_messages_total",
@@ -509,6 +549,8 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
             messages,
             pending,
             per_core,
+            busy,
+            cpu,
             limits,
         ]
         .into_iter()

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use brokers::{kafka::bootstrap, nats::Servers};
+use brokers::{kafka::bootstrap, nats::Servers, remote::Target};
 use figment::value::{Num, Value};
 
 use super::keys::Kind;
@@ -63,10 +63,9 @@ pub(super) fn check(kind: Kind, value: Value) -> Result<Value, String> {
             false => Servers::parse(text).map(|_| value),
         },
         (Kind::KafkaBrokers, Value::String(_, text)) => bootstrap(text).map(Value::from),
-        (Kind::Url, Value::String(_, text)) if text.contains(['@', '?']) => {
-            Err("it has a user or a query, which mean nothing here; write it as http://host:port".to_owned())
-        }
-        (Kind::Url, Value::String(..)) => Ok(value),
+        // Read here, also where no role asks for it: what is no URL may be a secret, and values are shown.
+        (Kind::Url, Value::String(_, text)) if text.is_empty() => Ok(value),
+        (Kind::Url, Value::String(_, text)) => Target::parse(text).map(|_| value),
         // Not shown: it may be what should have stood there.
         (Kind::Secret | Kind::NatsServers | Kind::KafkaBrokers | Kind::Url, _) => {
             Err(format!("it is of the wrong type; {}", expectation(kind)))

@@ -361,3 +361,55 @@ fn rpcs_of_the_cold_lane_are_counted_by_code_and_made_up_ones_are_not() {
     ];
     assert_eq!(counted, expected);
 }
+
+#[test]
+fn a_core_that_works_is_busier_than_one_that_waits() {
+    let server = Server::start();
+    let sum = |name: &str| -> f64 {
+        let page = scrape(&server);
+        let of_it =
+            page.samples.iter().filter(|((known, labels), _)| known == name && labels.contains_key("core"));
+        of_it.map(|(_, value)| value).sum()
+    };
+    let cpu = "tidegate_core_cpu_seconds_total";
+    let start = eventually("the first second is over", || Some(sum(cpu)).filter(|seconds| *seconds > 0.0));
+    let busy = "tidegate_core_busy_ratio";
+    eventually("a second without work", || Some(sum(busy)).filter(|ratio| *ratio < 0.1));
+    // Until a second has been worked through.
+    eventually("a busy second is told", || {
+        (0..200).for_each(|_| {
+            assert_eq!(post_json(server.gateway(), "/ingest", r#"{"source":"s","data":"d"}"#).status, 200)
+        });
+        Some(()).filter(|()| sum(busy) > 0.1 && sum(cpu) > start)
+    });
+}
+
+#[test]
+fn a_name_that_other_programs_have_stands_beside_one_of_ours_with_the_same_values() {
+    let server = Server::start();
+    assert_eq!(post_json(server.gateway(), "/ingest", r#"{"source":"s","data":"d"}"#).status, 200);
+    server.settled();
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        peer.call("/grpc.health.v1.Health/Check", &[], &framed(0, b"")).await.unwrap();
+    });
+    let page = scrape(&server);
+    for generic in [
+        "messages_processed_total",
+        "worker_pool_active",
+        "queue_current_size",
+        "queue_size",
+        "queue_capacity",
+        "system_health_status",
+        "http_requests_total",
+        "http_request_duration_seconds_count",
+        "grpc_server_handled_total",
+    ] {
+        let series = |wanted: &str| -> Vec<_> {
+            let of_it = page.samples.iter().filter(|((name, _), _)| name == wanted);
+            of_it.map(|((_, labels), value)| (labels.clone(), *value)).collect()
+        };
+        assert!(!series(generic).is_empty(), "{generic}");
+        assert_eq!(series(generic), series(&format!("tidegate_{generic}")), "{generic}");
+    }
+}

@@ -354,15 +354,17 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
             format!("http://{MARK}:{MARK}@host/?{MARK}"),
             format!("https//{MARK}:{MARK}@host"),
             format!("{MARK}@"),
+            format!("joe:{MARK}"),
+            format!("nats://joe:{MARK}"),
+            format!("http://joe:{MARK}"),
+            format!("https://joe:{MARK}/"),
             format!("*** , {MARK}@, (secret)"),
             format!("{MARK}\u{1}\u{7f}é@"),
         ];
         let name = variable(path);
         for value in good.into_iter().chain(bad) {
-            // A bare word is a host, which is shown, or a URL that is none.
-            if value == MARK
-                && matches!(path, "nats.url" | "kafka.brokers" | "remote.ingest_url" | "remote.processor_url")
-            {
+            // A bare word is a host, which is shown.
+            if value == MARK && matches!(path, "nats.url" | "kafka.brokers") {
                 continue;
             }
             let (table, key) = path.split_once('.').unwrap();
