@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
@@ -20,6 +20,7 @@ const PAGES: [&str; 10] = [
     "clients.md",
     "events.md",
     "health.md",
+    "live-page.md",
     "messages.md",
     "older-systems.md",
 ];
@@ -241,6 +242,11 @@ fn the_page_about_messages_tells_the_truth() {
 #[test]
 fn the_page_about_health_tells_the_truth() {
     run("health.md");
+}
+
+#[test]
+fn the_page_about_the_live_page_tells_the_truth() {
+    run("live-page.md");
 }
 
 #[test]
