@@ -186,6 +186,8 @@ fn document(has_keys: bool) -> Value {
                 of bodies and queries are taken in both spellings, user_id and userId; those that are not known are dropped.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        // Where this description is, the routes are, too, whatever stands in front.
+        "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
             "schemas": schemas.into_value(),
@@ -221,6 +223,18 @@ fn timeout_parameter() -> Value {
     })
 }
 
+/// The name that generated clients give a method: what is done, then the path's fixed parts (`getAnalyticsUsers`). It
+/// depends on nothing else, so that a client made anew has the same methods.
+fn operation_id(route: &Route) -> String {
+    let parts = route.path.split('/').filter(|part| !part.is_empty() && !part.starts_with('{'));
+    // The version is not what is done.
+    let words = parts.filter(|part| *part != "v1");
+    words.fold(route.method.to_owned(), |id, word| {
+        let (first, rest) = word.split_at(1);
+        id + &first.to_ascii_uppercase() + rest
+    })
+}
+
 fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     let response = schemas.reference(route.response, Place::Answer);
     let (description, content) = if route.streams {
@@ -239,6 +253,7 @@ fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     });
     let mut parameters = vec![json!({"$ref": "#/components/parameters/Timeout"})];
     let mut operation = json!({
+        "operationId": operation_id(route),
         "summary": route.summary,
         "responses": {
             "200": {"description": description, "content": {"application/json": content}},
@@ -397,6 +412,17 @@ mod tests {
         };
         assert_eq!(names("/v1/analytics/users/{user_id}")[..2], ["path user_id", "query time_range"]);
         assert!(names("/v1/analytics/timeseries").contains(&"query filters".to_owned()));
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let mut names: Vec<String> = ROUTES.iter().map(operation_id).collect();
+        assert!(names.contains(&"postEventsBatch".to_owned()), "{names:?}");
+        assert!(names.contains(&"getAnalyticsUsers".to_owned()), "{names:?}");
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), ROUTES.len());
+        assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_alphabetic())), "{names:?}");
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! One sampler for all viewers: it reads the process once a second, whether anybody watches or not, keeps an hour of it, and
-//! hands each reading to every viewer. Of the last five minutes it keeps every sample, of the time before one of ten:
-//! at most 630, of about 1 KB each with two cores and 40 bytes for each further one. A viewer that is slow gets the latest reading when it comes back, and no queue
-//! grows for it: samples are running counts, so what was skipped is in the next difference.
+//! One sampler for all viewers: it reads the process once a second, whether anybody watches or not, keeps an hour of it,
+//! and hands each reading to every viewer. Of the last five minutes it keeps every sample, of the time before one of ten:
+//! at most 630, of 0.7 KB each with two cores and the memory queue, and of some tens of bytes more for each core. A viewer
+//! that is slow gets the latest reading when it comes back, and no queue grows for it: samples are running counts, so what
+//! was skipped is in the next difference.
 
 use std::{collections::VecDeque, convert::Infallible, fmt::Write, sync::Arc, time::Duration};
 

@@ -14,8 +14,6 @@ pub struct Requests {
     pub taken: u64,
     /// The server could not: queue full, a level that cannot be had, an error or a timeout of ours.
     pub unavailable: u64,
-    /// The caller's quota is used up.
-    pub over_quota: u64,
     /// No key, or a wrong one.
     pub unauthorized: u64,
     /// The id of another message.
@@ -64,8 +62,8 @@ impl Requests {
     fn note_status(&mut self, status: u16, count: u64) {
         *match status {
             200..=299 => &mut self.taken,
-            500 | 502..=599 => &mut self.unavailable,
-            429 => &mut self.over_quota,
+            // RESOURCE_EXHAUSTED as HTTP: the queue is full. There are no quotas of callers.
+            429 | 500 | 502..=599 => &mut self.unavailable,
             401 | 403 => &mut self.unauthorized,
             409 => &mut self.conflict,
             _ => &mut self.invalid,
@@ -76,7 +74,6 @@ impl Requests {
     pub fn by_kind(&self) -> BTreeMap<&'static str, u64> {
         BTreeMap::from([
             ("unavailable", self.unavailable),
-            ("over quota", self.over_quota),
             ("unauthorized", self.unauthorized),
             ("conflict", self.conflict),
             ("invalid", self.invalid),
@@ -97,8 +94,7 @@ mod tests {
         for code in [0, 1, 8, 14, 3, 6, 16] {
             requests.note(true, code, 1);
         }
-        let expected =
-            Requests { taken: 3, unavailable: 5, over_quota: 1, unauthorized: 2, conflict: 2, invalid: 4 };
+        let expected = Requests { taken: 3, unavailable: 6, unauthorized: 2, conflict: 2, invalid: 4 };
         assert_eq!(requests, expected);
         assert_eq!(requests.by_kind().values().sum::<u64>(), 14);
     }

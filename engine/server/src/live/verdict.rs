@@ -125,24 +125,24 @@ pub fn judge(
         return Verdict::new("refusing", why);
     }
     let refusals = recent.refusals(level).map(|(refused, all, cause)| {
-        let text = format!("{refused} of {all} were turned away in the last {LOOK_BACK} s: {cause}");
+        let text = format!("{refused} of {all} messages were turned away in the last {LOOK_BACK} s: {cause}");
         (refused * REFUSED_ONE_IN >= all, text)
     });
-    if let Some((true, why)) = refusals {
-        return Verdict::new("refusing", why);
-    }
+    let state = if refusals.as_ref().is_some_and(|(many, _)| *many) { "refusing" } else { "degraded" };
     let lost = (!lost.is_empty())
         .then(|| format!("a thread has ended by itself ({}): restart the process", lost.join(", ")));
+    // With a broker away the workers' standstill is no news.
     let still = recent
         .standing_still()
+        .filter(|_| condition.trouble().is_none())
         .map(|waiting| format!("workers: {waiting} messages wait and none was finished in {LOOK_BACK} s"));
     let trouble = condition.trouble().map(str::to_owned);
     let reasons: Vec<String> =
-        [lost, trouble, refusals.map(|(_, why)| why), still].into_iter().flatten().collect();
+        [refusals.map(|(_, why)| why), lost, trouble, still].into_iter().flatten().collect();
     if reasons.is_empty() {
         Verdict { state: "good", reason: None }
     } else {
-        Verdict::new("degraded", reasons.join("; "))
+        Verdict::new(state, reasons.join("; "))
     }
 }
 

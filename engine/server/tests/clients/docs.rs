@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 14] = [
+const PAGES: [&str; 15] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
@@ -21,6 +21,7 @@ const PAGES: [&str; 14] = [
     "delivery.md",
     "events.md",
     "health.md",
+    "live-page.md",
     "messages.md",
     "older-systems.md",
     "processes.md",
@@ -252,6 +253,11 @@ fn the_pages_about_running_it_tell_the_truth() {
     for page in ["brokers.md", "delivery.md", "processes.md", "records.md", "settings.md"] {
         run(page);
     }
+}
+
+#[test]
+fn the_page_about_the_live_page_tells_the_truth() {
+    run("live-page.md");
 }
 
 #[test]

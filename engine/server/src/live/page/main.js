@@ -40,7 +40,8 @@ function show() {
   throughput.show(history.times(), coreLines(cores), NOTHING);
   fill(byId("cores"), latest.cores.accepted.map((accepted, core) =>
     [String(core), short(cores[core].at(-1)), count(accepted), count(latest.cores.queued[core])]));
-  const kinds = Object.keys(latest.refusals).filter((kind) => kind === "unavailable" || latest.refusals[kind] > 0);
+  const kinds = Object.keys(latest.refusals).filter((kind) => kind !== "unavailable" && latest.refusals[kind] > 0);
+  kinds.unshift("unavailable");
   refusals.show(history.times(), kinds.map((kind) => ({ name: kind, values: history.rates((sample) => sample.refusals[kind]) })), NOTHING);
   latency.show(history);
   const depths = history.levels((sample) => sample.queued);
