@@ -44,6 +44,8 @@ const HARMLESS: [&str; 14] = [
     "kafka.topic",
     "kafka.topic_analytics",
     "kafka.topic_producer",
+    "kafka.topic_template",
+    "kafka.topics_allowed",
     "metrics.path",
     "nats.consumer",
     "nats.stream",
