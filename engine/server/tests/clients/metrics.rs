@@ -339,7 +339,12 @@ fn rpcs_of_the_cold_lane_are_counted_by_code_and_made_up_ones_are_not() {
             assert_eq!(answer.grpc_status(), Some(code), "{path}");
         }
     });
-    let page = scrape(&server);
+    // An answer is sent a moment before it is counted.
+    let page = eventually("the RPCs are counted", || {
+        let page = scrape(&server);
+        let all: f64 = page.of("grpc_server_handled_total").map(|(_, value)| value).sum();
+        (all >= 2.0).then_some(page)
+    });
     let counted: Vec<_> = page
         .samples
         .iter()
@@ -393,7 +398,12 @@ fn a_name_that_other_programs_have_stands_beside_one_of_ours_with_the_same_value
         let mut peer = H2Peer::connect(server.grpc()).await;
         peer.call("/grpc.health.v1.Health/Check", &[], &framed(0, b"")).await.unwrap();
     });
-    let page = scrape(&server);
+    // An answer is sent a moment before it is counted.
+    let page = eventually("the RPCs are counted", || {
+        let page = scrape(&server);
+        let all: f64 = page.of("grpc_server_handled_total").map(|(_, value)| value).sum();
+        (all >= 1.0).then_some(page)
+    });
     for generic in [
         "messages_processed_total",
         "worker_pool_active",
