@@ -151,7 +151,12 @@ impl Schemas {
                         let short =
                             kind.values().map(|value| value.name().trim_start_matches(&prefix).into());
                         let numbers = kind.values().map(|value| value.number().into());
-                        json!({"enum": names.map(Value::from).chain(short).chain(numbers).collect::<Vec<_>>()})
+                        let names: Vec<Value> = names.map(Value::from).chain(short).collect();
+                        // Each list of one type: some generators take no mixed ones.
+                        json!({"anyOf": [
+                            {"type": "string", "enum": names},
+                            {"type": "integer", "enum": numbers.collect::<Vec<Value>>()},
+                        ]})
                     }
                 }
             }
