@@ -664,7 +664,7 @@ pub const KEYS: &[Key] = &[
         Kind::Integer { min: 8192, max: 1_000_000_000 },
         "2097152",
         &[],
-        "The latest events that funnels, filters and users' lists look at, over all cores; about 100 bytes each. Longer texts keep fewer: they take 512 bytes each on average at most. Counts see all.",
+        "The latest events that funnels, filters and users' lists look at, over all cores; about 100 bytes each, and what each is about. Longer ones keep fewer: they take 512 bytes each on average at most. Counts see all.",
     ),
     key(
         "analytics.users_max",
