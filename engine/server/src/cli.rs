@@ -109,7 +109,7 @@ pub struct ReplayArguments {
     /// First offset, or time of appending (2026-11-21T10:00:00Z) [default: the oldest].
     #[arg(long)]
     pub from: Option<Position>,
-    /// Up to before this offset, or time [default: the newest].
+    /// Up to before this offset, or time [default: the newest when it begins].
     #[arg(long)]
     pub to: Option<Position>,
     /// One shard only.

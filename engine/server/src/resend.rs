@@ -2,6 +2,7 @@
 //! Tidegate, which treats them like any others.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
@@ -31,8 +32,25 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
     if !directory.is_dir() {
         bail!("there is no log in {}; name one with --directory DIR", directory.display());
     }
+    match (&arguments.from, &arguments.to) {
+        (Some(Position::Offset(from)), Some(Position::Offset(to))) if from >= to => {
+            bail!(
+                "--from {from} --to {to}: there is nothing between; --to is the first offset that is not sent"
+            );
+        }
+        (Some(Position::Time(from)), Some(Position::Time(to))) if from >= to => {
+            bail!("--from and --to: there is nothing between; --to is the later time");
+        }
+        _ => {}
+    }
     let server = server.or(arguments.url.as_deref());
     let mut peer = Peer::new(&server)?;
+    // What the server appends meanwhile is not sent: it may be what was sent here.
+    let mut ends: BTreeMap<usize, u64> = BTreeMap::new();
+    offline::dump(directory, arguments.shard, |dumped| {
+        ends.insert(dumped.shard, dumped.offset);
+        true
+    })?;
     let (mut sent, mut outcome) = (0_u64, Ok(()));
     offline::dump(directory, arguments.shard, |dumped| {
         let before = |position: &Position| match position {
@@ -40,6 +58,9 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
             Position::Time(ms) => dumped.appended_ms < *ms,
         };
         if arguments.from.as_ref().is_some_and(before) {
+            return true;
+        }
+        if ends.get(&dumped.shard).is_none_or(|end| dumped.offset > *end) {
             return true;
         }
         if arguments.to.as_ref().is_some_and(|to| !before(to)) {

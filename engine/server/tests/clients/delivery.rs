@@ -4,7 +4,9 @@ use std::{fs, process::Command};
 
 use serde_json::Value;
 
-use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get, post_json};
+use crate::harness::{
+    Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get, post_json, run_command,
+};
 
 /// A server that keeps its messages in `folder`.
 fn on_disk(folder: &Scratch) -> Start {
@@ -40,6 +42,29 @@ fn messages(folder: &Scratch) -> Vec<Value> {
     let (ok, text) = log_tool(folder, &["dump", "--json"]);
     assert!(ok, "{text}");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_replay_sends_what_was_there_when_it_began_and_not_its_own_copies() {
+    let folder = Scratch::new();
+    let server = on_disk(&folder).argument("--cores").argument("2").run();
+    // Each on a connection of its own, so on both cores.
+    for n in 0..10 {
+        assert_eq!(post(&server, "", &format!(r#"{{"source":"s","data":"{n}"}}"#)).status, 200);
+    }
+    let (data, url) = (folder.path().join("data"), format!("http://{}", server.processor()));
+    let replay = |more: &[&str]| {
+        let place = ["replay", "--directory", data.to_str().unwrap(), "--url", &url];
+        let output = run_command(&folder, &[], &[&place[..], more].concat());
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    };
+    for there in [10, 20, 40, 80] {
+        let said = replay(&[]);
+        assert!(said.contains(&format!("{there} messages sent")), "{said}");
+        assert_eq!(messages(&folder).len(), 2 * there);
+    }
+    let said = replay(&["--from", "5", "--to", "1"]);
+    assert!(said.contains("nothing between"), "{said}");
 }
 
 #[test]
