@@ -14,6 +14,7 @@
 
 pub mod backoff;
 pub mod breaker;
+mod content;
 pub mod data_message;
 pub mod dead_letter;
 pub mod delivered;

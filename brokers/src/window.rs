@@ -12,7 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine_core::{MetadataPairs, OF_ITS_WAY, Outcome, Record};
+use engine_core::{Outcome, Record};
+
+use crate::content;
 
 /// A message in the window, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,23 +96,10 @@ impl Window {
         Id(u128::from(high.hash_one(record.id)) << 64 | u128::from(low.hash_one(record.id)))
     }
 
-    /// What makes two messages the same: source, metadata and payload.
-    fn content(&self, record: &Record<'_>) -> u64 {
-        let mut hasher = self.hashers[2].build_hasher();
-        let pairs = MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key));
-        for part in
-            [record.source, record.payload].into_iter().chain(pairs.flat_map(|(key, value)| [key, value]))
-        {
-            hasher.write_usize(part.len());
-            hasher.write(part);
-        }
-        hasher.finish()
-    }
-
     /// Looks a message up; a new one is under way from now on.
     pub fn look(&mut self, id: Id, record: &Record<'_>, now: Instant) -> Seen {
         self.forget_old(now);
-        let content = self.content(record);
+        let content = content::hash(&self.hashers[2], record);
         match self.entries.entry(id) {
             hash_map::Entry::Occupied(entry) => match entry.get().outcome {
                 _ if entry.get().content != content => Seen::Conflict,

@@ -565,3 +565,17 @@ fn what_is_asynchronous_does_not_wait_for_a_broker_that_never_answers() {
         );
     }
 }
+
+#[test]
+fn the_same_event_in_another_order_is_a_repeat_and_another_event_is_a_conflict() {
+    let server = Start::new().run();
+    let bodies = [
+        r#"{"id":"o","user_id":"u","event_type":1,"properties":{"a":"1","b":"2"},"user_event":{"action":"c","page_url":"/"},"timestamp":"2026-06-01T10:00:00Z"}"#,
+        r#"{"user_event":{"page_url":"/","action":"c"},"properties":{"b":"2","a":"1"},"user_id":"u","timestamp":"2026-06-01T10:00:00Z","event_type":1,"id":"o"}"#,
+        r#"{"id":"o","user_id":"u","event_type":1,"properties":{"a":"2","b":"1"},"user_event":{"action":"c","page_url":"/"},"timestamp":"2026-06-01T10:00:00Z"}"#,
+    ];
+    let statuses = bodies.map(|body| post_json(server.gateway(), "/v1/events", body).status);
+    assert_eq!(statuses, [200, 200, 409]);
+    server.settled();
+    assert_eq!(get(server.gateway(), "/v1/analytics/users/u").json()["userProfile"]["totalEvents"], 1);
+}
