@@ -9,6 +9,8 @@
 //! | `metadata.<key>` | a value of the metadata; of one key several may stand there. librdkafka reads a name up to |
 //! | | its first NUL: in the key a NUL is written `%00`, and so `%` is `%25` |
 
+use std::borrow::Cow;
+
 use engine_core::{MetadataPairs, MetadataWriter, Record};
 
 /// The `schema` header of such a value.
@@ -17,13 +19,14 @@ pub const SCHEMA: &str = "raw";
 /// In front of the keys of metadata.
 const METADATA: &str = "metadata.";
 
-/// Gives each header beside `message_id`, `source` and `schema` to `each`, in order.
-pub fn headers(record: &Record<'_>, mut each: impl FnMut(&str, &[u8])) {
-    each("timestamp", record.timestamp_seconds.to_string().as_bytes());
-    for (key, value) in MetadataPairs::new(record.metadata) {
+/// The headers beside `message_id`, `source` and `schema`, in order.
+pub fn headers<'a>(record: &Record<'a>) -> impl Iterator<Item = (Cow<'static, str>, Cow<'a, [u8]>)> {
+    let timestamp = record.timestamp_seconds.to_string().into_bytes();
+    let metadata = MetadataPairs::new(record.metadata).map(|(key, value)| {
         let key = String::from_utf8_lossy(key).replace('%', "%25").replace('\0', "%00");
-        each(&format!("{METADATA}{key}"), value);
-    }
+        (format!("{METADATA}{key}").into(), value.into())
+    });
+    std::iter::once(("timestamp".into(), timestamp.into())).chain(metadata)
 }
 
 /// Reads headers and value, and lends the record out. A timestamp that is none is 0: the payload counts more.
@@ -71,7 +74,7 @@ mod tests {
         };
         let mut written: Vec<(String, Vec<u8>)> =
             vec![("message_id".into(), record.id.into()), ("source".into(), record.source.into())];
-        headers(&record, |name, value| written.push((name.to_owned(), value.to_owned())));
+        written.extend(headers(&record).map(|(name, value)| (name.into_owned(), value.into_owned())));
         assert!(written.iter().all(|(name, _)| !name.contains('\0')), "{written:?}");
         let written: Vec<(&str, &[u8])> =
             written.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();

@@ -125,7 +125,7 @@ impl KafkaConfig {
             retention: None,
         };
         let chosen = self.topic_choice.iter().flat_map(TopicChoice::allowed).map(|name| Topic {
-            name: name.clone(),
+            name: name.to_owned(),
             setting: "kafka.topics_allowed",
             partitions: PARTITIONS,
             retention: None,

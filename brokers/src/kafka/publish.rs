@@ -491,10 +491,9 @@ impl Publisher for KafkaPublisher {
                 .insert(Header { key: "message_id", value: Some(record.id) })
                 .insert(Header { key: "schema", value: Some(schema) });
             if self.config.value == MessageValue::Raw {
-                raw_message::headers(record, |name, value| {
-                    let given = std::mem::take(&mut headers);
-                    headers = given.insert(Header { key: name, value: Some(value) });
-                });
+                for (name, value) in raw_message::headers(record) {
+                    headers = headers.insert(Header { key: &name, value: Some(&*value) });
+                }
             }
         }
         if let Some((_, value)) = trace {

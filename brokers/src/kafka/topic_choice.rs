@@ -1,6 +1,8 @@
 //! Which topic a message goes to, when its source or metadata says so: a template with one field, and the topics that it may
 //! name. What senders write never names a topic by itself: everything else goes to the topic of all messages.
 
+use std::collections::BTreeMap;
+
 use engine_core::{MetadataPairs, Record};
 
 /// Most topics that a template may name.
@@ -9,10 +11,9 @@ const ALLOWED_MAX: usize = 256;
 /// A template such as `orders-{region}`, and what it may come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicChoice {
-    before: String,
     field: String,
-    behind: String,
-    allowed: Vec<String>,
+    /// The topics that it may come to, by the field's value.
+    allowed: BTreeMap<Vec<u8>, String>,
 }
 
 impl TopicChoice {
@@ -31,30 +32,29 @@ impl TopicChoice {
         let Some((before, field, behind)) = parts else {
             return Err("it needs one field in braces, {source} or {the name of a metadata key}".to_owned());
         };
-        let allowed: Vec<String> =
-            allowed.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        if allowed.is_empty() || allowed.len() > ALLOWED_MAX {
+        let names: Vec<&str> = allowed.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+        if names.is_empty() || names.len() > ALLOWED_MAX {
             return Err(format!(
                 "it needs the topics that it may name, 1 to {ALLOWED_MAX} of them, in kafka.topics_allowed"
             ));
         }
-        for name in &allowed {
+        let mut allowed = BTreeMap::new();
+        for name in names {
             if !is_topic(name) {
                 return Err(format!("`{name}` in kafka.topics_allowed is no topic's name"));
             }
-            let fits = name
-                .strip_prefix(before)
-                .is_some_and(|rest| rest.strip_suffix(behind).is_some_and(|value| !value.is_empty()));
-            if !fits {
+            let value = name.strip_prefix(before).and_then(|rest| rest.strip_suffix(behind));
+            let Some(value) = value.filter(|value| !value.is_empty()) else {
                 return Err(format!("it can never come to `{name}` of kafka.topics_allowed"));
-            }
+            };
+            allowed.insert(value.as_bytes().to_vec(), name.to_owned());
         }
-        Ok(Self { before: before.to_owned(), field: field.to_owned(), behind: behind.to_owned(), allowed })
+        Ok(Self { field: field.to_owned(), allowed })
     }
 
     /// The topics that it may name.
-    pub fn allowed(&self) -> &[String] {
-        &self.allowed
+    pub fn allowed(&self) -> impl Iterator<Item = &str> {
+        self.allowed.values().map(String::as_str)
     }
 
     /// The topic of a message; `None`: that of all messages.
@@ -63,11 +63,7 @@ impl TopicChoice {
             "source" => record.source,
             key => MetadataPairs::new(record.metadata).find(|(name, _)| *name == key.as_bytes())?.1,
         };
-        let is_it = |topic: &&String| {
-            let rest = topic.as_bytes().strip_prefix(self.before.as_bytes());
-            rest.and_then(|rest| rest.strip_suffix(self.behind.as_bytes())) == Some(value)
-        };
-        self.allowed.iter().find(is_it).map(String::as_str)
+        self.allowed.get(value).map(String::as_str)
     }
 }
 

@@ -15,13 +15,13 @@ use crate::{cli::TopicsAction, settings::Settings};
 /// # Errors
 /// What stands in the way, with the setting to look at.
 pub fn run(action: &TopicsAction, settings: &Settings) -> Result<ExitCode> {
-    let (kafka, wanted) = (&settings.delivery.kafka, {
-        let (mut all, own) = (settings.kafka_topics.all_topics(), settings.delivery.kafka.topics());
-        let is_new: Vec<_> =
-            own.into_iter().filter(|topic| all.iter().all(|known| known.name != topic.name)).collect();
-        all.extend(is_new);
-        all
-    });
+    let kafka = &settings.delivery.kafka;
+    let mut wanted = settings.kafka_topics.all_topics();
+    for topic in kafka.topics() {
+        if wanted.iter().all(|known| known.name != topic.name) {
+            wanted.push(topic);
+        }
+    }
     match action {
         TopicsAction::Create(_) => {
             // One after the other: each is said, also when the next cannot be had.
