@@ -14,6 +14,7 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod claims;
 mod content;
 pub mod data_message;
 pub mod dead_letter;

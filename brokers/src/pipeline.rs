@@ -6,7 +6,9 @@
 //!            └ direct: to each broker's thread ─ acknowledged ─ delivered
 //! ```
 //!
-//! A message's ticket is kept until the message has reached the level its sender asked for.
+//! A message's ticket is kept until the message has reached the level its sender asked for. Where its id has its home on
+//! another core, the message waits in the queue until that core has said that nobody else has the id
+//! ([`claims`](crate::claims)).
 
 use std::{collections::HashMap, time::Instant};
 
@@ -17,6 +19,7 @@ use engine_core::{
 #[cfg(feature = "remote")]
 use crate::remote::Forward;
 use crate::{
+    claims::{Claim, Claims},
     direct::Direct,
     inbound::InboundPort,
     journal::Journal,
@@ -70,6 +73,7 @@ pub struct Pipeline<P> {
     /// Whether messages are worked on as they come, whatever else becomes of them.
     works_at_once: bool,
     window: Window,
+    claims: Claims,
     /// Tickets of messages that repeat one under way.
     repeats: HashMap<Id, Vec<Ticket>>,
     work: Work<P>,
@@ -108,13 +112,37 @@ impl<P: Process> Pipeline<P> {
         way: Way,
         works_at_once: bool,
         window: Window,
+        claims: Claims,
         work: Work<P>,
         inbound: Vec<InboundPort>,
         doorbell: Doorbell,
     ) -> Self {
         let works_at_once = works_at_once || matches!(way, Way::Memory);
         let (repeats, journal, onlooker) = (HashMap::new(), None, None);
-        Self { way, works_at_once, window, repeats, work, inbound, journal, onlooker, doorbell }
+        Self { way, works_at_once, window, claims, repeats, work, inbound, journal, onlooker, doorbell }
+    }
+
+    /// Whether another core has this id; `None`: it is not known yet, and is asked for all of the batch that need it.
+    fn is_taken(&mut self, id: Id, batch: &Batch<'_>) -> Option<bool> {
+        let Self { window, claims, .. } = self;
+        if !claims.is_away(id) || window.knows(id) {
+            return Some(false);
+        }
+        match claims.verdict(id) {
+            Claim::Granted => Some(false),
+            Claim::Refused => Some(true),
+            Claim::Waits => None,
+            Claim::None => {
+                for view in batch.views() {
+                    let record = view.record();
+                    let id = window.id(&record);
+                    if record.once && claims.is_away(id) && !window.knows(id) {
+                        claims.make(id);
+                    }
+                }
+                None
+            }
+        }
     }
 
     /// With a journal of what is worked on and is not in the log.
@@ -193,11 +221,22 @@ impl<P: Process> Pipeline<P> {
 impl<P: Process> Sink for Pipeline<P> {
     fn submit(&mut self, batch: &mut Batch<'_>) {
         let mut now = None;
+        self.claims.take_verdicts();
         while let Some(view) = batch.peek() {
             let record = view.record();
             let mut id = None;
             if record.once && !self.way.is_remote() {
                 let key = self.window.id(&record);
+                match self.is_taken(key, batch) {
+                    Some(false) => {}
+                    Some(true) => {
+                        if let Some(ticket) = batch.take() {
+                            batch.complete(ticket, Outcome::Rejected(Rejection::Conflict));
+                        }
+                        continue;
+                    }
+                    None => break,
+                }
                 let seen = self.window.look(key, &record, *now.get_or_insert_with(Instant::now));
                 let level = record.level;
                 match seen {
@@ -235,6 +274,10 @@ impl<P: Process> Sink for Pipeline<P> {
                 if let Some(id) = id {
                     // It comes again, as if for the first time.
                     self.window.decide(id, Outcome::Failed);
+                    match refused {
+                        NotSent::NoRoom => self.claims.give_back(id),
+                        NotSent::Never(_) => self.claims.settle(id, false),
+                    }
                 }
                 match refused {
                     NotSent::NoRoom => break,
@@ -261,11 +304,13 @@ impl<P: Process> Sink for Pipeline<P> {
                         if fate == Some(Fate::Failed) { Outcome::Failed } else { Outcome::Processed };
                     if let Some(id) = id {
                         self.window.decide(id, outcome);
+                        self.claims.settle(id, fate != Some(Fate::Failed));
                     }
                     batch.complete(ticket, outcome);
                 }
             }
         }
+        self.claims.flush();
         match &mut self.way {
             Way::Memory => {}
             Way::Log(stored) => stored.commit(),
@@ -276,11 +321,13 @@ impl<P: Process> Sink for Pipeline<P> {
     }
 
     fn poll(&mut self, done: &mut Completions<'_>) {
-        let Self { way, work, window, repeats, .. } = self;
+        let Self { way, work, window, claims, repeats, .. } = self;
+        claims.judge(window);
         let mut answered: Vec<(Ticket, AckLevel, Outcome)> = Vec::new();
         let mut decide = |decided: Decided, done: &mut Completions<'_>| {
             if let Some(id) = decided.id {
                 window.decide(id, decided.outcome);
+                claims.settle(id, matches!(decided.outcome, Outcome::Processed | Outcome::Stored(_)));
                 for ticket in repeats.remove(&id).unwrap_or_default() {
                     let level = done.read(&ticket).level();
                     answered.push((ticket, level, decided.outcome));
@@ -304,6 +351,11 @@ impl<P: Process> Sink for Pipeline<P> {
             if let Some((ticket, outcome)) = self.repeat(ticket, level, outcome) {
                 done.complete(ticket, outcome);
             }
+        }
+        self.claims.flush();
+        if self.claims.take_verdicts() {
+            // What waited for them is offered in the next turn.
+            self.doorbell.ring();
         }
         self.take_inbound();
         self.work.publish();

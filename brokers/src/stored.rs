@@ -92,7 +92,8 @@ impl Stored {
         }
     }
 
-    /// Fills the window with what the shard's last messages were, so that their repeats are still recognised.
+    /// Fills the window with what the shard's last messages were, so that their repeats are still recognised. Gives `each`
+    /// their ids, with the age that these have there.
     ///
     /// # Errors
     /// When the log cannot be read.
@@ -102,6 +103,7 @@ impl Stored {
         window: &mut Window,
         entries_max: usize,
         age_max: Duration,
+        mut each: impl FnMut(Instant, Id),
     ) -> Result<(), LogError> {
         let (now, now_ms) = (Instant::now(), crate::log::now_ms());
         let from = log.durable_upto(shard).saturating_sub(entries_max as u64).max(log.first_offset(shard));
@@ -113,7 +115,7 @@ impl Stored {
                 && age < age_max
                 && let Some(since) = now.checked_sub(age)
             {
-                window.remember(&record, stored(AckLevel::Durable, Some(offset)), since);
+                each(since, window.remember(&record, stored(AckLevel::Durable, Some(offset)), since));
             }
             true
         })?;

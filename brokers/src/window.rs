@@ -1,9 +1,11 @@
 //! Recognises repeats: the ids of the last messages, with what became of each.
 //!
-//! One window per shard; repeats of an id are routed to the shard of the first. Bounded by time and by entries: beyond
-//! either the oldest is forgotten, except that a message still under way is never forgotten (the slab bounds those).
+//! One window per core; a repeat has the partition key of the first, or none like it, and so comes to the same core. That no
+//! other core takes the id under another key is what [`claims`](crate::claims) are for. Bounded by time and by entries:
+//! beyond either the oldest is forgotten, except that a message still under way is never forgotten (the slab bounds
+//! those).
 //!
-//! Ids and contents are kept as keyed 128-bit and 64-bit hashes, keyed at random per process: nobody outside can choose
+//! Ids and contents are kept as keyed 112-bit and 64-bit hashes, keyed at random per process: nobody outside can choose
 //! two ids that are taken for one.
 
 use std::{
@@ -12,13 +14,45 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine_core::{Outcome, Record};
+use engine_core::{Outcome, Record, key_hash, shard_of};
 
 use crate::content;
 
-/// A message in the window, by its id.
+/// A message in the window, by its id: 112 bits of hash under 16 bits that say which core is the id's home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(u128);
+
+impl Id {
+    const HOME_SHIFT: u32 = 112;
+
+    /// The core where the id is claimed, whatever its message is partitioned by.
+    pub fn home(self) -> usize {
+        (self.0 >> Self::HOME_SHIFT) as usize
+    }
+}
+
+/// How ids and contents are hashed. Windows that share it know a message by the same [`Id`].
+#[derive(Clone, Debug)]
+pub struct Ids {
+    hashers: [RandomState; 3],
+    cores: usize,
+}
+
+impl Ids {
+    /// For so many cores, 65,536 at most.
+    pub fn new(cores: usize) -> Self {
+        Self { hashers: std::array::from_fn(|_| RandomState::new()), cores }
+    }
+
+    /// How a message's id is kept.
+    fn of(&self, id: &[u8]) -> Id {
+        let [high, low, _] = &self.hashers;
+        let hash = u128::from(high.hash_one(id)) << 64 | u128::from(low.hash_one(id));
+        // The same core that a message without a partition key goes to.
+        let home = shard_of(key_hash(id), self.cores) as u128;
+        Id(hash & ((1 << Id::HOME_SHIFT) - 1) | home << Id::HOME_SHIFT)
+    }
+}
 
 /// An id is a keyed hash already: a part of it is as good as another hash of it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,7 +102,7 @@ struct Entry {
 /// The window of one shard.
 #[derive(Debug)]
 pub struct Window {
-    hashers: [RandomState; 3],
+    ids: Ids,
     entries: ByIds<Entry>,
     /// Oldest first, with when each came. What is no longer the entry's turn was forgotten or done again.
     order: VecDeque<(Instant, u64, Id)>,
@@ -80,8 +114,13 @@ pub struct Window {
 impl Window {
     /// Remembers `entries_max` messages for `age_max`.
     pub fn new(entries_max: usize, age_max: Duration) -> Self {
+        Self::sharing(Ids::new(1), entries_max, age_max)
+    }
+
+    /// The same, beside other windows with these ids.
+    pub fn sharing(ids: Ids, entries_max: usize, age_max: Duration) -> Self {
         Self {
-            hashers: std::array::from_fn(|_| RandomState::new()),
+            ids,
             entries: ByIds::default(),
             order: VecDeque::new(),
             turns: 0,
@@ -92,14 +131,18 @@ impl Window {
 
     /// How a message's id is kept.
     pub fn id(&self, record: &Record<'_>) -> Id {
-        let [high, low, _] = &self.hashers;
-        Id(u128::from(high.hash_one(record.id)) << 64 | u128::from(low.hash_one(record.id)))
+        self.ids.of(record.id)
+    }
+
+    /// Whether there is a message with this id.
+    pub(crate) fn knows(&self, id: Id) -> bool {
+        self.entries.contains_key(&id)
     }
 
     /// Looks a message up; a new one is under way from now on.
     pub fn look(&mut self, id: Id, record: &Record<'_>, now: Instant) -> Seen {
         self.forget_old(now);
-        let content = content::hash(&self.hashers[2], record);
+        let content = content::hash(&self.ids.hashers[2], record);
         match self.entries.entry(id) {
             hash_map::Entry::Occupied(entry) => match entry.get().outcome {
                 _ if entry.get().content != content => Seen::Conflict,
@@ -109,17 +152,48 @@ impl Window {
             hash_map::Entry::Vacant(place) => {
                 self.turns += 1;
                 place.insert(Entry { content, outcome: None, turn: self.turns });
-                self.order.push_back((now, self.turns, id));
+                self.push_turn(now, id);
                 Seen::New
             }
         }
     }
 
-    /// Remembers a message of an earlier run, which came to `outcome` at `since`. Oldest first.
-    pub fn remember(&mut self, record: &Record<'_>, outcome: Outcome, since: Instant) {
+    /// Gives this id to a message on another core, which is under way from now on. False: something else has it.
+    pub(crate) fn claim(&mut self, id: Id, core: usize, now: Instant) -> bool {
+        self.forget_old(now);
+        let content = self.ids.hashers[2].hash_one(("core", core));
+        if self.entries.get(&id).is_some_and(|entry| entry.content != content) {
+            return false;
+        }
+        // That core may have forgotten its last message with this id, or have given it up.
+        self.turns += 1;
+        self.entries.insert(id, Entry { content, outcome: None, turn: self.turns });
+        self.push_turn(now, id);
+        true
+    }
+
+    /// Remembers a message of an earlier run, which came to `outcome` at `since`. Oldest first. Returns its id.
+    pub fn remember(&mut self, record: &Record<'_>, outcome: Outcome, since: Instant) -> Id {
         let id = self.id(record);
         if self.look(id, record, since) == Seen::New {
             self.decide(id, outcome);
+        }
+        id
+    }
+
+    /// Remembers that a message of an earlier run with this id is on another core. Oldest first.
+    pub fn remember_away(&mut self, id: Id, core: usize, since: Instant) {
+        if self.claim(id, core, since) {
+            self.decide(id, Outcome::Processed);
+        }
+    }
+
+    /// The last turn was this id's. What is no longer anybody's turn is dropped before it is more than what is.
+    fn push_turn(&mut self, now: Instant, id: Id) {
+        self.order.push_back((now, self.turns, id));
+        if self.order.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.order.retain(|(_, turn, id)| entries.get(id).is_some_and(|entry| entry.turn == *turn));
         }
     }
 
@@ -249,6 +323,36 @@ mod tests {
         assert_eq!(look(&mut window, "a", "one", now), Seen::Done(Outcome::Processed));
         assert_eq!(look(&mut window, "a", "two", now), Seen::Conflict);
         assert_eq!(look(&mut window, "a", "two", now + Duration::from_secs(31)), Seen::New);
+    }
+
+    #[test]
+    fn what_failed_takes_no_room() {
+        let (mut window, now) = (Window::new(1_000, Duration::from_secs(60)), Instant::now());
+        assert_eq!(look(&mut window, "kept", "", now), Seen::New);
+        decide(&mut window, "kept", Outcome::Processed);
+        for _ in 0..10_000 {
+            assert_eq!(look(&mut window, "again and again", "", now), Seen::New);
+            decide(&mut window, "again and again", Outcome::Failed);
+        }
+        assert!(window.order.len() < 100, "{}", window.order.len());
+        assert_eq!(look(&mut window, "kept", "", now), Seen::Done(Outcome::Processed));
+    }
+
+    #[test]
+    fn an_id_is_one_cores_until_that_gives_it_up() {
+        let (mut window, now) = (Window::new(10, Duration::from_secs(60)), Instant::now());
+        let id = window.id(&message("a", ""));
+        assert!(window.claim(id, 1, now));
+        assert!(window.claim(id, 1, now), "it is that core's already");
+        assert!(!window.claim(id, 2, now));
+        assert_eq!(look(&mut window, "a", "", now), Seen::Conflict);
+        window.decide(id, Outcome::Processed);
+        assert!(!window.claim(id, 2, now));
+        window.decide(id, Outcome::Failed);
+        assert!(window.claim(id, 2, now));
+        window.decide(id, Outcome::Failed);
+        assert_eq!(look(&mut window, "a", "", now), Seen::New);
+        assert!(!window.claim(id, 1, now));
     }
 
     #[test]

@@ -110,6 +110,11 @@ impl<'a> Batch<'a> {
         self.queue.front().map(|handle| self.home.read(handle))
     }
 
+    /// The messages not taken yet, oldest first: for a sink that asks for something ahead.
+    pub fn views(&self) -> impl Iterator<Item = RecordView<'_>> {
+        self.queue.iter().take(self.left).map(|handle| self.home.read(handle))
+    }
+
     /// Messages not taken yet, at most [`BATCH`].
     pub fn len(&self) -> usize {
         self.left

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result};
 use brokers::{
     Pipeline, Way,
+    claims::claims,
     dead_letter::DeadLetters,
     delivered::Delivered,
     delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
@@ -27,7 +28,7 @@ use brokers::{
     remote::{Forward, RemoteStatus, RemoteThread, forward},
     status::SideStatus,
     stored::{Onward, Stored},
-    window::Window,
+    window::{Id, Ids, Window},
     work::{Work, WorkCounters, Worked},
 };
 use engine_core::{AckLevel, Doorbell};
@@ -204,23 +205,16 @@ impl Behind {
             }
         }
         let works_at_once = self.delivery.consume && self.delivery.providers.contains(&Provider::Memory);
-        let share = self.delivery.idempotency_entries.div_ceil(doorbells.len());
-        let age = self.delivery.idempotency_window;
+        let recall = self.fill_windows(doorbells.len()).into_iter().zip(claims(doorbells));
         let mut journals = self.journals(doorbells)?;
-        let sinks = ways.drain(..).zip(inbound).zip(doorbells).enumerate();
-        let sinks = sinks.map(|(core, ((way, inbound), doorbell))| -> BoxedSink {
+        let sinks = ways.drain(..).zip(inbound).zip(recall).zip(doorbells).enumerate();
+        let sinks = sinks.map(|(core, (((way, inbound), (window, claims)), doorbell))| -> BoxedSink {
             let counters = Arc::clone(&self.work[core]);
             let worker = Worker::new(self.analyses.then(|| Arc::clone(&self.parts[core])));
             let work = Work::new(worker, self.windows.lock()[core].take(), counters);
-            let mut window = Window::new(share, age);
-            if let Some(log) = &self.log
-                && let Err(error) = Stored::fill_window(log, core, &mut window, share, age)
-            {
-                tracing::warn!(core, %error, "repeats of what an earlier run kept are not recognised");
-            }
             // A backlog from before is worked on without waiting for a message.
             doorbell.ring();
-            let pipeline = Pipeline::new(way, works_at_once, window, work, inbound, doorbell.clone());
+            let pipeline = Pipeline::new(way, works_at_once, window, claims, work, inbound, doorbell.clone());
             let onlooker = self.snapshots.as_ref().map(|snapshots| snapshots.onlooker(core));
             Box::new(pipeline.journal(journals[core].take()).onlooker(onlooker))
         });
@@ -239,6 +233,34 @@ impl Behind {
             }
         }
         Ok(sinks)
+    }
+
+    /// What recognises repeats, by core, with the messages that an earlier run kept.
+    fn fill_windows(&self, cores: usize) -> Vec<Window> {
+        let share = self.delivery.idempotency_entries.div_ceil(cores);
+        let age = self.delivery.idempotency_window;
+        // An id may stand in two windows: where its message is, and at its home.
+        let room = if cores > 1 { 2 * share } else { share };
+        let ids = Ids::new(cores);
+        let mut windows: Vec<_> = (0..cores).map(|_| Window::sharing(ids.clone(), room, age)).collect();
+        let Some(log) = &self.log else { return windows };
+        let mut away = Vec::new();
+        for (core, window) in windows.iter_mut().enumerate() {
+            let each = |since, id: Id| {
+                if id.home() != core {
+                    away.push((since, id, core));
+                }
+            };
+            if let Err(error) = Stored::fill_window(log, core, window, share, age, each) {
+                tracing::warn!(core, %error, "repeats of what an earlier run kept are not recognised");
+            }
+        }
+        // The oldest is to be forgotten first.
+        away.sort_by_key(|(since, ..)| *since);
+        for (since, id, core) in away {
+            windows[id.home()].remember_away(id, core, since);
+        }
+        windows
     }
 
     /// Waits until every broker has answered or is seen not to, a moment at most: the cores begin to serve behind this, and

@@ -247,7 +247,7 @@ impl Replay<'_> {
         match (pass, is_new, &mut self.windows[core]) {
             // The window's age begins now: a broker brings it again right after the start, however long that was away.
             (Pass::Remember, false, Some(window)) => {
-                window.remember(record, Outcome::Processed, Instant::now())
+                window.remember(record, Outcome::Processed, Instant::now());
             }
             (Pass::Count, true, window) => {
                 self.read += 1;

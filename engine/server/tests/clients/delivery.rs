@@ -122,6 +122,44 @@ fn a_repeated_key_is_one_message_and_another_content_under_it_a_conflict() {
 }
 
 #[test]
+fn an_id_is_one_id_whatever_it_is_partitioned_by() {
+    let folder = Scratch::new();
+    let two = |start: Start| start.argument("--cores").argument("2").set("engine.partition_key=k");
+    let event = |id: &str, user: &str| {
+        format!(
+            r#"{{"id":"{id}","user_id":"{user}","event_type":1,"timestamp":"2026-06-01T10:00:00Z","user_event":{{"action":"a"}}}}"#
+        )
+    };
+    let message = |key: &str| format!(r#"{{"source":"s","data":"d","metadata":{{"k":"{key}"}}}}"#);
+    let statuses = |server: &Server, second: bool| {
+        let (mut events, mut messages) = (Vec::new(), Vec::new());
+        for n in 0..40 {
+            let key = if second { format!("other-{n}") } else { format!("key-{n}") };
+            events.push(post_json(server.gateway(), "/v1/events", &event(&format!("e-{n}"), &key)).status);
+            messages.push(post(server, &format!("Idempotency-Key: m-{n}\r\n"), &message(&key)).status);
+        }
+        (events, messages)
+    };
+    for start in [Start::new(), on_disk(&folder)] {
+        let server = two(start).run();
+        for (second, status) in [(false, 200), (true, 409), (false, 200)] {
+            let (events, messages) = statuses(&server, second);
+            assert_eq!((events, messages), (vec![status; 40], vec![status; 40]), "other keys: {second}");
+        }
+        // An id with no key at all is the same id.
+        assert_eq!(post(&server, "Idempotency-Key: m-1\r\n", r#"{"source":"s","data":"d"}"#).status, 409);
+    }
+    // What an earlier run kept holds its ids as well.
+    let server = two(on_disk(&folder)).run();
+    for (second, status) in [(true, 409), (false, 200)] {
+        let (events, messages) = statuses(&server, second);
+        assert_eq!((events, messages), (vec![status; 40], vec![status; 40]), "after a restart: {second}");
+    }
+    drop(server);
+    assert_eq!(messages(&folder).len(), 80);
+}
+
+#[test]
 fn a_level_out_of_reach_is_refused_with_the_setting() {
     let server = Start::new().run();
     for (level, setting) in [("durable", "data.directory"), ("delivered", "QUEUE_TYPE")] {
