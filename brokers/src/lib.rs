@@ -20,6 +20,7 @@ pub mod data_message;
 pub mod dead_letter;
 pub mod delivered;
 pub mod delivery;
+pub mod destination;
 pub mod direct;
 pub mod entry;
 pub mod inbound;

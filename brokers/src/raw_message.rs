@@ -1,5 +1,5 @@
-//! A message at Kafka whose value is its payload and nothing else (`kafka.value = raw`), for consumers that know no
-//! `DataMessage`. What else belongs to it stands in headers, so that reading it gives the same message again.
+//! A message at a broker whose value is its payload and nothing else (`kafka.value = raw`, `nats.value = raw`), for consumers
+//! that know no `DataMessage`. What else belongs to it stands in headers, so that reading it gives the same message again.
 //!
 //! | Header | What it is |
 //! | --- | --- |
@@ -8,10 +8,22 @@
 //! | `timestamp` | seconds of the Unix epoch, in decimal digits |
 //! | `metadata.<key>` | a value of the metadata; of one key several may stand there. librdkafka reads a name up to |
 //! | | its first NUL: in the key a NUL is written `%00`, and so `%` is `%25` |
+//!
+//! NATS' headers are lines of text, so more is written in that way there ([`escape`]), in names and in values.
 
 use std::borrow::Cow;
 
 use engine_core::{MetadataPairs, MetadataWriter, Record};
+
+/// What the value of a message's record is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MessageValue {
+    /// The older systems' JSON ([`crate::data_message`]).
+    #[default]
+    DataMessage,
+    /// The payload alone.
+    Raw,
+}
 
 /// The `schema` header of such a value.
 pub const SCHEMA: &str = "raw";
@@ -51,6 +63,52 @@ pub fn read<T>(headers: &[(&str, &[u8])], value: &[u8], then: impl FnOnce(&Recor
     })
 }
 
+/// Text for a line of NATS' headers: `%` and each byte of `also`, of what is no UTF-8, of a control character and of a blank
+/// at an end is `%` and two hex digits.
+pub fn escape(bytes: &[u8], also: impl Fn(char) -> bool) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(bytes.len());
+    let hex = |text: &mut String, bytes: &[u8]| {
+        for byte in bytes {
+            // A string takes everything.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    };
+    for chunk in bytes.utf8_chunks() {
+        let of_all = chunk.valid().as_ptr() as usize - bytes.as_ptr() as usize;
+        for (at, c) in chunk.valid().char_indices() {
+            let place = of_all + at;
+            let at_an_end = c == ' ' && (place == 0 || place + 1 == bytes.len());
+            if c == '%' || c.is_control() || at_an_end || also(c) {
+                hex(&mut text, c.encode_utf8(&mut [0; 4]).as_bytes());
+            } else {
+                text.push(c);
+            }
+        }
+        hex(&mut text, chunk.invalid());
+    }
+    text
+}
+
+/// What [`escape`] was given. A `%` without two hex digits behind it is a `%`.
+pub fn unescape(text: &[u8]) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, behind @ ..] = rest {
+        let (byte, behind) = match rest {
+            [b'%', high, low, behind @ ..] if digit(*high).is_some() && digit(*low).is_some() => {
+                let number = digit(*high).unwrap_or_default() << 4 | digit(*low).unwrap_or_default();
+                (u8::try_from(number).unwrap_or_default(), behind)
+            }
+            _ => (*first, behind),
+        };
+        bytes.push(byte);
+        rest = behind;
+    }
+    bytes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +140,19 @@ mod tests {
             assert_eq!((again.id, again.source, again.payload), (record.id, record.source, record.payload));
             assert_eq!((again.metadata, again.timestamp_seconds), (record.metadata, 1_700_000_000));
         });
+    }
+
+    #[test]
+    fn what_is_escaped_is_one_line_and_comes_back() {
+        let is_odd = |c: char| c == ':';
+        for bytes in [&b"plain"[..], b" a b ", b"100 %", b"a:b\r\nc", b"\xff\xc3\xbc\x00", b"", b"%25"] {
+            let text = escape(bytes, is_odd);
+            assert!(!text.contains(|c: char| c.is_control() || c == ':'), "{text:?}");
+            assert_eq!(text.trim(), text);
+            assert_eq!(unescape(text.as_bytes()), bytes, "{text:?}");
+        }
+        assert_eq!(escape("gr\u{fc}n 5".as_bytes(), is_odd), "gr\u{fc}n 5");
+        assert_eq!(unescape(b"5 % and %zz%4"), b"5 % and %zz%4");
     }
 
     #[test]

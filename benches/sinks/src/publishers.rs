@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use async_nats::{HeaderMap, jetstream};
 use brokers::{
     data_message,
-    kafka::{KafkaConfig, MessageValue, publish::KafkaPublisher},
+    kafka::{KafkaConfig, publish::KafkaPublisher},
     nats::{Naming, NatsConfig, publish::NatsPublisher},
     publisher::Publisher,
     status::SideStatus,
@@ -103,6 +103,8 @@ pub fn nats(folder: &Path, rounds: usize) -> Result<()> {
         servers: brokers::nats::Servers::parse(&url).map_err(anyhow::Error::msg)?,
         stream: "BENCH".into(),
         subject: "bench.messages".into(),
+        subject_choice: None,
+        value: brokers::raw_message::MessageValue::DataMessage,
         consumer: "none".into(),
         in_flight_max: NATS_WINDOW,
         pack_messages: 1,
@@ -175,7 +177,7 @@ pub fn kafka(folder: &Path, rounds: usize) -> Result<()> {
         brokers: format!("127.0.0.1:{}", broker.port),
         topic: "bench".into(),
         topic_choice: None,
-        value: MessageValue::DataMessage,
+        value: brokers::raw_message::MessageValue::DataMessage,
         shapes: None,
         consumer_group: "none".into(),
         client_id: "bench".into(),

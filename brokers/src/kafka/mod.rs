@@ -8,7 +8,6 @@ pub mod consume;
 mod dead;
 pub mod publish;
 pub mod shape;
-pub mod topic_choice;
 pub mod topics;
 mod verdict;
 
@@ -17,11 +16,8 @@ use std::{sync::Arc, time::Duration};
 use engine_core::PartitionKey;
 use rdkafka::ClientConfig;
 
-use self::{
-    shape::{Shapes, Topic},
-    topic_choice::TopicChoice,
-};
-use crate::secret::Secret;
+use self::shape::{Shapes, Topic};
+use crate::{destination::Choice, raw_message::MessageValue, secret::Secret};
 
 /// Partitions of a topic that we have to create.
 const PARTITIONS: i32 = 3;
@@ -62,16 +58,6 @@ const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 /// Whether this build speaks TLS and SASL with Kafka.
 pub const SPEAKS_TLS: bool = cfg!(feature = "kafka-tls");
 
-/// What the value of a message's record is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MessageValue {
-    /// The older systems' JSON ([`crate::data_message`]).
-    #[default]
-    DataMessage,
-    /// The payload alone ([`crate::raw_message`]).
-    Raw,
-}
-
 /// How to reach Kafka, and what to do there.
 #[derive(Clone, Debug)]
 pub struct KafkaConfig {
@@ -80,7 +66,7 @@ pub struct KafkaConfig {
     /// The topic of messages.
     pub topic: String,
     /// Topics that messages choose by what they hold, instead of that one.
-    pub topic_choice: Option<TopicChoice>,
+    pub topic_choice: Option<Choice>,
     /// What is written there. Both are read, by the record's `schema`.
     pub value: MessageValue,
     /// The shapes and topics of events; without them events are messages like any other.
@@ -124,7 +110,7 @@ impl KafkaConfig {
             partitions: PARTITIONS,
             retention: None,
         };
-        let chosen = self.topic_choice.iter().flat_map(TopicChoice::allowed).map(|name| Topic {
+        let chosen = self.topic_choice.iter().flat_map(Choice::allowed).map(|name| Topic {
             name: name.to_owned(),
             setting: "kafka.topics_allowed",
             partitions: PARTITIONS,

@@ -31,7 +31,7 @@ use rdkafka::{
 };
 
 use super::{
-    KafkaConfig, MessageValue,
+    KafkaConfig,
     shape::{Outgoing, Topic},
     topics,
     verdict::{Verdict, verdict},
@@ -40,7 +40,7 @@ use crate::{
     backoff::Backoff,
     data_message,
     publisher::{Ack, Busy, Publisher, Rejected},
-    raw_message,
+    raw_message::{self, MessageValue},
     status::SideStatus,
 };
 

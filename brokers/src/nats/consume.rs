@@ -11,18 +11,20 @@ use std::{
 };
 
 use async_nats::{
-    Client,
+    Client, HeaderMap,
     jetstream::{
         self, AckKind, Message,
         consumer::{AckPolicy, PullConsumer, pull},
     },
 };
+use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
 use super::{Broken, Link, NatsConfig, PACK_HEADER, connect, stream};
 use crate::{
     inbound::{Source, Taken, take_data_message},
+    raw_message,
     status::SideStatus,
 };
 
@@ -49,7 +51,7 @@ pub struct NatsSource {
     lag_at: Instant,
     next: u64,
     /// Records that were not asked for yet: what a pack held more.
-    unpacked: VecDeque<(u64, Vec<u8>)>,
+    unpacked: VecDeque<(u64, Value)>,
     /// The message of each record that is being worked on.
     under_way: HashMap<u64, u64>,
     /// Messages, with how many of their records are not done.
@@ -57,6 +59,39 @@ pub struct NatsSource {
     done: Vec<Message>,
     bell: Arc<Bell>,
 }
+
+/// A record as it came.
+enum Value {
+    /// A `DataMessage`, or what should be one.
+    DataMessage(Bytes),
+    /// A payload, and headers with the rest.
+    Raw(HeaderMap, Bytes),
+}
+
+impl Value {
+    fn hand_on(&self, tag: u64, each: &mut dyn FnMut(u64, Taken<'_>)) {
+        let (headers, payload) = match self {
+            Value::DataMessage(value) => return take_data_message(tag, value, each),
+            Value::Raw(headers, payload) => (headers, payload),
+        };
+        let mut read = Vec::new();
+        for (name, values) in headers.iter() {
+            let name =
+                String::from_utf8_lossy(&raw_message::unescape(name.to_string().as_bytes())).into_owned();
+            for value in values {
+                read.push((name.clone(), raw_message::unescape(value.as_str().as_bytes())));
+            }
+        }
+        // The headers of this client have no order; what a core is chosen by stands first.
+        read.sort_by(|(one, _), (other, _)| (one != KEY, one).cmp(&(other != KEY, other)));
+        let read: Vec<(&str, &[u8])> =
+            read.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        raw_message::read(&read, payload, |record| each(tag, Taken::Message(record)));
+    }
+}
+
+/// The header of a message's own partition key.
+const KEY: &str = "metadata.tidegate-key";
 
 struct Bell {
     link: Arc<Link>,
@@ -134,7 +169,7 @@ impl NatsSource {
         }
     }
 
-    async fn pull(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, &[u8])) {
+    async fn pull(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
         self.look().await;
         let link = Arc::clone(&self.link);
         let Some(consumer) = &mut self.consumer else {
@@ -168,7 +203,7 @@ impl NatsSource {
             && let Some((tag, record)) = self.unpacked.pop_front()
         {
             given += 1;
-            each(tag, &record);
+            record.hand_on(tag, each);
         }
         if given == max {
             return;
@@ -191,19 +226,17 @@ impl NatsSource {
             }
             self.status.consumed.fetch_add(1, Ordering::Relaxed);
             let number = self.next;
-            let is_pack = message.headers.as_ref().is_some_and(|headers| headers.get(PACK_HEADER).is_some());
-            let records = message.payload.split(|byte| is_pack && *byte == b'\n');
-            let mut count = 0;
+            let records = records(&message);
+            let count = records.len();
             for record in records {
                 let tag = self.next;
                 self.next += 1;
-                count += 1;
                 self.under_way.insert(tag, number);
                 if given < max {
                     given += 1;
-                    each(tag, record);
+                    record.hand_on(tag, each);
                 } else {
-                    self.unpacked.push_back((tag, record.to_vec()));
+                    self.unpacked.push_back((tag, record));
                 }
             }
             self.messages.insert(number, (count, message));
@@ -211,10 +244,26 @@ impl NatsSource {
     }
 }
 
+/// What a message holds: one record, or those of a pack.
+fn records(message: &Message) -> Vec<Value> {
+    let headers = message.headers.as_ref();
+    let header = |name: &str| headers.and_then(|headers| headers.get(name));
+    let payload = &message.payload;
+    if let Some(headers) =
+        headers.filter(|_| header("schema").is_some_and(|name| name.as_str() == raw_message::SCHEMA))
+    {
+        return vec![Value::Raw(headers.clone(), payload.clone())];
+    }
+    if header(PACK_HEADER).is_none() {
+        return vec![Value::DataMessage(payload.clone())];
+    }
+    payload.split(|byte| *byte == b'\n').map(|line| Value::DataMessage(payload.slice_ref(line))).collect()
+}
+
 impl Source for NatsSource {
     fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
         let runtime = Arc::clone(&self.runtime);
-        runtime.block_on(self.pull(max, timeout, &mut |tag, value| take_data_message(tag, value, each)));
+        runtime.block_on(self.pull(max, timeout, each));
     }
 
     fn done(&mut self, tag: u64) {

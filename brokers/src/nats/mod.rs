@@ -35,7 +35,7 @@ use async_nats::{
 use tokio::sync::Notify;
 
 pub use self::{naming::Naming, servers::Servers};
-use crate::status::SideStatus;
+use crate::{destination::Choice, raw_message::MessageValue, status::SideStatus};
 
 /// How to reach NATS, and what to do there.
 #[derive(Clone, Debug)]
@@ -46,6 +46,10 @@ pub struct NatsConfig {
     pub stream: String,
     /// The subject that messages are published on.
     pub subject: String,
+    /// Subjects that messages choose by what they hold, instead of that one.
+    pub subject_choice: Option<Choice>,
+    /// What is written there. Both are read, by the message's `schema`.
+    pub value: MessageValue,
     /// The durable consumer.
     pub consumer: String,
     /// Publishes that may wait for their acknowledgement.
@@ -142,6 +146,9 @@ async fn stream(context: &jetstream::Context, config: &NatsConfig) -> Result<Str
     match context.get_stream(&config.stream).await {
         Ok(found) => {
             let has = &found.cached_info().config;
+            if let Some(text) = config.not_covered(&has.subjects) {
+                return Err(named(text));
+            }
             if has.retention != RetentionPolicy::WorkQueue || has.discard != DiscardPolicy::New {
                 tracing::warn!(
                     stream = config.stream,
@@ -155,7 +162,7 @@ async fn stream(context: &jetstream::Context, config: &NatsConfig) -> Result<Str
         Err(error) if is_missing(&error) => {
             let wanted = jetstream::stream::Config {
                 name: config.stream.clone(),
-                subjects: vec![subjects(&config.subject)],
+                subjects: config.new_subjects(),
                 retention: RetentionPolicy::WorkQueue,
                 storage: StorageType::File,
                 max_age: AGE_MAX,
@@ -177,7 +184,72 @@ fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error) if error.error_code().0 == STREAM_NOT_FOUND)
 }
 
+impl NatsConfig {
+    /// All that is published on.
+    fn subjects(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.subject.as_str()).chain(self.subject_choice.iter().flat_map(Choice::allowed))
+    }
+
+    /// What is published on and not taken by a stream with these subjects, in words.
+    fn not_covered(&self, subjects: &[String]) -> Option<String> {
+        let subject = self.subjects().find(|subject| !covers(subjects, subject))?;
+        let setting = if subject == self.subject { "nats.subject" } else { "nats.subjects_allowed" };
+        Some(format!("its subjects ({}) do not cover {setting} = {subject}", subjects.join(", ")))
+    }
+
+    /// The subjects of a new stream.
+    fn new_subjects(&self) -> Vec<String> {
+        let mut subjects = vec![siblings(&self.subject)];
+        for subject in self.subjects() {
+            if !covers(&subjects, subject) {
+                subjects.push(subject.to_owned());
+            }
+        }
+        subjects
+    }
+}
+
+/// Whether one of a stream's subjects takes a message on this one: `*` is one token, `>` one or more at the end.
+fn covers(subjects: &[String], subject: &str) -> bool {
+    subjects.iter().any(|pattern| {
+        let (mut wanted, mut given) = (pattern.split('.'), subject.split('.'));
+        loop {
+            match (wanted.next(), given.next()) {
+                (Some(">"), Some(_)) | (None, None) => return true,
+                (Some(token), Some(found)) if token == "*" || token == found => {}
+                _ => return false,
+            }
+        }
+    })
+}
+
 /// `diplom.messages` → `diplom.*`, as the older system's stream has it.
-fn subjects(subject: &str) -> String {
+fn siblings(subject: &str) -> String {
     subject.rsplit_once('.').map_or_else(|| subject.to_owned(), |(first, _)| format!("{first}.*"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_subject_is_covered_token_by_token() {
+        for (pattern, subject, is_covered) in [
+            ("a.*", "a.b", true),
+            ("a.*", "a", false),
+            ("a.*", "a.b.c", false),
+            ("a.>", "a.b.c", true),
+            ("a.>", "a", false),
+            (">", "a", true),
+            ("a.b", "a.b", true),
+            ("a.b", "a.bc", false),
+            ("*.b", "a.b", true),
+        ] {
+            assert_eq!(
+                covers(&["x".to_owned(), pattern.to_owned()], subject),
+                is_covered,
+                "{pattern} {subject}"
+            );
+        }
+    }
 }

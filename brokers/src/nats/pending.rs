@@ -5,15 +5,16 @@ use std::{
     time::Instant,
 };
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Subject};
 use bytes::{Bytes, BytesMut};
 use engine_core::{MetadataPairs, Record};
 
 use super::{PACK_HEADER, naming::Name};
-use crate::data_message;
+use crate::{data_message, raw_message};
 
-/// Bytes of a pack's headers, at most: `Nats-Msg-Id` (with what a new name adds), `Tidegate-Pack` and `schema`.
-pub(super) const PACK_HEAD_BYTES: usize = 160;
+/// Bytes of a pack's headers, at most: `Nats-Msg-Id` (with what a new name adds), `Tidegate-Pack`, `schema`, and
+/// `Nats-Expected-Stream` with a name of up to 255 bytes.
+pub(super) const PACK_HEAD_BYTES: usize = 448;
 
 /// A record of a publish.
 struct Part {
@@ -26,6 +27,8 @@ struct Part {
 /// A publish that is not acknowledged.
 pub(super) struct Pending {
     parts: Vec<Part>,
+    /// What it is published on.
+    subject: Subject,
     /// Of the first record; a pack gets its own when it is sent.
     headers: HeaderMap,
     payload: BytesMut,
@@ -43,15 +46,23 @@ pub(super) struct Pending {
 
 impl Pending {
     /// A record; `value` is its JSON.
-    pub(super) fn new(tag: u64, name: Name, record: &Record<'_>, value: &[u8]) -> Self {
-        let mut pending = Self::empty(headers(&name, record), 1);
+    pub(super) fn new(subject: Subject, tag: u64, name: Name, record: &Record<'_>, value: &[u8]) -> Self {
+        let mut pending = Self::empty(subject, headers(&name, record), 1);
         pending.push(tag, name, value);
         pending
     }
 
-    fn empty(headers: HeaderMap, capacity: usize) -> Self {
+    /// A record whose value is its payload.
+    pub(super) fn raw(subject: Subject, tag: u64, name: Name, record: &Record<'_>) -> Self {
+        let mut pending = Self::empty(subject, raw_headers(&name, record), 1);
+        pending.push(tag, name, record.payload);
+        pending
+    }
+
+    fn empty(subject: Subject, headers: HeaderMap, capacity: usize) -> Self {
         Self {
             parts: Vec::with_capacity(capacity),
+            subject,
             headers,
             payload: BytesMut::new(),
             sealed: None,
@@ -87,6 +98,11 @@ impl Pending {
     /// Takes the tags of its records.
     pub(super) fn take_tags(&mut self) -> impl Iterator<Item = u64> {
         self.parts.drain(..).map(|part| part.tag)
+    }
+
+    /// What it is published on.
+    pub(super) fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// Whether a value of `bytes` bytes can be added.
@@ -142,7 +158,7 @@ impl Pending {
         let mut from = 0;
         [self.parts, second].map(|parts| {
             let begin = from;
-            let mut piece = Self::empty(HeaderMap::new(), 0);
+            let mut piece = Self::empty(self.subject.clone(), HeaderMap::new(), 0);
             piece.goes_alone = true;
             piece.may_be_there = parts.iter().all(|part| part.name.may_be_there);
             for part in &parts {
@@ -178,6 +194,25 @@ fn headers(name: &Name, record: &Record<'_>) -> HeaderMap {
     headers
 }
 
+/// The headers of a record whose value is its payload. Nothing of the record is lost: see [`raw_message::escape`].
+fn raw_headers(name: &Name, record: &Record<'_>) -> HeaderMap {
+    let value = |bytes: &[u8]| raw_message::escape(bytes, |_| false);
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", name.text.as_str());
+    headers.insert("message_id", &*value(record.id));
+    headers.insert("source", &*value(record.source));
+    headers.insert("schema", raw_message::SCHEMA);
+    for (name, bytes) in raw_message::headers(record) {
+        // Names of headers are visible ASCII without a colon (NATS ADR-4).
+        let name = raw_message::escape(name.as_bytes(), |c| !c.is_ascii_graphic() || c == ':');
+        headers.append(name.as_str(), &*value(&bytes));
+    }
+    if let Some((_, trace)) = MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent") {
+        headers.insert("traceparent", &*value(trace));
+    }
+    headers
+}
+
 /// Header values are one line.
 fn header_value(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -191,7 +226,7 @@ mod tests {
 
     fn pack(numbers: std::ops::Range<u64>, value: &[u8], record: &Record<'_>) -> Pending {
         let name = |n: u64| Name { text: format!("log-0-{n}"), may_be_there: n < 2 };
-        let mut pack = Pending::new(numbers.start, name(numbers.start), record, value);
+        let mut pack = Pending::new(Subject::from("s"), numbers.start, name(numbers.start), record, value);
         numbers.skip(1).for_each(|n| pack.push(n, name(n), value));
         pack
     }

@@ -29,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, Message, StatusCode, Subscriber, client::PublishErrorKind, jetstream};
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber, client::PublishErrorKind, jetstream};
 use engine_core::Record;
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
@@ -45,6 +45,7 @@ use crate::{
     backoff::Backoff,
     data_message,
     publisher::{Ack, Busy, Publisher, Rejected},
+    raw_message::MessageValue,
     status::SideStatus,
 };
 
@@ -75,6 +76,8 @@ struct PubError {
 /// The publisher of NATS JetStream.
 pub struct NatsPublisher {
     config: NatsConfig,
+    /// The subject of all messages that choose none.
+    subject: Subject,
     naming: Naming,
     status: Arc<SideStatus>,
     session: Option<(Runtime, Session)>,
@@ -192,6 +195,7 @@ impl NatsPublisher {
         let wake = Arc::new(Notify::new());
         let session = Session::start(&config, &status, &wake)?;
         Ok(Self {
+            subject: Subject::from(config.subject.as_str()),
             config,
             naming,
             status,
@@ -392,8 +396,10 @@ impl NatsPublisher {
             pending.first_sent.get_or_insert(now);
             pending.sent = Some(now);
             let reply = format!("{}.{}", session.inbox, self.first + place as u64);
-            let (headers, payload) = pending.seal();
-            let subject = self.config.subject.clone();
+            let (mut headers, payload) = pending.seal();
+            // Streams and their subjects can be changed at any time: another stream is not where it is promised to be.
+            headers.insert("Nats-Expected-Stream", self.config.stream.as_str());
+            let subject = pending.subject().clone();
             match session.client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
                 Ok(()) => {}
                 // The client judges it by itself, with what the server said when it was connected.
@@ -455,15 +461,28 @@ impl Publisher for NatsPublisher {
         if is_full && !self.pending.back().is_some_and(|last| last.has_room(0, records_max, bytes_max)) {
             return Err(Busy);
         }
+        let chosen = self.config.subject_choice.as_ref().and_then(|choice| choice.of(record));
+        let subject = chosen.map_or_else(|| self.subject.clone(), Subject::from);
+        if self.config.value == MessageValue::Raw {
+            if is_full {
+                return Err(Busy);
+            }
+            self.pending.push_back(Pending::raw(subject, tag, self.naming.name(tag), record));
+            self.in_flight += 1;
+            return Ok(());
+        }
         self.value.clear();
         data_message::write(record, &mut self.value);
         let last = self.pending.back_mut();
-        if let Some(last) = last.filter(|last| last.has_room(self.value.len(), records_max, bytes_max)) {
+        let takes = |last: &&mut Pending| {
+            *last.subject() == subject && last.has_room(self.value.len(), records_max, bytes_max)
+        };
+        if let Some(last) = last.filter(takes) {
             last.push(tag, self.naming.name(tag), &self.value);
         } else if is_full {
             return Err(Busy);
         } else {
-            self.pending.push_back(Pending::new(tag, self.naming.name(tag), record, &self.value));
+            self.pending.push_back(Pending::new(subject, tag, self.naming.name(tag), record, &self.value));
         }
         self.in_flight += 1;
         Ok(())
@@ -521,7 +540,7 @@ async fn keep_stream(
             let trouble = match look.await {
                 Ok(Ok(stream)) => {
                     found.note(&stream);
-                    None
+                    config.not_covered(&stream.cached_info().config.subjects)
                 }
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(_) => Some(format!("no answer for {} ms", STILL_THERE_TIMEOUT.as_millis())),

@@ -40,6 +40,7 @@ pub(super) const VERDICTS: &[Row] = &[
         "the message's id, source and traceparent are headers, of at most 64 KiB together",
     ),
     row(STORE_FAILED, Verdict::Stream, "consume or purge its messages, or raise its max_msgs or max_bytes"),
+    row(10060, Verdict::Stream, "another stream has the subject; let the subjects of nats.stream cover it"),
     row(10109, Verdict::Stream, "nothing unseals a stream: delete it, or set nats.stream to another"),
     row(10118, Verdict::Stream, "look at the stream with `nats stream info`"),
     row(10194, Verdict::Stream, "look at the stream with `nats stream info`"),

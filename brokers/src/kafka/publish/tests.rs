@@ -31,7 +31,7 @@ fn publisher(cluster: &Cluster) -> KafkaPublisher {
         brokers: cluster.bootstrap_servers(),
         topic: TOPIC.into(),
         topic_choice: None,
-        value: MessageValue::DataMessage,
+        value: crate::raw_message::MessageValue::DataMessage,
         shapes: None,
         consumer_group: "none".into(),
         client_id: "test".into(),

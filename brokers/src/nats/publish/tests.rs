@@ -92,6 +92,8 @@ impl Broker {
             servers: Servers::parse(&format!("nats://127.0.0.1:{}", self.process.port)).unwrap(),
             stream: STREAM.into(),
             subject: SUBJECT.into(),
+            subject_choice: None,
+            value: MessageValue::DataMessage,
             consumer: "none".into(),
             in_flight_max: 1024,
             pack_messages,
@@ -217,6 +219,27 @@ fn of_a_pack_that_is_too_large_only_the_record_that_is_too_large_alone_is_a_dead
         assert_eq!(*id, format!("log-0-{}", numbers[0]));
     }
     assert!(stored.iter().any(|(_, numbers)| numbers.len() > 1));
+}
+
+#[test]
+fn a_stream_that_has_taken_the_subject_over_is_not_the_one_that_was_asked_for() {
+    let Some(broker) = Broker::start() else { return };
+    broker.make_stream(config());
+    let mut publisher = broker.publisher(1);
+    broker.change_stream(Config { subjects: vec!["elsewhere".into()], ..config() });
+    broker.make_stream(Config { name: "OTHER".into(), ..config() });
+    offer(&mut publisher, 0..3, |_| 10);
+    let mut outcomes = HashMap::new();
+    drive(&mut publisher, &mut outcomes, |publisher, outcomes| {
+        assert!(outcomes.is_empty(), "{outcomes:?}");
+        publisher.status.trouble().is_some_and(|why| why.contains("10060") || why.contains("do not cover"))
+    });
+    // It goes on when the subject is back.
+    broker.runtime.block_on(broker.context().delete_stream("OTHER")).unwrap();
+    broker.change_stream(config());
+    let later = decide(&mut publisher);
+    assert_eq!((later.len(), refused(&later)), (3, Vec::new()));
+    assert_eq!(broker.stored_numbers(), [0, 1, 2]);
 }
 
 #[test]

@@ -4,9 +4,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
-    kafka::{KafkaConfig, MessageValue, SPEAKS_TLS, topic_choice::TopicChoice},
+    destination::{self, Choice},
+    kafka::{KafkaConfig, SPEAKS_TLS},
     log::{Io, LogConfig, Sync},
     nats::{NatsConfig, Servers},
+    raw_message::MessageValue,
     remote::{RemoteConfig, Target},
     secret::Secret,
 };
@@ -308,10 +310,21 @@ fn breaker(values: &Values) -> BreakerConfig {
 
 fn nats(values: &Values) -> Result<NatsConfig, Problem> {
     let servers = Servers::parse(&values.text("nats.url"));
+    if values.text("nats.value") == "raw" && values.number("nats.pack_messages") > 1 {
+        let text = "nats.value = raw has no packs: a payload may hold any byte; set it to 1";
+        return Err(values.problem("nats.pack_messages", text));
+    }
     Ok(NatsConfig {
         servers: servers.map_err(|wrong| values.problem("nats.url", &wrong))?,
         stream: values.text("nats.stream"),
         subject: values.text("nats.subject"),
+        subject_choice: choice(
+            values,
+            destination::SUBJECTS,
+            "nats.subject_template",
+            "nats.subjects_allowed",
+        )?,
+        value: message_value(values, "nats.value"),
         consumer: values.text("nats.consumer"),
         in_flight_max: values.number("nats.in_flight_max"),
         pack_messages: values.number("nats.pack_messages"),
@@ -328,23 +341,35 @@ pub(super) fn kafka_topics(values: &Values) -> EventShapes {
     }
 }
 
+/// Where messages go by what they hold, if anywhere but where all go.
+fn choice(
+    values: &Values,
+    kind: destination::Kind,
+    template: &'static str,
+    allowed: &str,
+) -> Result<Option<Choice>, Problem> {
+    let (pattern, names) = (values.text(template), values.text(allowed));
+    if pattern.is_empty() && names.is_empty() {
+        return Ok(None);
+    }
+    let choice = Choice::parse(kind, &pattern, &names);
+    choice.map(Some).map_err(|wrong| values.problem(template, &wrong))
+}
+
+fn message_value(values: &Values, path: &str) -> MessageValue {
+    match values.text(path).as_str() {
+        "raw" => MessageValue::Raw,
+        _ => MessageValue::DataMessage,
+    }
+}
+
 fn kafka(values: &Values) -> Result<KafkaConfig, Problem> {
     let text = |name: &str| values.text(&format!("kafka.{name}"));
-    let topic_choice = match (text("topic_template"), text("topics_allowed")) {
-        (template, allowed) if template.is_empty() && allowed.is_empty() => None,
-        (template, allowed) => {
-            let choice = TopicChoice::parse(&template, &allowed);
-            Some(choice.map_err(|wrong| values.problem("kafka.topic_template", &wrong))?)
-        }
-    };
     Ok(KafkaConfig {
-        topic_choice,
+        topic_choice: choice(values, destination::TOPICS, "kafka.topic_template", "kafka.topics_allowed")?,
         brokers: text("brokers"),
         topic: text("topic"),
-        value: match text("value").as_str() {
-            "raw" => MessageValue::Raw,
-            _ => MessageValue::DataMessage,
-        },
+        value: message_value(values, "kafka.value"),
         shapes: Some(Arc::new(kafka_topics(values))),
         consumer_group: text("consumer_group"),
         client_id: text("client_id"),

@@ -365,6 +365,27 @@ pub const KEYS: &[Key] = &[
         "The subject that messages are published on.",
     ),
     key(
+        "nats.subject_template",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "Lets a message's content choose its subject: a name with one field in braces, {source} or the name of a metadata key, such as orders.{region}. Only subjects of nats.subjects_allowed are taken; every other message goes to nats.subject. Empty: all of them do.",
+    ),
+    key(
+        "nats.subjects_allowed",
+        Kind::Text,
+        r#""""#,
+        &[],
+        "Subjects that nats.subject_template may come to, separated by commas. The stream must cover them; one that is created here does.",
+    ),
+    key(
+        "nats.value",
+        Kind::Choice(&[("data_message", "data_message"), ("raw", "raw")]),
+        r#""data_message""#,
+        &[],
+        "What a NATS message holds. data_message: the older systems' JSON with the payload in base64. raw: the payload as it came, all else in headers (docs/records.md). Both are read, whatever this says.",
+    ),
+    key(
         "nats.consumer",
         Kind::Text,
         r#""messages-consumer""#,

@@ -133,6 +133,61 @@ fn a_message_in_nats_has_the_older_systems_shape_and_is_gone_when_it_was_worked_
 }
 
 #[test]
+fn a_raw_message_in_nats_is_its_payload_on_the_subject_it_chooses_and_is_worked_on_like_any_other() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_nats, url) = nats(&folder);
+    let start = || {
+        Start::new()
+            .variable("QUEUE_TYPE", "nats")
+            .variable("NATS_URL", &url)
+            .set("nats.value=raw")
+            .set("nats.subject_template=orders.{region}")
+            .set("nats.subjects_allowed=orders.eu,orders.us")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = start().set("queue.consume=false").run();
+    let data = "not JSON, and \u{fc}ml\u{e4}ut\nin two lines";
+    for region in ["eu", "us", "mars"] {
+        let body = serde_json::json!({"source": " 100% s\r\n", "data": data,
+            "metadata": {"region": region, "a: b": "c\r\nd"}});
+        delivered(&server, "", &body.to_string());
+    }
+    let seen = runtime.block_on(async {
+        let context = jetstream::new(async_nats::connect(&url).await.unwrap());
+        let stream = context.get_stream("DIPLOM_STREAM").await.unwrap();
+        let mut seen = Vec::new();
+        for sequence in 1..=3 {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            assert_eq!(message.payload, data.as_bytes());
+            for (name, value) in [
+                ("schema", "raw"),
+                ("source", "%20100%25 s%0D%0A"),
+                ("metadata.a%3A%20b", "c%0D%0Ad"),
+                ("Nats-Expected-Stream", "DIPLOM_STREAM"),
+            ] {
+                assert_eq!(message.headers.get(name).map(|value| value.as_str()), Some(value), "{name}");
+            }
+            seen.push(message.subject.to_string());
+        }
+        seen
+    });
+    assert_eq!(seen, ["orders.eu", "orders.us", "diplom.messages"]);
+    drop(server);
+    let server = start().set("log.level=debug").run();
+    eventually("all are worked on", || (processed(&server) == 3).then_some(()));
+    drop(server);
+    // The stream is there now, and covers nothing else.
+    let other = start().set("nats.subject=other.messages").run();
+    eventually("what is not covered is named", || {
+        let ready = get(other.gateway(), "/ready");
+        ready.text().contains("do not cover nats.subject = other.messages").then_some(())
+    });
+}
+
+#[test]
 fn a_message_in_kafka_has_its_key_and_headers_and_its_offset_is_committed_when_it_was_worked_on() {
     if !can_be_had() {
         return;

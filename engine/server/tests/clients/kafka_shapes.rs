@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 
 use ::brokers::{
     inbound::Source,
-    kafka::{KafkaConfig, MessageValue, consume::KafkaSource, topics::create},
+    kafka::{KafkaConfig, consume::KafkaSource, topics::create},
     status::SideStatus,
 };
 use engine_core::PartitionKey;
@@ -523,7 +523,7 @@ fn one_topic(brokers: &str) -> KafkaConfig {
         brokers: brokers.to_owned(),
         topic: "lagging".into(),
         topic_choice: None,
-        value: MessageValue::DataMessage,
+        value: brokers::raw_message::MessageValue::DataMessage,
         shapes: None,
         consumer_group: "new-group".into(),
         client_id: "test".into(),

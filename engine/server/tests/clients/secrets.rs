@@ -33,7 +33,7 @@ const MARK: &str = "hu5h";
 const LISTEN: Duration = Duration::from_millis(300);
 
 /// Settings of text that hold no secret; every other one is planted with one.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 18] = [
     "composite.providers",
     "data.directory",
     "engine.partition_key",
@@ -50,6 +50,8 @@ const HARMLESS: [&str; 16] = [
     "nats.consumer",
     "nats.stream",
     "nats.subject",
+    "nats.subject_template",
+    "nats.subjects_allowed",
 ];
 
 /// Every setting that can hold a secret, with one that is well-formed there, if there is any.

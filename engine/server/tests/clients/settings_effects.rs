@@ -36,6 +36,9 @@ fn another(key: &Key) -> (&'static str, &'static [(&'static str, &'static str)])
         "kafka.brokers" => ("there:1", &[]),
         "kafka.acks" => ("1", KAFKA),
         "kafka.value" => ("raw", KAFKA),
+        "nats.value" => ("raw", &[]),
+        "nats.subject_template" => ("a.{b}", &[("nats.subjects_allowed", "a.1")]),
+        "nats.subjects_allowed" => ("a.1", &[("nats.subject_template", "a.{b}")]),
         "kafka.topic_template" => ("a-{b}", &[("kafka.topics_allowed", "a-1")]),
         "kafka.topics_allowed" => ("a-1", &[("kafka.topic_template", "a-{b}")]),
         "kafka.compression" => ("zstd", KAFKA),
@@ -64,7 +67,9 @@ fn beside_before<'a>(
     key: &Key,
     beside: &'a [(&'static str, &'static str)],
 ) -> &'a [(&'static str, &'static str)] {
-    if key.path == "kafka.topic_template" || key.path == "kafka.topics_allowed" { &[] } else { beside }
+    let of_two =
+        ["kafka.topic_template", "kafka.topics_allowed", "nats.subject_template", "nats.subjects_allowed"];
+    if of_two.contains(&key.path) { &[] } else { beside }
 }
 
 /// The part in which a setting means something.
