@@ -40,6 +40,7 @@ pub mod status;
 pub mod stored;
 pub mod window;
 pub mod work;
+pub mod written;
 
 pub use pipeline::{Onlooker, Pipeline, Progress, Way};
 pub use publisher::{Ack, Busy, Publisher, Rejected};

@@ -7,6 +7,8 @@ use std::{
 
 use parking_lot::Mutex;
 
+use crate::written::Written;
+
 /// Bounds of the buckets of publish times, in milliseconds; one more is unbounded.
 pub const PUBLISH_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 30_000];
 
@@ -67,6 +69,8 @@ pub struct SideStatus {
     pub publish_buckets: [AtomicU64; PUBLISH_BOUNDS_MS.len() + 1],
     /// Nanoseconds of all of them.
     pub publish_nanoseconds: AtomicU64,
+    /// What its client has written, where that says so.
+    pub written: Written,
     /// What it said of itself, where it says such things.
     pub told: Mutex<Told>,
     /// What is in the way, with the setting to look at.

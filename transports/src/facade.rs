@@ -68,8 +68,8 @@ pub trait Facade: Send + Sync {
     /// Fields of every answer.
     fn fields(&self, route: usize) -> &[(&'static str, &'static str)];
 
-    /// A message was stored, so long after it was put into the queue.
-    fn stored(&self, route: usize, took_ns: u64);
+    /// The message with this id was stored, so long after it was put into the queue.
+    fn stored(&self, route: usize, id: &[u8], took_ns: u64);
 
     /// Writes the answer for a message that was not taken after all, and returns its status.
     fn refuse(&self, route: usize, id: &str, why: &NotTaken, out: &mut Vec<u8>) -> u16;
@@ -110,7 +110,7 @@ pub(crate) fn take(
     }
     match core.accept(&draft.message.incoming(), 0, &terms, caller).ok()? {
         Accepted::Now(_) => {
-            facade.stored(route, 0);
+            facade.stored(route, &draft.message.id, 0);
             Some(Taken::Stored)
         }
         Accepted::Waits(token) => Some(Taken::Waits(token, draft.answer.clone())),
@@ -128,7 +128,8 @@ pub(crate) fn settle(
     let facade = &core.shared.events.facade;
     match Reached::of(settled, &core.shared.acks) {
         Ok(reached) => {
-            facade.stored(route, core.clock.now_ns().saturating_sub(settled.since_ns));
+            let took_ns = core.clock.now_ns().saturating_sub(settled.since_ns);
+            facade.stored(route, settled.id.bytes(), took_ns);
             out.extend_from_slice(success);
             (facade.status(route), Some(reached.level))
         }

@@ -21,8 +21,9 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use engine_core::{MetadataPairs, Record};
+use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message,
+    ClientContext, Message, Statistics,
     config::FromClientConfigAndContext,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage},
@@ -42,6 +43,7 @@ use crate::{
     publisher::{Ack, Busy, Publisher, Rejected},
     raw_message::{self, MessageValue},
     status::SideStatus,
+    written::Batches,
 };
 
 /// How often a broker that does not answer is asked.
@@ -78,9 +80,41 @@ struct Context {
     status: Arc<SideStatus>,
     config: KafkaConfig,
     connected: Arc<AtomicBool>,
+    /// What this client had written when it last said so.
+    told: Mutex<[i64; 4]>,
 }
 
 impl ClientContext for Context {
+    fn stats(&self, statistics: Statistics) {
+        let written = &self.status.written;
+        let errors = statistics.brokers.values().map(|broker| broker.txerrs).sum::<u64>();
+        let now = [
+            statistics.tx,
+            statistics.txmsgs,
+            statistics.txmsg_bytes,
+            i64::try_from(errors).unwrap_or(i64::MAX),
+        ];
+        let before = std::mem::replace(&mut *self.told.lock(), now);
+        let counts = [&written.writes, &written.messages, &written.bytes, &written.errors];
+        for ((count, now), before) in counts.into_iter().zip(now).zip(before) {
+            count.fetch_add(u64::try_from(now - before).unwrap_or(0), Ordering::Relaxed);
+        }
+        for topic in statistics.topics.values() {
+            let window = &topic.batchcnt;
+            let of = |number: i64| u64::try_from(number).unwrap_or(0);
+            let quantiles = [
+                (5_000, of(window.p50)),
+                (7_500, of(window.p75)),
+                (9_000, of(window.p90)),
+                (9_500, of(window.p95)),
+                (9_900, of(window.p99)),
+                (9_999, of(window.p99_99)),
+                (10_000, of(window.max)),
+            ];
+            written.add(&Batches { count: of(window.cnt), messages: of(window.sum), quantiles });
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
@@ -577,6 +611,7 @@ fn producer(
         .set("batch.num.messages", batch_messages.to_string())
         .set("batch.size", batch_bytes.to_string())
         .set("message.max.bytes", QUEUE_BYTES.to_string())
+        .set("statistics.interval.ms", "1000")
         // For ever: what may pass by itself is not given up.
         .set("message.timeout.ms", "0")
         .set("retry.backoff.ms", config.retry_backoff.as_millis().max(1).to_string())
@@ -587,6 +622,7 @@ fn producer(
         status: Arc::clone(status),
         config: config.clone(),
         connected: Arc::clone(connected),
+        told: Mutex::default(),
     };
     ThreadedProducer::from_config_and_context(&client, context)
         .map_err(|error| config.hide_in(format!("kafka: {error}")))

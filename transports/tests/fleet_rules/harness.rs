@@ -223,7 +223,7 @@ impl Facade for NothingIsGood {
         &[]
     }
 
-    fn stored(&self, _route: usize, _took_ns: u64) {}
+    fn stored(&self, _route: usize, _id: &[u8], _took_ns: u64) {}
 
     fn refuse(&self, _route: usize, _id: &str, why: &NotTaken, _out: &mut Vec<u8>) -> u16 {
         why.status

@@ -10,6 +10,7 @@ use std::{
 use brokers::{
     log::SYNC_BOUNDS_US,
     status::{PUBLISH_BOUNDS_MS, SideStatus},
+    written::BATCH_BOUNDS,
 };
 
 use prometheus::{
@@ -18,7 +19,7 @@ use prometheus::{
 use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
 
 use super::{events_metrics, families::Family, house::House, short_pattern};
-use crate::events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS;
+use crate::{events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS, settings::Provider};
 
 /// gRPC code names as `grpc_code` labels, by number.
 const CODE_NAMES: [&str; GRPC_CODES] = [
@@ -575,4 +576,28 @@ fn producer(house: &House, families: &mut Vec<MetricFamily>) {
         durations.add_distribution(&[label], &PUBLISH_BOUNDS_SECONDS, &counted.buckets, counted.seconds);
     }
     families.extend([published, failed, durations].into_iter().filter_map(Family::finish));
+    let Some(kafka) = house.behind.brokers.iter().find(|broker| broker.provider == Provider::Kafka) else {
+        return;
+    };
+    let written = &kafka.status.written;
+    let mut stats = Family::gauge(
+        "producer_kafka_writer_stats",
+        "What the Kafka client has sent in this run, as it says once a second.",
+    );
+    for (metric, number) in [
+        ("writes", &written.writes),
+        ("messages", &written.messages),
+        ("bytes", &written.bytes),
+        ("errors", &written.errors),
+    ] {
+        stats = stats.level(&[("metric", metric)], number.load(Relaxed) as f64);
+    }
+    let mut batches = Family::histogram(
+        "producer_batch_size",
+        "Messages in a batch to Kafka, from the quantiles that the Kafka client gives once a second.",
+    );
+    let buckets: Vec<u64> = written.batches.iter().map(|bucket| bucket.load(Relaxed)).collect();
+    let bounds = BATCH_BOUNDS.map(|bound| bound as f64);
+    batches.add_distribution(&[], &bounds, &buckets, written.batched.load(Relaxed) as f64);
+    families.extend([stats, batches].into_iter().filter_map(Family::finish));
 }

@@ -243,9 +243,9 @@ impl Facade for Facades {
         if matches!(purpose(route), Purpose::Producer(_)) { &producer::FIELDS } else { &[] }
     }
 
-    fn stored(&self, route: usize, took_ns: u64) {
+    fn stored(&self, route: usize, id: &[u8], took_ns: u64) {
         if let Purpose::Producer(kind) = purpose(route) {
-            self.producer.published(kind, Duration::from_nanos(took_ns));
+            self.producer.published(kind, id, Duration::from_nanos(took_ns));
         }
     }
 

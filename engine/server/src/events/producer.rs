@@ -88,7 +88,12 @@ pub struct Counters {
     kinds: [Cells; 3],
     /// When the last event was published, in milliseconds of the Unix epoch; 0: none was.
     last_ms: AtomicU64,
+    /// The same of the last one that was logged.
+    logged_ms: AtomicU64,
 }
+
+/// Least time between two lines of the log about events that were published.
+const LOG_EVERY_MS: u64 = 100;
 
 impl Counters {
     /// The counts by the names of the kinds.
@@ -107,6 +112,17 @@ impl Counters {
         Kind::ALL.map(read).into()
     }
 
+    /// The older service's line, of ten events a second.
+    fn log(&self, now_ms: u64, kind: Kind, id: &[u8], took: Duration) {
+        let last_ms = self.logged_ms.load(Relaxed);
+        if now_ms.saturating_sub(last_ms) >= LOG_EVERY_MS
+            && self.logged_ms.compare_exchange(last_ms, now_ms, Relaxed, Relaxed).is_ok()
+        {
+            let (event_id, event_type) = (String::from_utf8_lossy(id), kind.name());
+            tracing::debug!(%event_id, event_type, duration = ?took, "Event published successfully");
+        }
+    }
+
     /// When the last event was published.
     fn last(&self) -> Option<SystemTime> {
         let ms = self.last_ms.load(Relaxed);
@@ -121,8 +137,12 @@ impl Counters {
         self.kinds[kind as usize].failed.fetch_add(1, Relaxed);
     }
 
-    pub(super) fn published(&self, kind: Kind, took: Duration) {
-        self.last_ms.fetch_max(super::ingestion::now_ms().unsigned_abs(), Relaxed);
+    pub(super) fn published(&self, kind: Kind, id: &[u8], took: Duration) {
+        let now_ms = super::ingestion::now_ms().unsigned_abs();
+        self.last_ms.fetch_max(now_ms, Relaxed);
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            self.log(now_ms, kind, id, took);
+        }
         let cells = &self.kinds[kind as usize];
         cells.published.fetch_add(1, Relaxed);
         cells.nanoseconds.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
@@ -273,7 +293,7 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
         writer.push(b"event-metadata", Value::Object(metadata).to_string().as_bytes());
     }
     let injected = Injected {
-        id: id.into_bytes(),
+        id: id.clone().into_bytes(),
         source: SOURCE.into(),
         payload: event.to_string().into_bytes(),
         metadata: pairs,
@@ -281,7 +301,7 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
     };
     match platform.injector.send(vec![injected], Wanted::Default).await.pop() {
         Some(Fate::Ok(_)) => {
-            platform.producer.published(kind, since.elapsed());
+            platform.producer.published(kind, id.as_bytes(), since.elapsed());
             let message = kind.success();
             answer(
                 StatusCode::OK,

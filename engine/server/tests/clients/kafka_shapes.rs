@@ -132,6 +132,35 @@ fn a_raw_record_is_the_payload_with_the_rest_in_headers_and_is_worked_on_like_an
 }
 
 #[test]
+fn the_producer_services_batches_and_writes_are_counted_and_an_event_is_logged_at_debug() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_kafka, brokers) = kafka(&folder);
+    let server = start(&brokers).set("log.level=debug").run();
+    let id = posted(&server, "/api/v1/events/user", &json!({"data": "someone"}))["event"]["id"].clone();
+    let line = server.wait_for_message("Event published successfully");
+    assert_eq!((&line["event_id"], &line["event_type"]), (&id, &json!("user_created")), "{line}");
+    let took = line["duration"].as_str().unwrap();
+    assert!(took.ends_with('s') && took.starts_with(|c: char| c.is_ascii_digit()), "{took}");
+    posted(&server, "/api/v1/events/order", &json!({"data": "an order"}));
+    eventually("the client says what it has written", || {
+        let page = get(server.gateway(), "/metrics").text().to_owned();
+        let number = |name: &str| {
+            let line = page.lines().find(|line| line.starts_with(name))?;
+            line.rsplit(' ').next()?.parse::<f64>().ok()
+        };
+        let written = number(r#"producer_kafka_writer_stats{metric="messages"}"#)?;
+        let writes = number(r#"producer_kafka_writer_stats{metric="writes"}"#)?;
+        let (sum, count) = (number("producer_batch_size_sum")?, number("producer_batch_size_count")?);
+        let small = number(r#"producer_batch_size_bucket{le="5"}"#)?;
+        (written == 2.0 && writes > 0.0 && sum == 2.0 && (1.0..=2.0).contains(&count) && small == count)
+            .then_some(())
+    });
+}
+
+#[test]
 fn a_message_chooses_among_the_topics_that_are_allowed_and_is_worked_on_from_each() {
     if !can_be_had() {
         return;
