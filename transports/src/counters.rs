@@ -133,10 +133,26 @@ tallies! {
     ColdCalls,
 }
 
+/// What comes on a stream, each answered for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Messages of `IngestStream`; the answer is one, at the end.
+    Messages,
+    /// Events of `StreamEvents`.
+    Events,
+}
+
+impl StreamKind {
+    /// Both, with the names of their methods.
+    pub const ALL: [(StreamKind, &str); 2] =
+        [(StreamKind::Messages, "IngestStream"), (StreamKind::Events, "StreamEvents")];
+}
+
 /// The counters of one core.
 #[derive(Debug)]
 pub struct FrontCounters {
     durations: Box<[AtomicU64]>,
+    streamed: Box<[AtomicU64]>,
     processing: Box<[AtomicU64]>,
     answering: Box<[AtomicU64]>,
     tallies: Box<[AtomicU64]>,
@@ -160,6 +176,7 @@ impl Default for FrontCounters {
     fn default() -> Self {
         Self {
             durations: cells(Role::ALL.len() * ENDPOINTS.len() * OUTCOMES * CELLS),
+            streamed: cells(StreamKind::ALL.len() * CELLS),
             processing: cells(CELLS),
             answering: cells(ANSWER_BUCKETS),
             tallies: cells(Tally::ALL.len()),
@@ -239,6 +256,12 @@ impl FrontCounters {
         read(&self.durations[cell_of(role, endpoint, outcome)..])
     }
 
+    /// What came on streams and reached the level asked for, by how long after its arrival: as far as the turn that read
+    /// it began, and the one that learnt of it ended.
+    pub fn streamed(&self, what: StreamKind) -> Durations {
+        read(&self.streamed[what as usize * CELLS..])
+    }
+
     /// Messages that this core's worker finished, each with its share of the time of the turn that finished it.
     pub fn processing(&self) -> Durations {
         read(&self.processing)
@@ -292,16 +315,30 @@ pub(crate) fn status_index(status: u16) -> usize {
 
 /// Requests answered in the batch under way; they share one duration, measured once when the batch is done.
 #[derive(Debug, Default)]
-pub(crate) struct Answered(RefCell<Vec<(usize, u32)>>);
+pub(crate) struct Answered {
+    requests: RefCell<Vec<(usize, u32)>>,
+    /// What streams brought, with how long it waited before this batch, in nanoseconds.
+    streamed: RefCell<Vec<(StreamKind, u64, u32)>>,
+}
 
 impl Answered {
     /// Notes one answer.
     pub(crate) fn note(&self, role: Role, endpoint: Endpoint, outcome: usize) {
         let cell = cell_of(role, endpoint, outcome);
-        let mut noted = self.0.borrow_mut();
+        let mut noted = self.requests.borrow_mut();
         match noted.iter_mut().find(|(known, _)| *known == cell) {
             Some((_, count)) => *count += 1,
             None => noted.push((cell, 1)),
+        }
+    }
+
+    /// Notes `count` messages of a stream that reached their level, having waited so long before this batch.
+    pub(crate) fn note_streamed(&self, what: StreamKind, waited_ns: u64, count: u32) {
+        let mut noted = self.streamed.borrow_mut();
+        // Those that came together mostly end together.
+        match noted.last_mut() {
+            Some((known, waited, so_far)) if (*known, *waited) == (what, waited_ns) => *so_far += count,
+            _ => noted.push((what, waited_ns, count)),
         }
     }
 
@@ -309,7 +346,11 @@ impl Answered {
     /// their answers were given to the socket.
     pub(crate) fn settle(&self, counters: &FrontCounters, nanoseconds: u64) {
         let mut answers = 0;
-        for (cell, count) in self.0.borrow_mut().drain(..) {
+        for (what, waited_ns, count) in self.streamed.borrow_mut().drain(..) {
+            let cells = &counters.streamed[what as usize * CELLS..];
+            observe(cells, u64::from(count), waited_ns.saturating_add(nanoseconds));
+        }
+        for (cell, count) in self.requests.borrow_mut().drain(..) {
             observe(&counters.durations[cell..], u64::from(count), nanoseconds);
             answers += u64::from(count);
         }
@@ -342,6 +383,23 @@ mod tests {
         // 20 ms is above 16.384 and at most 32.768 ms.
         let place = ANSWER_BOUNDS_US.iter().position(|bound| *bound == 32_768).unwrap();
         assert_eq!((counters.answering()[place], counters.answering().iter().sum::<u64>()), (3, 3));
+    }
+
+    #[test]
+    fn what_a_stream_brought_has_waited_before_the_batch_that_answers_it() {
+        let (counters, answered) = (FrontCounters::default(), Answered::default());
+        answered.note_streamed(StreamKind::Events, 0, 2);
+        answered.note_streamed(StreamKind::Events, 0, 1);
+        answered.note_streamed(StreamKind::Messages, 0, 4);
+        answered.note_streamed(StreamKind::Events, 2_000_000, 1);
+        assert_eq!(answered.streamed.borrow().len(), 3);
+        answered.settle(&counters, 1_000_000);
+        let [messages, events] =
+            [StreamKind::Messages, StreamKind::Events].map(|what| counters.streamed(what));
+        assert_eq!((messages.count(), events.count()), (4, 4));
+        assert!((messages.sum_seconds - 0.004).abs() < 1e-9 && (events.sum_seconds - 0.006).abs() < 1e-9);
+        answered.settle(&counters, 1_000_000);
+        assert_eq!(counters.streamed(StreamKind::Events).count(), 4);
     }
 
     #[test]

@@ -47,7 +47,8 @@ mod waiting;
 pub use crate::{
     core::Health,
     counters::{
-        ANSWER_BOUNDS_US, Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally,
+        ANSWER_BOUNDS_US, Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, StreamKind,
+        Tally,
     },
     driver::{Driver, DriverChoice, choose},
     events::{EventPlan, EventRules, Examined},

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     answer::{Reached, Refusal},
     core::Core,
+    counters::StreamKind,
     events::{self, Examined, Streamed},
     grpc::{Code, Deframer, PREFIX_BYTES, Status, Take},
     grpc_answer::{Failure, push_status},
@@ -135,6 +136,7 @@ impl EventStream {
                 Turn::Waiting => {}
                 Turn::Stored { id, duplicate, since_ns } => {
                     let stamp = events::stamp(core, *since_ns);
+                    core.answered.note_streamed(StreamKind::Events, stamp.took_ns, 1);
                     encode_streamed_response(out, true, id.bytes(), events::verdict(*duplicate), &stamp);
                 }
                 Turn::Refused { id, refusal } => {

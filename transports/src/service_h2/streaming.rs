@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::{Call, Service, Stream};
 use crate::{
+    counters,
     grpc::{Deframer, PREFIX_BYTES, Take},
     grpc_answer::Failure,
     h2::{Credit, Replies, StreamId},
@@ -66,6 +67,7 @@ impl Service {
             match taken {
                 Ok(Streamed::Accepted) => {
                     *accepted += 1;
+                    core.answered.note_streamed(counters::StreamKind::Messages, 0, 1);
                     Take::Next
                 }
                 Ok(Streamed::Waits) => {

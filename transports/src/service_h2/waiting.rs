@@ -3,7 +3,7 @@
 use super::{Service, Stream};
 use crate::{
     answer::{Reached, write_stored},
-    counters::status_index,
+    counters::{StreamKind, status_index},
     grpc::{Code, PREFIX_BYTES, Status},
     grpc_answer::{Failure, fail, push_reached, push_status},
     h2::{Block, Replies, StreamId},
@@ -61,6 +61,8 @@ impl Service {
             }
             (Stream::Streaming(streaming), Ok(_)) => {
                 streaming.waiting -= 1;
+                let waited_ns = self.core.clock.now_ns().saturating_sub(settled.since_ns);
+                self.core.answered.note_streamed(StreamKind::Messages, waited_ns, 1);
                 (!streaming.stalled && streaming.is_complete()).then(|| self.finish(id, streaming, replies))
             }
             (Stream::Streaming(streaming), Err(refusal)) => {

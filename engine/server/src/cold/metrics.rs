@@ -16,7 +16,9 @@ use brokers::{
 use prometheus::{
     Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector, proto::MetricFamily,
 };
-use transports::{Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, Tally};
+use transports::{
+    Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, StreamKind, Tally,
+};
 
 use super::{events_metrics, families::Family, house::House, short_pattern};
 use crate::{events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS, settings::Provider};
@@ -510,6 +512,20 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
         busy = busy.level(&[("core", &number)], core.front.busy());
         cpu.add_amount(&[("core", &number)], core.front.cpu().as_secs_f64());
     }
+    let mut streamed = Family::histogram(
+        "tidegate_stream_latency_seconds",
+        "From the read of a message or event of a stream to its having the level asked for.",
+    );
+    for (what, method) in StreamKind::ALL {
+        let mut taken = Durations::default();
+        for core in &house.cores {
+            taken.merge(&core.front.streamed(what));
+        }
+        if taken.count() > 0 {
+            let labels = [("grpc_method", method)];
+            streamed.add_distribution(&labels, &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+        }
+    }
     let totals = house.totals();
     let messages = Family::counter(
         "tidegate_messages_total",
@@ -547,6 +563,7 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
                 .count(&[], house.tally(Tally::Probes)),
             Family::counter("tidegate_cold_calls_total", "Requests handed to the cold lane.")
                 .count(&[], house.tally(Tally::ColdCalls)),
+            streamed,
             messages,
             pending,
             per_core,

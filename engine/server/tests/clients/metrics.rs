@@ -2,7 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::harness::{H2Peer, Peer, Server, eventually, framed, get, on_runtime, post_json};
+use prost::Message;
+use tidegate_proto::{
+    analytics::v1::{Event, EventType, StreamEventsRequest, stream_events_request},
+    diplom::v1::IngestRequest,
+};
+
+use crate::harness::{H2Peer, Peer, Scratch, Server, Start, eventually, framed, get, on_runtime, post_json};
 
 /// Names, types and label names that the older dashboards and alerts ask for.
 const PROMISED: &[(&str, &str, &[&str])] = &[
@@ -365,6 +371,44 @@ fn rpcs_of_the_cold_lane_are_counted_by_code_and_made_up_ones_are_not() {
         ("grpc.health.v1.Health", "Check", "OK", 1.0),
     ];
     assert_eq!(counted, expected);
+}
+
+#[test]
+fn what_streams_bring_has_a_latency_each_and_what_is_refused_has_none() {
+    let folder = Scratch::new();
+    let server =
+        Start::new().set("queue.type=log").set(&format!("data.directory={}", folder.path().display())).run();
+    let event = |id: &str, user: &str| {
+        let event = Event {
+            id: id.to_owned(),
+            user_id: user.to_owned(),
+            event_type: EventType::User.into(),
+            ..Event::default()
+        };
+        let request = stream_events_request::Request::Event(event);
+        framed(0, &StreamEventsRequest { request: Some(request) }.encode_to_vec())
+    };
+    let message =
+        framed(0, &IngestRequest { data: b"x".to_vec(), ..IngestRequest::default() }.encode_to_vec());
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        let events = [event("a", "u"), event("b", "u"), event("a", "u"), event("c", "")].concat();
+        let answer =
+            peer.call("/analytics.v1.EventIngestionService/StreamEvents", &[], &events).await.unwrap();
+        assert_eq!(answer.grpc_status(), Some(0), "{}", answer.grpc_message());
+        for level in ["durable", "queued"] {
+            let fields = [("tidegate-ack", level)];
+            let answer =
+                peer.call("/diplom.v1.IngestService/IngestStream", &fields, &message.repeat(5)).await;
+            assert_eq!(answer.unwrap().grpc_status(), Some(0));
+        }
+    });
+    eventually("each is counted", || {
+        let page = scrape(&server);
+        let count =
+            |method: &str| page.value("tidegate_stream_latency_seconds_count", &[("grpc_method", method)]);
+        (count("StreamEvents") == 3.0 && count("IngestStream") == 10.0).then_some(())
+    });
 }
 
 #[test]
