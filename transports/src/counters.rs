@@ -10,16 +10,10 @@ use std::{
 };
 
 use crate::{
+    durations::{CELLS, Durations, observe},
     listener::Role,
     routes::{ENDPOINTS, Endpoint},
 };
-
-/// Upper bounds of the duration buckets in seconds: Prometheus' default, as the older dashboards expect, and below its first
-/// bound as many more, as most answers take less than that.
-pub const DURATION_BOUNDS: [f64; 17] = [
-    0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-    10.0,
-];
 
 /// Bounds of the finer buckets of all answers, in microseconds: powers of two, so that finding the bucket is counting
 /// zeros.
@@ -43,10 +37,6 @@ pub const GRPC_CODES: usize = 17;
 const ANSWER_BUCKETS: usize = ANSWER_BOUNDS_US.len() + 1;
 const OUTCOMES: usize = STATUSES.len();
 const _: () = assert!(OUTCOMES >= GRPC_CODES);
-const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
-/// Buckets and the sum of nanoseconds.
-const CELLS: usize = BUCKETS + 1;
-
 macro_rules! causes {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
         /// Why a connection or request was cut short.
@@ -187,30 +177,6 @@ impl Default for FrontCounters {
     }
 }
 
-/// A distribution of durations, merged over cores.
-#[derive(Clone, Debug, Default)]
-pub struct Durations {
-    /// Requests per bucket of [`DURATION_BOUNDS`], not cumulative, the last for anything longer.
-    pub buckets: [u64; BUCKETS],
-    /// Sum in seconds.
-    pub sum_seconds: f64,
-}
-
-impl Durations {
-    /// Requests in all.
-    pub fn count(&self) -> u64 {
-        self.buckets.iter().sum()
-    }
-
-    /// Adds another distribution to this one.
-    pub fn merge(&mut self, other: &Durations) {
-        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
-            *mine += theirs;
-        }
-        self.sum_seconds += other.sum_seconds;
-    }
-}
-
 impl FrontCounters {
     /// Counts `count` of something; to be called by the owning core alone.
     pub(crate) fn add(&self, tally: Tally, count: u64) {
@@ -253,18 +219,18 @@ impl FrontCounters {
 
     /// Requests of one role and endpoint that ended with one outcome: an index into [`STATUSES`], or a gRPC code.
     pub fn durations(&self, role: Role, endpoint: Endpoint, outcome: usize) -> Durations {
-        read(&self.durations[cell_of(role, endpoint, outcome)..])
+        Durations::read(&self.durations[cell_of(role, endpoint, outcome)..])
     }
 
     /// What came on streams and reached the level asked for, by how long after its arrival: as far as the turn that read
     /// it began, and the one that learnt of it ended.
     pub fn streamed(&self, what: StreamKind) -> Durations {
-        read(&self.streamed[what as usize * CELLS..])
+        Durations::read(&self.streamed[what as usize * CELLS..])
     }
 
     /// Messages that this core's worker finished, each with its share of the time of the turn that finished it.
     pub fn processing(&self) -> Durations {
-        read(&self.processing)
+        Durations::read(&self.processing)
     }
 
     /// Requests of hot routes by how long the turn took that answered them: from the read that completed them, or from
@@ -278,24 +244,6 @@ impl FrontCounters {
     pub(crate) fn processed(&self, count: u64, nanoseconds: u64) {
         observe(&self.processing, count, nanoseconds / count.max(1));
     }
-}
-
-/// Reads one histogram from the start of `cells`.
-fn read(cells: &[AtomicU64]) -> Durations {
-    let mut durations = Durations::default();
-    for (bucket, cell) in durations.buckets.iter_mut().zip(cells) {
-        *bucket = cell.load(Relaxed);
-    }
-    durations.sum_seconds = cells[BUCKETS].load(Relaxed) as f64 / 1e9;
-    durations
-}
-
-/// Adds `count` observations of `nanoseconds` each to the histogram at the start of `cells`.
-fn observe(cells: &[AtomicU64], count: u64, nanoseconds: u64) {
-    let seconds = nanoseconds as f64 / 1e9;
-    let bucket = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BUCKETS - 1);
-    add(&cells[bucket], count);
-    add(&cells[BUCKETS], nanoseconds.saturating_mul(count));
 }
 
 /// The place in [`ANSWER_BOUNDS_US`] of a time.
@@ -375,7 +323,7 @@ mod tests {
         answered.settle(&counters, 20_000_000);
         answered.settle(&counters, 20_000_000);
         let ok = counters.durations(Role::Gateway, endpoint, status_index(200));
-        let place = DURATION_BOUNDS.iter().position(|bound| *bound == 0.025).unwrap();
+        let place = crate::DURATION_BOUNDS.iter().position(|bound| *bound == 0.025).unwrap();
         assert_eq!((ok.count(), ok.buckets[place]), (2, 2));
         assert!((ok.sum_seconds - 0.04).abs() < 1e-9);
         assert_eq!(counters.durations(Role::Ingest, endpoint, status_index(503)).count(), 1);

@@ -17,6 +17,7 @@ mod connection;
 mod core;
 mod counters;
 mod driver;
+mod durations;
 pub mod events;
 pub mod facade;
 mod fleet;
@@ -46,11 +47,9 @@ mod waiting;
 
 pub use crate::{
     core::Health,
-    counters::{
-        ANSWER_BOUNDS_US, Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, StreamKind,
-        Tally,
-    },
+    counters::{ANSWER_BOUNDS_US, Cause, FrontCounters, GRPC_CODES, STATUSES, StreamKind, Tally},
     driver::{Driver, DriverChoice, choose},
+    durations::{DURATION_BOUNDS, Durations, FINE_BUCKETS, FINE_INDEX, FINE_SCHEMA, FINE_ZERO_SECONDS},
     events::{EventPlan, EventRules, Examined},
     fleet::{Farewell, Fleet, Plan, SinkMaker},
     guard::{Denied, Guard},

@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use prometheus::proto::MetricFamily;
-use transports::{Cause, DURATION_BOUNDS, Durations, Tally};
+use transports::{Cause, Durations, Tally};
 
 use super::{families::Family, house::House};
 use crate::settings::Provider;
@@ -15,7 +14,7 @@ const TYPES_MAX: u16 = 64;
 const SERVICES: [&str; 3] = ["producer", "consumer", "analytics"];
 
 /// Appends them.
-pub fn append(house: &House, families: &mut Vec<MetricFamily>) {
+pub fn append(house: &House, families: &mut Vec<Family>) {
     let mut by_type: BTreeMap<String, u64> = BTreeMap::new();
     let mut all = 0;
     for part in house.behind.parts.iter() {
@@ -50,7 +49,7 @@ pub fn append(house: &House, families: &mut Vec<MetricFamily>) {
         "Of messages of all kinds: each has its share of the turn that finished it.",
     );
     let labels = [("service", "consumer"), ("event_type", "all")];
-    durations.add_distribution(&labels, &DURATION_BOUNDS, &took.buckets, took.sum_seconds);
+    durations.add_durations(&labels, &took);
     let mut errors = Family::counter("errors_total", "What went wrong, by where and what.");
     errors.add_count(&[("service", "producer"), ("error_type", "refused")], totals.refused);
     errors.add_count(&[("service", "consumer"), ("error_type", "processing")], totals.errors);
@@ -79,7 +78,7 @@ pub fn append(house: &House, families: &mut Vec<MetricFamily>) {
 }
 
 /// The lag in Kafka by partition, which are as many series as this process reads partitions; none without Kafka.
-fn kafka_lag(house: &House) -> Option<MetricFamily> {
+fn kafka_lag(house: &House) -> Option<Family> {
     let behind = &house.behind;
     let kafka = behind.brokers.iter().find(|broker| broker.provider == Provider::Kafka)?;
     let group = behind.delivery.kafka.consumer_group.as_str();

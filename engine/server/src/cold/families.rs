@@ -2,13 +2,24 @@
 //! cores: nothing on the hot lane knows of Prometheus.
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use transports::{DURATION_BOUNDS, Durations};
 
 /// Label names and values of one series.
 pub type Labels<'a> = &'a [(&'a str, &'a str)];
 
-/// A family under construction.
-#[derive(Debug)]
-pub struct Family(MetricFamily);
+/// A family.
+#[derive(Clone, Debug)]
+pub struct Family {
+    whole: MetricFamily,
+    /// By series, what a native histogram is made of; shorter than the series where the rest has none.
+    fine: Vec<Option<Durations>>,
+}
+
+impl From<MetricFamily> for Family {
+    fn from(whole: MetricFamily) -> Self {
+        Self { whole, fine: Vec::new() }
+    }
+}
 
 impl Family {
     fn new(name: &str, help: &str, kind: MetricType) -> Self {
@@ -16,7 +27,7 @@ impl Family {
         family.set_name(name.to_owned());
         family.set_help(help.to_owned());
         family.set_field_type(kind);
-        Self(family)
+        family.into()
     }
 
     /// A counter.
@@ -43,7 +54,7 @@ impl Family {
         });
         let mut metric = Metric::from_label(pairs.collect());
         set(&mut metric);
-        self.0.mut_metric().push(metric);
+        self.whole.mut_metric().push(metric);
     }
 
     /// Adds a series of a counter.
@@ -97,8 +108,32 @@ impl Family {
         });
     }
 
+    /// Adds a series of a histogram of durations, which is a native one where the page is protobuf.
+    pub fn add_durations(&mut self, labels: Labels<'_>, taken: &Durations) {
+        self.fine.resize(self.whole.get_metric().len(), None);
+        self.fine.push(Some(taken.clone()));
+        self.add_distribution(labels, &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn named(mut self, name: String) -> Self {
+        self.whole.set_name(name);
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        self.whole.name()
+    }
+
+    /// What it is made of: the family as text has it, and what native histograms are made of.
+    pub fn parts(&self) -> (&MetricFamily, &[Option<Durations>]) {
+        (&self.whole, &self.fine)
+    }
+
     /// The finished family; `None` when it has no series (the encoder refuses empty ones).
-    pub fn finish(self) -> Option<MetricFamily> {
-        (!self.0.get_metric().is_empty()).then_some(self.0)
+    pub fn finish(self) -> Option<Self> {
+        (!self.whole.get_metric().is_empty()).then_some(self)
     }
 }

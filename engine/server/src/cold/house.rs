@@ -277,13 +277,7 @@ pub struct ColdCounts(Mutex<BTreeMap<ColdKey, Durations>>);
 impl ColdCounts {
     /// Counts one answer.
     pub fn note(&self, key: ColdKey, took: Duration) {
-        let seconds = took.as_secs_f64();
-        let bounds = transports::DURATION_BOUNDS;
-        let bucket = bounds.iter().position(|bound| seconds <= *bound).unwrap_or(bounds.len());
-        let mut counts = self.0.lock();
-        let durations = counts.entry(key).or_default();
-        durations.buckets[bucket] += 1;
-        durations.sum_seconds += seconds;
+        self.0.lock().entry(key).or_default().add(took);
     }
 
     /// A copy of all counts.

@@ -13,14 +13,10 @@ use brokers::{
     written::BATCH_BOUNDS,
 };
 
-use prometheus::{
-    Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector, proto::MetricFamily,
-};
-use transports::{
-    Cause, DURATION_BOUNDS, Durations, Endpoint, GRPC_CODES, Role, STATUSES, StreamKind, Tally,
-};
+use prometheus::{Encoder, TextEncoder, core::Collector, process_collector::ProcessCollector};
+use transports::{Cause, Durations, Endpoint, GRPC_CODES, Role, STATUSES, StreamKind, Tally};
 
-use super::{events_metrics, families::Family, house::House, short_pattern};
+use super::{events_metrics, families::Family, house::House, native, short_pattern};
 use crate::{events::producer::DURATION_BOUNDS as PUBLISH_BOUNDS_SECONDS, settings::Provider};
 
 /// gRPC code names as `grpc_code` labels, by number.
@@ -44,13 +40,12 @@ const CODE_NAMES: [&str; GRPC_CODES] = [
     "Unauthenticated",
 ];
 
-/// The whole page and its content type.
+/// The whole page and its content type: text, or protobuf with native histograms.
 ///
 /// # Errors
 /// When the encoder refuses a family, which would be a mistake of ours.
-pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
-    let encoder = TextEncoder::new();
-    let mut families: Vec<MetricFamily> = Vec::new();
+pub fn page(house: &House, native: bool) -> Result<(String, Vec<u8>), prometheus::Error> {
+    let mut families: Vec<Family> = Vec::new();
     ingest(house, &mut families);
     processor(house, &mut families);
     requests(house, &mut families);
@@ -61,8 +56,12 @@ pub fn page(house: &House) -> Result<(String, Vec<u8>), prometheus::Error> {
     producer(house, &mut families);
     events_metrics::append(house, &mut families);
     own_names(&mut families);
-    families.extend(ProcessCollector::for_self().collect());
-    let mut text = Vec::new();
+    families.extend(ProcessCollector::for_self().collect().into_iter().map(Family::from));
+    if native {
+        return Ok((native::CONTENT_TYPE.to_owned(), native::write(&families)));
+    }
+    let families: Vec<_> = families.iter().map(|family| family.parts().0.clone()).collect();
+    let (encoder, mut text) = (TextEncoder::new(), Vec::new());
     encoder.encode(&families, &mut text)?;
     Ok((encoder.format_type().to_owned(), text))
 }
@@ -81,15 +80,10 @@ const GENERIC: [&str; 9] = [
 ];
 
 /// Gives what has a name of [`GENERIC`] one of ours beside it, for where several programs' metrics meet.
-fn own_names(families: &mut Vec<MetricFamily>) {
+fn own_names(families: &mut Vec<Family>) {
     let generic = families.iter().filter(|family| GENERIC.contains(&family.name()));
-    let own: Vec<MetricFamily> = generic
-        .map(|family| {
-            let mut own = family.clone();
-            own.set_name(format!("tidegate_{}", family.name()));
-            own
-        })
-        .collect();
+    let own: Vec<Family> =
+        generic.map(|family| family.clone().named(format!("tidegate_{}", family.name()))).collect();
     families.extend(own);
 }
 
@@ -136,7 +130,7 @@ fn ingest_requests(house: &House) -> BTreeMap<&'static str, Durations> {
     by_status
 }
 
-fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
+fn ingest(house: &House, families: &mut Vec<Family>) {
     let mut requests =
         Family::counter("ingest_requests_total", "Requests that bring messages in, by outcome.");
     let mut durations = Family::histogram(
@@ -145,12 +139,7 @@ fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
     );
     for (status, taken) in &ingest_requests(house) {
         requests.add_count(&[("status", status)], taken.count());
-        durations.add_distribution(
-            &[("status", status)],
-            &DURATION_BOUNDS,
-            &taken.buckets,
-            taken.sum_seconds,
-        );
+        durations.add_durations(&[("status", status)], &taken);
     }
     let totals = house.totals();
     let messages = Family::counter("ingest_messages_processed_total", "Messages at the ingest stage.")
@@ -160,7 +149,7 @@ fn ingest(house: &House, families: &mut Vec<MetricFamily>) {
     families.extend([requests, durations, messages].into_iter().filter_map(Family::finish));
 }
 
-fn processor(house: &House, families: &mut Vec<MetricFamily>) {
+fn processor(house: &House, families: &mut Vec<Family>) {
     let totals = house.totals();
     let waiting = totals.waiting as f64;
     let workers = house.cores.len() as f64;
@@ -172,12 +161,7 @@ fn processor(house: &House, families: &mut Vec<MetricFamily>) {
     for core in &house.cores {
         taken.merge(&core.front.processing());
     }
-    duration.add_distribution(
-        &[("status", "processed")],
-        &DURATION_BOUNDS,
-        &taken.buckets,
-        taken.sum_seconds,
-    );
+    duration.add_durations(&[("status", "processed")], &taken);
     families.extend(
         [
             Family::counter("processor_messages_total", "Messages that workers finished.")
@@ -213,7 +197,7 @@ fn processor(house: &House, families: &mut Vec<MetricFamily>) {
 }
 
 /// `http_*`, `gateway_*` and `grpc_*`.
-fn requests(house: &House, families: &mut Vec<MetricFamily>) {
+fn requests(house: &House, families: &mut Vec<Family>) {
     // One request is one increment, whichever lane answered it.
     let mut all: BTreeMap<(String, String, String), Durations> = BTreeMap::new();
     let mut gateway: BTreeMap<(String, String, String), Durations> = BTreeMap::new();
@@ -265,7 +249,7 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
         for ((method, endpoint, status), taken) in series {
             let labels = [("method", method.as_str()), ("endpoint", endpoint), ("status", status)];
             count.add_count(&labels, taken.count());
-            time.add_distribution(&labels, &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+            time.add_durations(&labels, &taken);
         }
         families.extend([count, time].into_iter().filter_map(Family::finish));
     }
@@ -284,7 +268,7 @@ fn requests(house: &House, families: &mut Vec<MetricFamily>) {
 }
 
 /// The log, the brokers and the dead letters.
-fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
+fn delivery(house: &House, families: &mut Vec<Family>) {
     let behind = &house.behind;
     families.extend(
         Family::counter(
@@ -398,7 +382,7 @@ fn delivery(house: &House, families: &mut Vec<MetricFamily>) {
 }
 
 /// The process that messages are sent on to. Requests over connections is how often one is used again.
-fn remote(house: &House, families: &mut Vec<MetricFamily>) {
+fn remote(house: &House, families: &mut Vec<Family>) {
     let Some(remote) = &house.behind.remote else { return };
     let count = |name: &str, help: &str, number: &AtomicU64| {
         Family::counter(name, help).count(&[], number.load(Relaxed)).finish()
@@ -459,7 +443,7 @@ fn remote(house: &House, families: &mut Vec<MetricFamily>) {
 }
 
 /// What makes the aggregates outlive the process.
-fn snapshots(house: &House, families: &mut Vec<MetricFamily>) {
+fn snapshots(house: &House, families: &mut Vec<Family>) {
     let Some(snapshots) = &house.behind.snapshots else { return };
     let counts = &snapshots.counts;
     let mut age = Family::gauge(
@@ -491,7 +475,7 @@ fn snapshots(house: &House, families: &mut Vec<MetricFamily>) {
     );
 }
 
-fn own(house: &House, families: &mut Vec<MetricFamily>) {
+fn own(house: &House, families: &mut Vec<Family>) {
     let opened = house.tally(Tally::ConnectionsOpened);
     let open = opened.saturating_sub(house.tally(Tally::ConnectionsClosed));
     let mut per_core =
@@ -523,7 +507,7 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
         }
         if taken.count() > 0 {
             let labels = [("grpc_method", method)];
-            streamed.add_distribution(&labels, &DURATION_BOUNDS, &taken.buckets, taken.sum_seconds);
+            streamed.add_durations(&labels, &taken);
         }
     }
     let totals = house.totals();
@@ -577,7 +561,7 @@ fn own(house: &House, families: &mut Vec<MetricFamily>) {
 }
 
 /// What the producer service's dashboards ask for.
-fn producer(house: &House, families: &mut Vec<MetricFamily>) {
+fn producer(house: &House, families: &mut Vec<Family>) {
     let mut published = Family::counter("producer_events_published_total", "Events published, by type.");
     let mut failed =
         Family::counter("producer_events_failed_total", "Events not published, by type and reason.");

@@ -9,6 +9,7 @@ mod farewell;
 mod health;
 mod house;
 mod metrics;
+mod native;
 mod platform;
 mod probe;
 mod routes;

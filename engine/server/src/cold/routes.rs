@@ -11,7 +11,7 @@ use axum::{
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+    header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde_json::{Value, json};
 use tonic::service::Routes;
@@ -23,7 +23,7 @@ use super::{
     elsewhere,
     health::{ready, service},
     house::House,
-    metrics, platform, probe,
+    metrics, native, platform, probe,
 };
 use crate::{
     events::{self, Platform, producer},
@@ -177,8 +177,10 @@ async fn readiness(State(house): HouseState, request: Request) -> impl IntoRespo
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
 
-async fn metrics_page(State(house): HouseState) -> Response {
-    match metrics::page(&house) {
+async fn metrics_page(State(house): HouseState, fields: HeaderMap) -> Response {
+    let accept = fields.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let accept = accept.collect::<Vec<_>>().join(",");
+    match metrics::page(&house, native::is_wanted(&accept)) {
         Ok((content_type, text)) => ([(CONTENT_TYPE, content_type)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("metrics: {error}\n")).into_response(),
     }

@@ -412,6 +412,60 @@ fn what_streams_bring_has_a_latency_each_and_what_is_refused_has_none() {
 }
 
 #[test]
+fn who_asks_for_protobuf_gets_the_same_series_with_native_histograms() {
+    let server = Server::start();
+    traffic(&server);
+    server.settled();
+    let text = scrape(&server);
+    let mut peer = Peer::connect(server.gateway());
+    let asks = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    peer.send(format!(
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {asks};q=0.6, text/plain;q=0.3\r\n\r\n"
+    ));
+    let answer = peer.answer(false).unwrap();
+    let kind = answer.field("content-type").unwrap();
+    assert!(
+        kind.starts_with("application/vnd.google.protobuf") && kind.contains("encoding=delimited"),
+        "{kind}"
+    );
+
+    /// A field of a protobuf message: its number, and what it holds if that has a length.
+    fn fields(mut bytes: &[u8]) -> Vec<(u32, Vec<u8>)> {
+        let mut found = Vec::new();
+        while !bytes.is_empty() {
+            let key = prost::encoding::decode_varint(&mut bytes).unwrap();
+            let length = match key & 7 {
+                0 => {
+                    let number = prost::encoding::decode_varint(&mut bytes).unwrap();
+                    found.push(((key >> 3) as u32, number.to_le_bytes().to_vec()));
+                    continue;
+                }
+                1 => 8,
+                _ => prost::encoding::decode_varint(&mut bytes).unwrap() as usize,
+            };
+            found.push(((key >> 3) as u32, bytes[..length].to_vec()));
+            bytes = &bytes[length..];
+        }
+        found
+    }
+    let (mut rest, mut names, mut native) = (answer.body.as_slice(), BTreeSet::new(), 0);
+    while !rest.is_empty() {
+        let length = prost::encoding::decode_varint(&mut rest).unwrap() as usize;
+        let family = fields(&rest[..length]);
+        rest = &rest[length..];
+        let name = family.iter().find(|(number, _)| *number == 1).unwrap().1.clone();
+        names.insert(String::from_utf8(name).unwrap());
+        let metrics = family.iter().filter(|(number, _)| *number == 4);
+        let histograms = metrics.flat_map(|(_, metric)| fields(metric)).filter(|(number, _)| *number == 7);
+        native +=
+            histograms.filter(|(_, whole)| fields(whole).iter().any(|(number, _)| *number == 13)).count();
+    }
+    let known: BTreeSet<String> = text.types.keys().cloned().collect();
+    assert!(known.is_subset(&names), "{:?}", known.difference(&names));
+    assert!(native > 3, "{native}");
+}
+
+#[test]
 fn a_core_that_works_is_busier_than_one_that_waits() {
     let server = Server::start();
     let sum = |name: &str| -> f64 {
