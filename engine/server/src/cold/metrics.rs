@@ -139,7 +139,7 @@ fn ingest(house: &House, families: &mut Vec<Family>) {
     );
     for (status, taken) in &ingest_requests(house) {
         requests.add_count(&[("status", status)], taken.count());
-        durations.add_durations(&[("status", status)], &taken);
+        durations.add_durations(&[("status", status)], taken);
     }
     let totals = house.totals();
     let messages = Family::counter("ingest_messages_processed_total", "Messages at the ingest stage.")
@@ -249,7 +249,7 @@ fn requests(house: &House, families: &mut Vec<Family>) {
         for ((method, endpoint, status), taken) in series {
             let labels = [("method", method.as_str()), ("endpoint", endpoint), ("status", status)];
             count.add_count(&labels, taken.count());
-            time.add_durations(&labels, &taken);
+            time.add_durations(&labels, taken);
         }
         families.extend([count, time].into_iter().filter_map(Family::finish));
     }
