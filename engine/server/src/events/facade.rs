@@ -18,7 +18,6 @@ use serde::{
 use serde_json::{json, value::RawValue};
 use tidegate_proto::analytics::legacy as proto;
 use transports::{
-    Wanted,
     events::SCHEMA_KEY,
     facade::{Draft, FACADE_PATHS, Facade},
     inject::NotTaken,
@@ -226,7 +225,7 @@ impl Facade for Facades {
             }
             Purpose::Event => (&b""[..], "Event sent successfully"),
             Purpose::AsyncEvent => {
-                draft.wanted = Wanted::Asynchronous;
+                draft.asynchronous = true;
                 (&b"async"[..], "Event queued for async processing")
             }
         };
@@ -289,7 +288,7 @@ mod tests {
         let draft = draft(1, body).unwrap();
         let kept: Event = serde_json::from_slice(&draft.message.payload).unwrap();
         assert_eq!(kept, serde_json::from_str(body).unwrap());
-        assert_eq!((draft.wanted, draft.message.once), (Wanted::Asynchronous, true));
+        assert!(draft.asynchronous && draft.message.once);
         let answer: serde_json::Value = serde_json::from_slice(&draft.answer).unwrap();
         assert_eq!(answer["event_id"], "e-1");
     }

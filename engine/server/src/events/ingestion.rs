@@ -24,7 +24,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
-    EventRules, Examined, Wanted,
+    Asked, EventRules, Examined, Wanted,
     inject::{Fate, NotTaken},
 };
 
@@ -46,10 +46,21 @@ pub(super) struct Way {
     pub(super) trace: Option<Vec<u8>>,
 }
 
+/// The metadata key, and the field, that a level is asked for and told in.
+pub(super) const ACK: &str = "tidegate-ack";
+
+/// The lower of two levels, as far as there are any.
+pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<AckLevel> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// Says in an answer which level was reached.
-fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
+pub(super) fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
     if let Some(level) = level {
-        response.metadata_mut().insert("tidegate-ack", AsciiMetadataValue::from_static(level.name()));
+        response.metadata_mut().insert(ACK, AsciiMetadataValue::from_static(level.name()));
     }
 }
 
@@ -174,6 +185,21 @@ fn readable_id(event: &[u8]) -> String {
 }
 
 impl Platform {
+    /// What a request asks for, by its metadata and by what of it asks not to wait.
+    pub(super) fn ask(&self, metadata: &MetadataMap, asynchronous: Option<&str>) -> Result<Asked, Status> {
+        let named = metadata.get(ACK).map(AsciiMetadataValue::as_bytes);
+        self.acks.ask(named, asynchronous).map_err(|why| status_of(&why))
+    }
+
+    /// How the events of a stream are to be taken, and the level that this comes to. A stream whose level cannot be
+    /// honoured now is not begun.
+    pub(super) fn way_of_stream(&self, metadata: &MetadataMap) -> Result<(Way, AckLevel), Status> {
+        let way = self.way(metadata, None, false)?;
+        let level = self.ask(metadata, None)?.level;
+        self.acks.admit(level).map_err(|why| status_of(&why))?;
+        Ok((way, level))
+    }
+
     /// How the events of a request are to be taken.
     fn way(
         &self,
@@ -181,21 +207,10 @@ impl Platform {
         options: Option<&IngestOptions>,
         is_batch: bool,
     ) -> Result<Way, Status> {
-        let named = |name: &AsciiMetadataValue| {
-            AckLevel::from_name(name.as_bytes()).ok_or_else(|| {
-                let text =
-                    format!("tidegate-ack: there is no level {name:?}; give queued, durable or delivered");
-                Status::invalid_argument(text)
-            })
-        };
-        let named = metadata.get("tidegate-ack").map(named).transpose()?;
         let is_async = options.is_some_and(|options| options.r#async);
+        let asked = self.ask(metadata, is_async.then_some("options.async"))?;
         Ok(Way {
-            wanted: match named {
-                Some(level) => Wanted::Level(level),
-                None if is_async => Wanted::Asynchronous,
-                None => Wanted::Default,
-            },
+            wanted: asked.wanted,
             how: match (is_batch, is_async) {
                 (true, _) => Some("batch"),
                 (false, true) => Some("async"),
@@ -252,13 +267,14 @@ impl Platform {
     pub(super) fn answer_stream(
         &self,
         requests: impl Stream<Item = Result<StreamEventsRequest, Status>> + Send + 'static,
+        way: Way,
     ) -> ReceiverStream<Result<StreamEventsResponse, Status>> {
         // A client that does not read its answers is not read from either.
         let (sender, answers) = mpsc::channel(2 * STREAM_BATCH);
         let platform = self.clone();
         tokio::spawn(async move {
             // Who asked may be gone: that is the end, too.
-            let _ = platform.work_on_stream(Box::pin(requests), &sender).await;
+            let _ = platform.work_on_stream(Box::pin(requests), &way, &sender).await;
         });
         ReceiverStream::new(answers)
     }
@@ -266,6 +282,7 @@ impl Platform {
     async fn work_on_stream(
         &self,
         mut requests: Pin<Box<dyn Stream<Item = Result<StreamEventsRequest, Status>> + Send>>,
+        way: &Way,
         sender: &mpsc::Sender<Result<StreamEventsResponse, Status>>,
     ) -> Result<(), mpsc::error::SendError<Result<StreamEventsResponse, Status>>> {
         let answer = |response| Ok(StreamEventsResponse { response: Some(response) });
@@ -296,9 +313,7 @@ impl Platform {
             let since = Instant::now();
             let base = number;
             number += events.len();
-            for ended in
-                self.take(&events, |place| format!("events[{}]", base + place), None, &Way::default()).await
-            {
+            for ended in self.take(&events, |place| format!("events[{}]", base + place), None, way).await {
                 let response = response(&self.node, ended, None, since);
                 sender.send(answer(stream_events_response::Response::EventResponse(response))).await?;
             }
@@ -388,10 +403,7 @@ impl EventIngestionService for Platform {
             match ended {
                 Ended::Stored { level, .. } => {
                     answer.processed_count += 1;
-                    lowest = match (lowest, level) {
-                        (Some(one), Some(other)) => Some(one.min(other)),
-                        (one, other) => one.or(other),
-                    };
+                    lowest = lower(lowest, level);
                 }
                 Ended::Invalid { id, errors } => {
                     answer.failed_event_ids.push(id);
@@ -420,7 +432,11 @@ impl EventIngestionService for Platform {
         &self,
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
-        Ok(Response::new(Box::pin(self.answer_stream(request.into_inner()))))
+        let (way, level) = self.way_of_stream(request.metadata())?;
+        let mut answer: Response<Self::StreamEventsStream> =
+            Response::new(Box::pin(self.answer_stream(request.into_inner(), way)));
+        name_level(&mut answer, Some(level));
+        Ok(answer)
     }
 
     async fn health(&self, _: Request<()>) -> Result<Response<HealthResponse>, Status> {

@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tower_http::decompression::RequestDecompressionLayer;
-use transports::{Guard, inject::Injector};
+use transports::{AckPolicy, Guard, inject::Injector};
 
 use crate::settings::Scope;
 
@@ -79,6 +79,8 @@ pub fn routes(platform: Platform) -> axum::Router {
 pub struct Platform {
     /// The way into the engine.
     pub injector: Injector,
+    /// What accepting an event can mean.
+    pub acks: Arc<AckPolicy>,
     /// The aggregates.
     pub parts: Parts,
     /// What the producer service counts.

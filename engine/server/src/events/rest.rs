@@ -25,7 +25,13 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{Platform, batch_value, deadline::Deadline, normal::normalise, openapi};
+use super::{
+    Platform, batch_value,
+    deadline::Deadline,
+    ingestion::{ACK, name_level},
+    normal::normalise,
+    openapi,
+};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // The bytes are part of the program; the tests read them.
@@ -196,18 +202,18 @@ async fn respond<M: Message>(
     work: impl Future<Output = Result<tonic::Response<M>, Status>>,
 ) -> Response {
     let written = work.await.and_then(|response| {
-        let level = response.metadata().get("tidegate-ack").map(|level| level.as_bytes().to_vec());
-        Ok((write(name, response.get_ref())?, level))
+        let mut written = answer(200, &write(name, response.get_ref())?);
+        tell_level(&response, &mut written);
+        Ok(written)
     });
-    match written {
-        Ok((value, level)) => {
-            let mut response = answer(200, &value);
-            if let Some(level) = level.and_then(|level| HeaderValue::from_bytes(&level).ok()) {
-                response.headers_mut().insert("tidegate-ack", level);
-            }
-            response
-        }
-        Err(status) => refuse(&status),
+    written.unwrap_or_else(|status| refuse(&status))
+}
+
+/// Says over REST, too, which level was reached.
+fn tell_level<T>(told: &tonic::Response<T>, response: &mut Response) {
+    let level = told.metadata().get(ACK).and_then(|level| HeaderValue::from_bytes(level.as_bytes()).ok());
+    if let Some(level) = level {
+        response.headers_mut().insert(ACK, level);
     }
 }
 
@@ -248,11 +254,12 @@ pub(super) async fn unbound(
     deadline: Deadline,
     request: axum::extract::Request,
 ) -> Response {
-    let body = match axum::body::to_bytes(request.into_body(), super::BODY_BYTES_MAX).await {
+    let (head, body) = request.into_parts();
+    let body = match axum::body::to_bytes(body, super::BODY_BYTES_MAX).await {
         Ok(body) => body,
         Err(error) => return refuse(&Status::invalid_argument(format!("request body: {error}"))),
     };
-    match answer_unbound(platform, method, deadline, &body).await {
+    match answer_unbound(platform, method, deadline, &head.headers, &body).await {
         Ok(response) => response,
         Err(status) => refuse(&status),
     }
@@ -262,6 +269,7 @@ async fn answer_unbound(
     platform: &Platform,
     method: &str,
     deadline: Deadline,
+    headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Response, Status> {
     if method == "EventIngestionService/StreamEvents" {
@@ -271,18 +279,21 @@ async fn answer_unbound(
             read("StreamEventsRequest", value)
         });
         let requests = requests.collect::<Result<Vec<StreamEventsRequest>, _>>()?;
-        let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)));
-        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers)), deadline));
+        let (way, level) = platform.way_of_stream(with_fields(headers, ()).metadata())?;
+        let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)), way);
+        let mut answers = tonic::Response::new(answers);
+        name_level(&mut answers, Some(level));
+        return Ok(stream("StreamEventsResponse", Ok(answers), deadline));
     }
     // An empty body is an empty message.
     let value = if body.is_empty() { json!({}) } else { body_value(body)? };
     Ok(match method {
         "EventIngestionService/IngestEvent" => {
-            let work = platform.ingest_event(Request::new(read("IngestEventRequest", value)?));
+            let work = platform.ingest_event(with_fields(headers, read("IngestEventRequest", value)?));
             respond("IngestEventResponse", work).await
         }
         "EventIngestionService/IngestEvents" => {
-            let work = platform.ingest_events(Request::new(read("IngestEventsRequest", value)?));
+            let work = platform.ingest_events(with_fields(headers, read("IngestEventsRequest", value)?));
             respond("IngestEventsResponse", work).await
         }
         "AnalyticsService/GetAnalyticsSummary" => {
@@ -341,7 +352,7 @@ fn event_request(value: Value) -> Result<IngestEventRequest, Status> {
 /// A request with those of its fields that say how its events are to be taken.
 fn with_fields<T>(headers: &HeaderMap, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    for name in ["tidegate-ack", "traceparent"] {
+    for name in [ACK, "traceparent"] {
         if let Some(value) = headers.get(name).and_then(|value| value.as_bytes().try_into().ok()) {
             request.metadata_mut().insert(name, value);
         }
@@ -474,6 +485,8 @@ where
 {
     match opened {
         Ok(items) => {
+            let mut response = ([(CONTENT_TYPE, "application/json")], Body::empty()).into_response();
+            tell_level(&items, &mut response);
             let lines = deadline.items(items.into_inner()).map(move |item| {
                 let line = match item.and_then(|message| write(name, &message)) {
                     Ok(value) => json!({ "result": value }),
@@ -481,7 +494,8 @@ where
                 };
                 Ok::<_, std::convert::Infallible>(format!("{line}\n"))
             });
-            ([(CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
+            *response.body_mut() = Body::from_stream(lines);
+            response
         }
         Err(status) => refuse(&status),
     }
