@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::JSON_DEPTH_MAX;
+use super::{JSON_DEPTH_MAX, MessageError};
 
 /// A broken rule, with the offset in the text and the pointer below the value that was walked.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,6 +89,29 @@ pub(super) fn check(text: &str, depth: usize) -> Result<(), Breach> {
         at += 1;
     }
     Ok(())
+}
+
+/// Checks JSON that was found to be well-formed, or several texts of it one behind the other, for what two readers would
+/// understand differently.
+///
+/// # Errors
+/// A key comes twice in an object, a string holds half a surrogate pair, or it nests too deep; the error says where.
+pub fn check_json(body: &[u8]) -> Result<(), MessageError> {
+    let text =
+        std::str::from_utf8(body).map_err(|error| MessageError::NotUtf8 { at: error.valid_up_to() })?;
+    check(text, 0).map_err(|breach| located(body, breach.at, breach.what, breach.pointer))
+}
+
+/// An error at this offset of the body.
+pub(super) fn located(body: &[u8], at: usize, what: &str, pointer: String) -> MessageError {
+    let before = body.get(..at).unwrap_or_default();
+    let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
+    MessageError::Json {
+        what: what.to_owned(),
+        pointer,
+        line: memchr::memchr_iter(b'\n', before).count() + 1,
+        column: before.len() - line_start + 1,
+    }
 }
 
 /// The text of a JSON string with its quotes; borrowed when nothing is escaped. The error is a lone

@@ -21,6 +21,7 @@ use transports::{
     events::SCHEMA_KEY,
     facade::{Draft, FACADE_PATHS, Facade},
     inject::NotTaken,
+    message::check_json,
 };
 
 use super::{
@@ -165,7 +166,10 @@ impl Facades {
             return false;
         }
         let metadata = metadata.map(RawValue::get);
-        if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
+        // What is passed on as it is must not be understood in two ways.
+        if metadata
+            .is_some_and(|metadata| !metadata.starts_with('{') || check_json(metadata.as_bytes()).is_err())
+        {
             return false;
         }
         let at = UNIX_EPOCH + Duration::from_millis(unix_ms);

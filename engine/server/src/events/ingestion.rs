@@ -81,7 +81,7 @@ pub(super) fn status_of(why: &NotTaken) -> Status {
 }
 
 /// `INVALID_ARGUMENT` with `google.rpc.BadRequest`.
-fn invalid(errors: &[ValidationError]) -> Status {
+pub(super) fn invalid(errors: &[ValidationError]) -> Status {
     let violations: Vec<FieldViolation> =
         errors.iter().map(|error| FieldViolation::new(error.field.clone(), error.message.clone())).collect();
     let first =

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -15,7 +16,10 @@ use axum::{
 use engine_analytics::Kind;
 use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, MapAccess, Visitor},
+};
 use serde_json::{Value, json};
 use tidegate_proto::analytics::legacy as proto;
 use transports::{
@@ -25,7 +29,7 @@ use transports::{
     message::EVENT_NAME_BYTES_MAX,
 };
 
-use super::{Platform, batch_value, ingestion::ACK, object::Object, record};
+use super::{Platform, ingestion::ACK, is_lines, object::Object, read_lines, record};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -37,10 +41,41 @@ pub(super) struct Event {
     pub(super) id: String,
     pub(super) user_id: String,
     pub(super) event_type: String,
+    #[serde(deserialize_with = "read_properties")]
     pub(super) properties: Option<HashMap<String, String>>,
     /// Seconds of the Unix epoch; 0: now.
     pub(super) timestamp: i64,
     pub(super) source: String,
+}
+
+/// Properties, of which none comes twice.
+fn read_properties<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<HashMap<String, String>>, D::Error> {
+    struct Properties;
+    impl<'de> Visitor<'de> for Properties {
+        type Value = Option<HashMap<String, String>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of texts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut properties = HashMap::new();
+            while let Some((key, value)) = map.next_entry::<String, String>()? {
+                if properties.contains_key(&key) {
+                    return Err(A::Error::custom(format_args!("properties: duplicate key `{key}`")));
+                }
+                properties.insert(key, value);
+            }
+            Ok(Some(properties))
+        }
+    }
+    deserializer.deserialize_any(Properties)
 }
 
 /// Whether an event with these is one that is taken.
@@ -125,7 +160,7 @@ fn answer(status: u16, value: Value) -> Response {
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(value)).into_response()
 }
 
-fn not_json(error: &serde_json::Error) -> Response {
+fn not_json(error: &dyn std::fmt::Display) -> Response {
     answer(400, json!({ "error": format!("Invalid JSON: {error}") }))
 }
 
@@ -184,9 +219,14 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         Ok(asked) => asked,
         Err(why) => return answer(why.status, json!({ "error": why.text })),
     };
-    let read = batch_value(&headers, &body).and_then(serde_json::from_value::<Object<Batch>>);
+    let read = if is_lines(&headers) {
+        read_lines::<Object<Event>>(&body).map(|lines| lines.into_iter().map(|(_, event)| event).collect())
+    } else {
+        let batch = serde_json::from_slice::<Object<Batch>>(&body);
+        batch.map(|Object(batch)| batch.events).map_err(|error| error.to_string())
+    };
     let events: Vec<Event> = match read {
-        Ok(Object(batch)) => batch.events.into_iter().map(|Object(event)| event).collect(),
+        Ok(events) => events.into_iter().map(|Object(event)| event).collect(),
         Err(error) => return not_json(&error),
     };
     if events.is_empty() || events.len() > BATCH_MAX {

@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use transports::{
     events::SCHEMA_KEY,
     inject::{Fate, Injected, NotTaken},
+    message::check_json,
 };
 
 use super::{Platform, ingestion::ACK, legacy::with_level};
@@ -236,6 +237,7 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
 /// `data` and `metadata` of a request.
 fn read(body: &[u8]) -> Result<(String, Option<Map<String, Value>>), String> {
     let value: Value = serde_json::from_slice(body).map_err(|error| format!("Invalid JSON: {error}"))?;
+    check_json(body).map_err(|error| format!("Invalid JSON: {error}"))?;
     let data = value.get("data").and_then(Value::as_str).map(str::trim).unwrap_or_default();
     if data.is_empty() {
         return Err("data is required: a text that is not blank".to_owned());

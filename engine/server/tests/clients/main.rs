@@ -13,6 +13,7 @@ mod command_line;
 mod definitions;
 mod delivery;
 mod docs;
+mod event_bodies;
 mod events;
 mod events_hot;
 mod grpc_clients;

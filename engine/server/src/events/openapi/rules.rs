@@ -26,6 +26,7 @@ pub(super) fn rules(message: &str) -> Value {
     match message {
         "IngestEventRequest" => json!({
             "required": ["event"],
+            "additionalProperties": false,
             // A request that only asks whether an event is good is answered, whatever the event is.
             "anyOf": [
                 {"properties": {"event": {"$ref": "#/components/schemas/EventRules"}}},
@@ -41,8 +42,10 @@ pub(super) fn rules(message: &str) -> Value {
         }),
         "IngestEventsRequest" => json!({
             "required": ["events"],
+            "additionalProperties": false,
             "properties": {"events": {"minItems": 1, "maxItems": BATCH_MAX}},
         }),
+        "IngestOptions" => json!({"additionalProperties": false}),
         "TimeRange" => {
             json!({"required": ["start", "end"], "properties": {"start": counted(), "end": counted()}})
         }
