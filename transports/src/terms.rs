@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use engine_core::{AckLevel, Reasons};
 use parking_lot::Mutex;
 
@@ -282,13 +283,23 @@ fn read_level(named: &[u8]) -> Result<AckLevel, Refusal> {
 /// The value of an `Idempotency-Key`: visible ASCII, as it is or in quotes (draft-ietf-httpapi-idempotency-key-header:
 /// a structured-field string).
 fn read_key(value: &[u8]) -> Result<Rc<[u8]>, Refusal> {
-    let bare = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    let bare = without_quotes(value);
     if bare.is_empty() || bare.len() > KEY_BYTES_MAX || !bare.iter().all(u8::is_ascii_graphic) {
         let text =
             format!("idempotency-key: expected 1 to {KEY_BYTES_MAX} visible ASCII characters without blanks");
         return Err(Refusal::new(400, Code::InvalidArgument, text));
     }
     Ok(bare.into())
+}
+
+fn without_quotes(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// Whether an `Idempotency-Key` stands for this id of a body: it is the same, or what one Tidegate sends another for an id
+/// that does not fit the field (base64url without padding).
+pub(crate) fn is_key_of(key: &[u8], id: &[u8]) -> bool {
+    key == without_quotes(id) || URL_SAFE_NO_PAD.encode(id).as_bytes() == key
 }
 
 #[cfg(test)]

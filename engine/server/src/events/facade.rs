@@ -141,7 +141,8 @@ struct Published<'a> {
 
 impl Facades {
     fn read_event(&self, event: &EventJson<'_>, how: &[u8], draft: &mut Draft) -> bool {
-        if !is_sound(&event.id, &event.user_id, &event.event_type, &event.source) {
+        let is_sound = is_sound(&event.id, &event.user_id, &event.event_type, &event.source);
+        if !is_sound || event.id.chars().any(char::is_control) {
             return false;
         }
         draft.message.id.extend_from_slice(event.id.as_bytes());

@@ -111,6 +111,9 @@ impl Event {
         if self.id.is_empty() || self.event_type.is_empty() {
             return Some("Event ID and type are required".to_owned());
         }
+        if self.id.chars().any(char::is_control) {
+            return Some("id: expected printable characters".to_owned());
+        }
         let is_sound = is_sound(&self.id, &self.user_id, &self.event_type, &self.source);
         (!is_sound)
             .then(|| format!("id, user_id, event_type and source have at most {EVENT_NAME_BYTES_MAX} bytes"))
