@@ -25,6 +25,8 @@ use tonic::{
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
     Asked, EventRules, Examined, Wanted,
+    events::place_of,
+    grpc,
     inject::{Fate, NotTaken},
 };
 
@@ -396,10 +398,13 @@ impl EventIngestionService for Platform {
         if let Some(Ended::Refused { why, .. }) = ended.first()
             && ended.iter().all(|ended| matches!(ended, Ended::Refused { .. }))
         {
-            return Err(status_of(why));
+            let named = |text: &str| format!("{}: {text}", place_of(0, why.code));
+            let text =
+                if why.code == grpc::Code::AlreadyExists { named(&why.text) } else { why.text.clone() };
+            return Err(status_of(&NotTaken { text, ..why.clone() }));
         }
         let mut lowest: Option<AckLevel> = None;
-        for ended in ended {
+        for (place, ended) in ended.into_iter().enumerate() {
             match ended {
                 Ended::Stored { level, .. } => {
                     answer.processed_count += 1;
@@ -411,7 +416,7 @@ impl EventIngestionService for Platform {
                 }
                 Ended::Refused { id, why } => {
                     let error = ValidationError {
-                        field: id.clone(),
+                        field: place_of(place, why.code),
                         message: why.text,
                         code: why.code.name().to_owned(),
                     };
