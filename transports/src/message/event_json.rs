@@ -201,8 +201,8 @@ impl<'de> Fields<'de> {
     ) -> Result<(), A::Error> {
         let Some(field) = self.shape.named(&name.0) else {
             let value = map.next_value::<&RawValue>()?.get();
-            // Dropped, and read like everything else: with no key twice.
-            if value.starts_with(['{', '[', '"']) && strict::check(value, 1).is_err() {
+            // Dropped, and read with the same care as everything else.
+            if strict::check(value, 1).is_err() {
                 return Err(unusual());
             }
             return self.unknown.take(name);

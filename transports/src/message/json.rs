@@ -78,7 +78,9 @@ impl<'de> Trail<'de> {
     /// Checks a value of any kind, found inside `depth` open objects, beyond its grammar.
     fn check<E: serde::de::Error>(&mut self, raw: &'de str, depth: usize) -> Result<(), E> {
         match raw.as_bytes() {
-            [b'"' | b'{' | b'[', ..] => strict::check(raw, depth).map_err(|breach| self.found(breach, raw)),
+            [b'"' | b'{' | b'[' | b'-' | b'0'..=b'9', ..] => {
+                strict::check(raw, depth).map_err(|breach| self.found(breach, raw))
+            }
             _ => Ok(()),
         }
     }
@@ -281,7 +283,10 @@ impl<'de> Visitor<'de> for Metadata<'_, 'de> {
                     trail.check::<A::Error>(raw, 2)?;
                     strict::compact(raw)
                 }
-                _ => Cow::Borrowed(raw),
+                _ => {
+                    trail.check::<A::Error>(raw, 2)?;
+                    Cow::Borrowed(raw)
+                }
             };
             if pairs.len() == METADATA_PAIRS_MAX {
                 trail.found = Some(MessageError::TooManyPairs);

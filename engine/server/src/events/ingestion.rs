@@ -34,6 +34,10 @@ use super::{Platform, record::record, validate::check};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
+/// The longest wait that a caller may allow, in seconds.
+pub(super) const TIMEOUT_SECONDS_MAX: i32 = 300;
+/// The wait of a caller that says nothing, in seconds.
+const TIMEOUT_SECONDS: u64 = 30;
 /// Events of a stream that are sent into the engine together.
 const STREAM_BATCH: usize = 100;
 
@@ -209,6 +213,14 @@ impl Platform {
         options: Option<&IngestOptions>,
         is_batch: bool,
     ) -> Result<Way, Status> {
+        let seconds = options.map_or(0, |options| options.timeout_seconds);
+        if !(0..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
+            return Err(invalid(&[ValidationError {
+                field: "options.timeout_seconds".to_owned(),
+                message: format!("expected 0 to {TIMEOUT_SECONDS_MAX}, not {seconds}"),
+                code: "OUT_OF_RANGE".to_owned(),
+            }]));
+        }
         let is_async = options.is_some_and(|options| options.r#async);
         let asked = self.ask(metadata, is_async.then_some("options.async"))?;
         Ok(Way {
@@ -331,10 +343,10 @@ impl Platform {
     }
 }
 
-/// The wait that the caller allows; 0 is 30 s, at most 300 s.
+/// The wait that the caller allows, which was found to be in range.
 fn timeout(options: Option<&IngestOptions>) -> Duration {
-    let seconds = options.map_or(0, |options| options.timeout_seconds).clamp(0, 300);
-    Duration::from_secs(if seconds == 0 { 30 } else { seconds.unsigned_abs().into() })
+    let seconds = options.map_or(0, |options| options.timeout_seconds);
+    Duration::from_secs(if seconds == 0 { TIMEOUT_SECONDS } else { seconds.unsigned_abs().into() })
 }
 
 async fn in_time<T>(options: Option<&IngestOptions>, work: impl Future<Output = T>) -> Result<T, Status> {

@@ -187,3 +187,56 @@ fn a_line_that_is_no_event_is_named() {
     }
     assert_eq!(server.received(), (0, 0, 0));
 }
+
+#[test]
+fn values_out_of_their_range_are_refused_and_those_at_its_ends_are_taken_in_both_lanes() {
+    let server = Server::start();
+    let money = |amount: &str, currency: &str| {
+        format!(
+            r#"{{"user_id":"u","event_type":2,"transaction_event":{{"transaction_id":"t","amount":{amount},"currency":"{currency}"}}}}"#
+        )
+    };
+    let waits = |seconds: &str| {
+        let event = money("1", "EUR");
+        format!(r#"{{"event":{event},"options":{{"timeout_seconds":{seconds}}}}}"#)
+    };
+    let producer = |number: &str| format!(r#"{{"data":"a","metadata":{{"k":{number},"l":[{number}]}}}}"#);
+    let enqueued = |number: &str| format!(r#"{{"payload":"","metadata":{{"k":{number}}}}}"#);
+    for (path, body, status) in [
+        ("/v1/events", money("0", "EUR"), 200),
+        ("/v1/events", money("1000000000000", "eur"), 200),
+        ("/v1/events", money("1e12", "Usd"), 200),
+        ("/v1/events", money("1000000000000.001", "EUR"), 400),
+        ("/v1/events", money("-0.01", "EUR"), 400),
+        ("/v1/events", money("1e400", "EUR"), 400),
+        ("/v1/events", money("1", "\u{20ac}1 "), 400),
+        ("/v1/events", money("1", "E1R"), 400),
+        ("/v1/events", money("1", "EU "), 400),
+        ("/v1/events", money("1", "\u{e9}UR"), 400),
+        ("/v1/events", money("1", ""), 400),
+        ("/v1/events", waits("0"), 200),
+        ("/v1/events", waits("300"), 200),
+        ("/v1/events", waits("301"), 400),
+        ("/v1/events", waits("-1"), 400),
+        (
+            "/v1/events/batch",
+            r#"{"events":[{"user_id":"u","event_type":1}],"options":{"timeoutSeconds":-1}}"#.to_owned(),
+            400,
+        ),
+        ("/api/v1/events/user", producer("1e300"), 200),
+        ("/api/v1/events/user", producer("1e400"), 400),
+        ("/api/v1/ingest", producer("1e300"), 200),
+        ("/api/v1/ingest", producer("1e400"), 400),
+        ("/enqueue", enqueued("1e300"), 202),
+        ("/enqueue", enqueued("-1E+999"), 400),
+    ] {
+        let answer = post_json(server.gateway(), path, &body);
+        assert_eq!(answer.status, status, "{path} {body}: {}", answer.text());
+        if body.starts_with(r#"{"user_id""#) {
+            let aside = format!(r#"{{"event":{body},"options":{{}}}}"#);
+            assert_eq!(post_json(server.gateway(), path, &aside).status, status, "{aside}");
+        }
+    }
+    let answer = post_json(server.gateway(), "/v1/events", &waits("301")).json();
+    assert_eq!(answer["details"][0]["fieldViolations"][0]["field"], "options.timeout_seconds");
+}
