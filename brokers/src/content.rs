@@ -1,6 +1,7 @@
 //! What makes two messages the same: source, metadata and payload, whatever the order of what has none. The entries of a map
 //! go over the wire in any order (Go's clients shuffle them, each time anew), and so may the fields of a protobuf message
-//! (its encoding guide, "Field Order"): a caller who sends a message again says the same in other bytes.
+//! (its encoding guide, "Field Order") and the members of a JSON object (RFC 8259 §4): a caller who sends a message again says
+//! the same in other bytes.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -11,15 +12,33 @@ const EVENT: (&[u8], &[u8]) = (b"schema", b"analytics.v1.Event");
 /// The fields of it that are messages: what the event is about.
 const ABOUT: std::ops::RangeInclusive<u64> = 10..=13;
 
+/// The schema of the older system's events, whose payload is JSON.
+const OLDER_EVENT: (&[u8], &[u8]) = (b"schema", b"analytics.Event");
+/// Objects and arrays in each other that are looked into; what lies deeper is compared byte by byte.
+const JSON_DEPTH_MAX: usize = 64;
+
 /// A keyed hash of it. How a message was sent is no part of it.
 pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
-    let (mut pairs, mut is_event) = (0_u64, false);
+    let (mut pairs, mut is_event, mut is_older_event) = (0_u64, false, false);
     for pair in MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key)) {
         is_event |= pair == EVENT;
+        is_older_event |= pair == OLDER_EVENT;
+        let (key, value) = pair;
+        // An object or an array in a metadata object arrives as its JSON text.
+        let json = if value.first() == Some(&b'{') || value.first() == Some(&b'[') {
+            json(state, value)
+        } else {
+            None
+        };
+        let value = json.unwrap_or_else(|| state.hash_one(value));
         // A sum has no order, and unlike an exclusive or counts what is there twice.
-        pairs = pairs.wrapping_add(state.hash_one(pair));
+        pairs = pairs.wrapping_add(state.hash_one((key, value)));
     }
-    let payload = if is_event { fields(state, record.payload, 0) } else { None };
+    let payload = match (is_event, is_older_event) {
+        (true, _) => fields(state, record.payload, 0),
+        (_, true) => json(state, record.payload),
+        _ => None,
+    };
     let payload = payload.unwrap_or_else(|| state.hash_one(record.payload));
     state.hash_one((record.source, pairs, payload))
 }
@@ -47,6 +66,77 @@ fn fields(state: &RandomState, mut bytes: &[u8], depth: usize) -> Option<u64> {
         sum = sum.wrapping_add(state.hash_one((tag, value)));
     }
     Some(sum)
+}
+
+/// A JSON text whose objects have their members in any order; `None` if it is none. Numbers and strings count as they are
+/// written.
+fn json(state: &RandomState, mut bytes: &[u8]) -> Option<u64> {
+    let hash = json_value(state, &mut bytes, JSON_DEPTH_MAX)?;
+    after_blanks(&mut bytes).is_none().then_some(hash)
+}
+
+fn json_value(state: &RandomState, bytes: &mut &[u8], depth_left: usize) -> Option<u64> {
+    let first = after_blanks(bytes)?;
+    let closing = match first {
+        b'{' => b'}',
+        b'[' => b']',
+        b'"' => return Some(state.hash_one(json_string(bytes)?)),
+        _ => {
+            let end = bytes.iter().position(|byte| b",:]}\" \t\r\n".contains(byte)).unwrap_or(bytes.len());
+            let (scalar, rest) = bytes.split_at(end);
+            *bytes = rest;
+            return (end > 0).then(|| state.hash_one(scalar));
+        }
+    };
+    let depth_left = depth_left.checked_sub(1)?;
+    *bytes = bytes.get(1..)?;
+    let mut all = 0_u64;
+    if after_blanks(bytes)? == closing {
+        *bytes = bytes.get(1..)?;
+        return Some(state.hash_one((first, all)));
+    }
+    loop {
+        if first == b'{' {
+            after_blanks(bytes)?;
+            let key = json_string(bytes)?;
+            (after_blanks(bytes)? == b':').then_some(())?;
+            *bytes = bytes.get(1..)?;
+            all = all.wrapping_add(state.hash_one((key, json_value(state, bytes, depth_left)?)));
+        } else {
+            all = state.hash_one((all, json_value(state, bytes, depth_left)?));
+        }
+        let next = after_blanks(bytes)?;
+        *bytes = bytes.get(1..)?;
+        match next {
+            b',' => {}
+            end if end == closing => return Some(state.hash_one((first, all))),
+            _ => return None,
+        }
+    }
+}
+
+/// A string with its quotes.
+fn json_string<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    (bytes.first() == Some(&b'"')).then_some(())?;
+    let mut at = 1;
+    loop {
+        match bytes.get(at)? {
+            b'\\' => at += 2,
+            b'"' => break,
+            _ => at += 1,
+        }
+    }
+    let (string, rest) = bytes.split_at(at + 1);
+    *bytes = rest;
+    Some(string)
+}
+
+/// The first byte that is no whitespace (RFC 8259 §2), which is left where it is.
+fn after_blanks(bytes: &mut &[u8]) -> Option<u8> {
+    while let [b' ' | b'\t' | b'\r' | b'\n', rest @ ..] = bytes {
+        *bytes = rest;
+    }
+    bytes.first().copied()
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -105,5 +195,45 @@ mod tests {
         // Of what is no event, and of what is no protobuf, every byte has its place.
         assert_ne!(of(&state, &[], &[&id[..], first].concat()), of(&state, &[], &[&first[..], id].concat()));
         assert_ne!(event(b"\x07ab"), event(b"\x07ba"));
+    }
+
+    #[test]
+    fn the_order_of_a_json_objects_members_does_not_matter_and_what_they_say_does() {
+        let state = RandomState::new();
+        let older = |payload: &str| of(&state, &[("schema", "analytics.Event")], payload.as_bytes());
+        let one = older(r#"{"id":"e","properties":{"a":"1","b":{"c":[1,{"d":2,"e":"}"}],"f":null}}}"#);
+        assert_eq!(one, older(r#"{"properties":{"b":{"f":null,"c":[1,{"e":"}","d":2}]},"a":"1"},"id":"e"}"#));
+        assert_eq!(
+            one,
+            older(
+                "{\"id\": \"e\",\n\"properties\":{\"a\":\"1\",\"b\":{\"c\":[1,{\"d\":2,\"e\":\"}\"}],\"f\":null}}} "
+            )
+        );
+        for other in [
+            r#"{"id":"e","properties":{"a":"1","b":{"c":[{"d":2,"e":"}"},1],"f":null}}}"#,
+            r#"{"id":"e","properties":{"a":"1","b":{"c":[1,{"d":2,"e":"}"}],"f":0}}}"#,
+            r#"{"id":"e","properties":{"a":"1","c":{"c":[1,{"d":2,"e":"}"}],"f":null}}}"#,
+            r#"{"id":"e","properties":{"a":"1"},"b":{"c":[1,{"d":2,"e":"}"}],"f":null}}"#,
+        ] {
+            assert_ne!(one, older(other), "{other}");
+        }
+        assert_ne!(older("{}"), older("[]"));
+        assert_ne!(older(r#"{"a":"b"}"#), older(r#"{"b":"a"}"#));
+        // Objects in metadata are JSON, too; a payload that is not said to be JSON is bytes.
+        let (one, turned) = (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#);
+        assert_eq!(of(&state, &[("k", one)], b""), of(&state, &[("k", turned)], b""));
+        assert_ne!(of(&state, &[], one.as_bytes()), of(&state, &[], turned.as_bytes()));
+    }
+
+    #[test]
+    fn what_only_looks_like_json_is_compared_byte_by_byte() {
+        let state = RandomState::new();
+        let deep = "[".repeat(100_000);
+        for text in ["{", "[1,", r#"{"a""#, r#"{"a":}"#, r#"{"a":1}}"#, r#"{"a\"#, "{a:1}", &deep, "[1 2]"] {
+            assert_eq!(json(&state, text.as_bytes()), None, "{}", text.get(..9).unwrap_or(text));
+            let older = |text: &str| of(&state, &[("schema", "analytics.Event")], text.as_bytes());
+            assert_eq!(older(text), older(text));
+            assert_ne!(older(text), older(&format!("{text} ")));
+        }
     }
 }

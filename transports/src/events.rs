@@ -213,6 +213,14 @@ pub(crate) fn take_streamed(
     }
 }
 
+/// An event of a batch that was not taken.
+#[derive(Debug)]
+struct Failed {
+    place: u32,
+    id: MessageId,
+    refusal: Refusal,
+}
+
 /// The events of one request on their way.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -220,7 +228,7 @@ pub(crate) struct Batch {
     /// Of how many it is not known what became of them.
     left: usize,
     stored: usize,
-    failed: Vec<(MessageId, Refusal)>,
+    failed: Vec<Failed>,
     /// The lowest level that any of them reached.
     pub(crate) level: AckLevel,
 }
@@ -245,12 +253,14 @@ impl Batch {
         }
         let (since_ns, level) = (core.clock.now_ns(), head.terms.level);
         let mut batch = Self { since_ns, left: 0, stored: 0, failed: Vec::new(), level };
-        for (place, (event, bytes)) in plain.iter().enumerate() {
-            // There are at most a thousand.
-            match offer(core, event, bytes, head, true, || caller(place as u32)) {
+        // There are at most a thousand.
+        for (place, (event, bytes)) in (0_u32..).zip(&plain) {
+            match offer(core, event, bytes, head, true, || caller(place)) {
                 Ok(Accepted::Now(_)) => batch.stored += 1,
                 Ok(Accepted::Waits(_)) => batch.left += 1,
-                Err(refused) => batch.failed.push((event.id.into(), refused.into())),
+                Err(refused) => {
+                    batch.failed.push(Failed { place, id: event.id.into(), refusal: refused.into() });
+                }
             }
         }
         Some(batch)
@@ -264,7 +274,9 @@ impl Batch {
                 self.stored += 1;
                 self.level = self.level.min(reached.level);
             }
-            Err(refusal) => self.failed.push((settled.id.clone(), refusal)),
+            Err(refusal) => {
+                self.failed.push(Failed { place: settled.place, id: settled.id.clone(), refusal });
+            }
         }
     }
 
@@ -283,21 +295,40 @@ impl Batch {
     /// # Errors
     /// When none was taken: why the first one was not. The caller has to try again.
     pub(crate) fn write(&self, core: &Core, as_json: bool, out: &mut Vec<u8>) -> Result<(), Refusal> {
+        let mut failed: Vec<&Failed> = self.failed.iter().collect();
+        // They are settled in any order.
+        failed.sort_unstable_by_key(|failed| failed.place);
         if self.stored == 0
-            && let Some((_, refusal)) = self.failed.first()
+            && let Some(Failed { place, refusal, .. }) = failed.first()
         {
-            return Err(refusal.clone());
+            let mut refusal = refusal.clone();
+            if refusal.code == Code::AlreadyExists {
+                refusal.text =
+                    format!("{}: {}", place_of(*place as usize, refusal.code), refusal.text).into();
+            }
+            return Err(refusal);
         }
-        let ids: Vec<_> = self.failed.iter().map(|(id, _)| id.text()).collect();
+        let ids: Vec<_> = failed.iter().map(|failed| failed.id.text()).collect();
         let failed: Vec<NotTaken<'_>> = ids
             .iter()
-            .zip(&self.failed)
-            .map(|(id, (_, refusal))| NotTaken { id, message: &refusal.text, code: refusal.code.name() })
+            .zip(failed)
+            .map(|(id, Failed { place, refusal, .. })| NotTaken {
+                place: place_of(*place as usize, refusal.code),
+                id,
+                message: &refusal.text,
+                code: refusal.code.name(),
+            })
             .collect();
         let write = if as_json { write_events_response } else { encode_events_response };
         write(out, self.stored, &failed, &stamp(core, self.since_ns));
         Ok(())
     }
+}
+
+/// Where in its batch an event stands that was not taken: a conflict is one of its id.
+pub fn place_of(place: usize, code: Code) -> String {
+    let field = if code == Code::AlreadyExists { ".id" } else { "" };
+    format!("events[{place}]{field}")
 }
 
 /// When and where an event is answered.

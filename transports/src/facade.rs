@@ -13,7 +13,7 @@ use crate::{
     events::EventHead,
     inject::{Injected, NotTaken},
     lane::Accepted,
-    terms::{Terms, Wanted},
+    terms::Terms,
     waiting::{Caller, Settled},
 };
 
@@ -36,8 +36,8 @@ pub const FACADE_PATHS: [&str; 9] = [
 pub struct Draft {
     /// The message.
     pub message: Injected,
-    /// What the route asks for.
-    pub wanted: Wanted,
+    /// Whether the route is answered without waiting.
+    pub asynchronous: bool,
     /// The body of the answer: JSON, or a protobuf message.
     pub answer: Vec<u8>,
 }
@@ -50,7 +50,7 @@ impl Draft {
             // A large one is not kept.
             bytes.shrink_to(DRAFT_KEPT_BYTES_MAX);
         }
-        (*timestamp_seconds, *once, self.wanted) = (None, false, Wanted::Default);
+        (*timestamp_seconds, *once, self.asynchronous) = (None, false, false);
     }
 }
 
@@ -100,7 +100,14 @@ pub(crate) fn take(
     if let Some(trace) = head.trace() {
         MetadataWriter::new(&mut draft.message.metadata).push(TRACE_KEY, trace);
     }
-    let terms = Terms { key: None, ..head.terms.clone() }.wanted(draft.wanted);
+    let mut terms = Terms { key: None, ..head.terms.clone() };
+    if draft.asynchronous {
+        if terms.insists() {
+            // A contradiction.
+            return None;
+        }
+        terms = terms.asynchronous();
+    }
     let policy = &core.shared.acks;
     if policy.unreachable[terms.level as usize].is_some()
         || terms.admit(policy).is_err()

@@ -31,6 +31,8 @@ pub(crate) fn unary_answer(id: &[u8; MESSAGE_ID_BYTES]) -> [u8; UNARY_BYTES] {
 pub(crate) struct GrpcBlocks {
     /// The head of an answer that carries a message, by level.
     pub(crate) heads: [Block; 3],
+    /// The same where nothing was taken, which an older system says in its message.
+    pub(crate) bare_head: Block,
     /// Trailers of a success.
     pub(crate) ok: Block,
     shard: FieldName,
@@ -45,6 +47,7 @@ impl GrpcBlocks {
             heads: AckLevel::ALL.map(|level| {
                 Block::new(200).field("content-type", "application/grpc").field("tidegate-ack", level.name())
             }),
+            bare_head: Block::new(200).field("content-type", "application/grpc"),
             ok: Block::trailers().field("grpc-status", "0"),
             shard: FieldName::new("tidegate-shard"),
             offset: FieldName::new("tidegate-offset"),

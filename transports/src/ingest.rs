@@ -11,7 +11,7 @@ use crate::{
         Class, DataKind, IngestProto, MessageError, decode_data_message, decode_ingest_json,
         decode_ingest_proto,
     },
-    terms::Terms,
+    terms::{Terms, is_key_of},
     waiting::Caller,
 };
 
@@ -79,6 +79,13 @@ pub(crate) fn enqueue_json(
     // The payload is base64: it is decoded into a buffer that is kept.
     let mut payload = core.inflated.borrow_mut();
     let message = decode_data_message(body, &mut payload)?;
+    if let Some(key) = &terms.key
+        && !message.id.is_empty()
+        && !is_key_of(key, message.id.as_bytes())
+    {
+        let text = "idempotency-key: the body has another id, and a message has one; leave out either, or give both the same value";
+        return Err(Refusal::new(400, Code::InvalidArgument, text));
+    }
     let outcome = with_metadata(core, message.metadata.iter(), |metadata| {
         let incoming = Incoming {
             id: (!message.id.is_empty()).then_some(message.id.as_bytes()),

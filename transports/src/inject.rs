@@ -303,7 +303,7 @@ impl Desk {
         place: (usize, usize),
     ) -> Result<Option<Stored>, Refusal> {
         let policy = &self.core.shared.acks;
-        let terms = Terms::new(policy, None, None).wanted(wanted);
+        let terms = Terms::of(policy, wanted);
         if let Some(why) = &policy.unreachable[terms.level as usize] {
             return Err(Refusal::new(400, Code::FailedPrecondition, format!("ack level: {why}")));
         }

@@ -57,5 +57,5 @@ pub use crate::{
     limits::Limits,
     listener::{Role, bind},
     routes::{ENDPOINTS, Endpoint, Row},
-    terms::{AckPolicy, Far, Gate, Wanted},
+    terms::{AckPolicy, Asked, Far, Gate, Wanted},
 };

@@ -10,10 +10,11 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use engine_core::{AckLevel, Reasons};
 use parking_lot::Mutex;
 
-use crate::{answer::Refusal, grpc::Code, guard::Guard};
+use crate::{answer::Refusal, grpc::Code, guard::Guard, inject::NotTaken};
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
@@ -62,6 +63,50 @@ impl AckPolicy {
             gate: Arc::default(),
             far: None,
             guard: Guard::default(),
+        }
+    }
+
+    /// What a request asks for that has this in its `Tidegate-Ack`, if it has one. `asynchronous`: what else of it asks not
+    /// to wait, by the name its sender knows it by.
+    ///
+    /// # Errors
+    /// 400 for a level that there is not, for one that can never be reached with these settings, and for one above `queued`
+    /// beside `asynchronous`.
+    pub fn ask(&self, named: Option<&[u8]>, asynchronous: Option<&str>) -> Result<Asked, NotTaken> {
+        let named = named.map(read_level).transpose()?;
+        let level = match (named, asynchronous) {
+            (Some(level), Some(what)) if level > AckLevel::Queued => {
+                let text = format!(
+                    "tidegate-ack: `{}` contradicts {what}, which is answered at `queued`; leave out one of them",
+                    level.name()
+                );
+                return Err(Refusal::new(400, Code::InvalidArgument, text).into());
+            }
+            (_, Some(_)) => AckLevel::Queued,
+            (named, None) => named.unwrap_or(self.default),
+        };
+        self.reach(level)?;
+        let wanted = match (asynchronous, named) {
+            (Some(_), _) => Wanted::Asynchronous,
+            (None, Some(level)) => Wanted::Level(level),
+            (None, None) => Wanted::Default,
+        };
+        Ok(Asked { wanted, level })
+    }
+
+    /// Refuses a level that cannot be honoured at this moment.
+    ///
+    /// # Errors
+    /// 503 with the reason.
+    pub fn admit(&self, level: AckLevel) -> Result<(), NotTaken> {
+        Ok(Terms::new(self, Some(level), None).admit(self)?)
+    }
+
+    /// Refuses a level that can never be reached.
+    fn reach(&self, level: AckLevel) -> Result<(), Refusal> {
+        match &self.unreachable[level as usize] {
+            None => Ok(()),
+            Some(why) => Err(Refusal::new(400, Code::FailedPrecondition, format!("tidegate-ack: {why}"))),
         }
     }
 
@@ -117,12 +162,23 @@ pub enum Wanted {
     Asynchronous,
 }
 
+/// What a request asks for, on the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// For the way into the engine.
+    pub wanted: Wanted,
+    /// The level that this comes to.
+    pub level: AckLevel,
+}
+
 /// The terms of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Terms {
     pub(crate) level: AckLevel,
     /// Whether the level was named, by the caller or in the settings.
     pub(crate) named: bool,
+    /// Whether it was the caller who did.
+    pub(crate) asked: bool,
     /// Whether another process accepts the message: that has to be waited for, whatever the level.
     pub(crate) forwarded: bool,
     /// Whether nobody waits for what becomes of the message.
@@ -141,19 +197,8 @@ impl Terms {
             let admitted = policy.guard.admits(field("x-api-key"), field("authorization"));
             admitted.map_err(|denied| Refusal::new(401, Code::Unauthenticated, denied.to_string()))?;
         }
-        let level = match field("tidegate-ack") {
-            None => None,
-            Some(wanted) => Some(AckLevel::from_name(wanted).ok_or_else(|| {
-                let wanted = String::from_utf8_lossy(wanted);
-                let text =
-                    format!("tidegate-ack: there is no level `{wanted}`; give queued, durable or delivered");
-                Refusal::new(400, Code::InvalidArgument, text)
-            })?),
-        };
-        let terms = Self::new(policy, level, None);
-        if let Some(why) = &policy.unreachable[terms.level as usize] {
-            return Err(Refusal::new(400, Code::FailedPrecondition, format!("tidegate-ack: {why}")));
-        }
+        let terms = Self::new(policy, field("tidegate-ack").map(read_level).transpose()?, None);
+        policy.reach(terms.level)?;
         Ok(Self { key: field("idempotency-key").map(read_key).transpose()?, ..terms })
     }
 
@@ -162,29 +207,43 @@ impl Terms {
         Self {
             level: level.unwrap_or(policy.default),
             named: level.is_some() || policy.far.as_ref().is_some_and(|far| far.asks_default),
+            asked: level.is_some(),
             forwarded: policy.far.is_some(),
             detached: false,
             key,
         }
     }
 
-    /// The same as a route wants it; what the caller has named counts more.
-    pub(crate) fn wanted(mut self, wanted: Wanted) -> Self {
+    /// The terms of a request that came through the cold lane.
+    pub(crate) fn of(policy: &AckPolicy, wanted: Wanted) -> Self {
         match wanted {
-            Wanted::Level(level) if !self.named => self.level = level,
-            Wanted::Asynchronous if !self.named => {
-                self.level = AckLevel::Queued;
-                // What is sent on may be refused there, so it is waited for.
-                self.detached = !self.forwarded;
-            }
-            _ => {}
+            Wanted::Default => Self::new(policy, None, None),
+            Wanted::Level(level) => Self::new(policy, Some(level), None),
+            Wanted::Asynchronous => Self::new(policy, None, None).asynchronous(),
         }
-        self
+    }
+
+    /// The same for a route that is answered without waiting.
+    pub(crate) fn asynchronous(self) -> Self {
+        // What is sent on may be refused there, so it is waited for.
+        Self { level: AckLevel::Queued, detached: !self.forwarded, ..self }
+    }
+
+    /// Whether the caller has named a level that has to be waited for.
+    pub(crate) fn insists(&self) -> bool {
+        self.asked && self.level > AckLevel::Queued
     }
 
     /// Answered as soon as it is in the queue.
     pub(crate) fn immediate() -> Self {
-        Self { level: AckLevel::Queued, named: false, forwarded: false, detached: false, key: None }
+        Self {
+            level: AckLevel::Queued,
+            named: false,
+            asked: false,
+            forwarded: false,
+            detached: false,
+            key: None,
+        }
     }
 
     /// Whether the answer has to wait for what becomes of the message.
@@ -212,16 +271,35 @@ impl Terms {
     }
 }
 
+/// The level that a `Tidegate-Ack` names.
+fn read_level(named: &[u8]) -> Result<AckLevel, Refusal> {
+    AckLevel::from_name(named).ok_or_else(|| {
+        let named = String::from_utf8_lossy(named);
+        let text = format!("tidegate-ack: there is no level `{named}`; give queued, durable or delivered");
+        Refusal::new(400, Code::InvalidArgument, text)
+    })
+}
+
 /// The value of an `Idempotency-Key`: visible ASCII, as it is or in quotes (draft-ietf-httpapi-idempotency-key-header:
 /// a structured-field string).
 fn read_key(value: &[u8]) -> Result<Rc<[u8]>, Refusal> {
-    let bare = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    let bare = without_quotes(value);
     if bare.is_empty() || bare.len() > KEY_BYTES_MAX || !bare.iter().all(u8::is_ascii_graphic) {
         let text =
             format!("idempotency-key: expected 1 to {KEY_BYTES_MAX} visible ASCII characters without blanks");
         return Err(Refusal::new(400, Code::InvalidArgument, text));
     }
     Ok(bare.into())
+}
+
+fn without_quotes(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// Whether an `Idempotency-Key` stands for this id of a body: it is the same, or what one Tidegate sends another for an id
+/// that does not fit the field (base64url without padding).
+pub(crate) fn is_key_of(key: &[u8], id: &[u8]) -> bool {
+    key == without_quotes(id) || URL_SAFE_NO_PAD.encode(id).as_bytes() == key
 }
 
 #[cfg(test)]
@@ -275,6 +353,24 @@ mod tests {
         let refusal = read(&[("tidegate-ack", "delivered")]).unwrap_err();
         assert!(refusal.status == 400 && refusal.text.contains("no broker"), "{refusal:?}");
         assert!(read(&[("tidegate-ack", "safe")]).unwrap_err().text.contains("`safe`"));
+    }
+
+    #[test]
+    fn what_does_not_wait_goes_with_no_level_that_has_to_be_waited_for() {
+        let policy = AckPolicy {
+            unreachable: [None, None, None],
+            default: AckLevel::Durable,
+            ..AckPolicy::queued_only()
+        };
+        let ask = |named: Option<&'static str>, what| policy.ask(named.map(str::as_bytes), what);
+        let of = |wanted, level| Ok(Asked { wanted, level });
+        assert_eq!(ask(None, None), of(Wanted::Default, AckLevel::Durable));
+        assert_eq!(ask(Some("delivered"), None), of(Wanted::Level(AckLevel::Delivered), AckLevel::Delivered));
+        for named in [None, Some("queued")] {
+            assert_eq!(ask(named, Some("options.async")), of(Wanted::Asynchronous, AckLevel::Queued));
+        }
+        let why = ask(Some("durable"), Some("options.async")).unwrap_err();
+        assert!(why.status == 400 && why.text.contains("`durable` contradicts options.async"), "{why:?}");
     }
 
     #[test]

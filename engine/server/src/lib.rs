@@ -11,6 +11,7 @@ mod health_check;
 pub mod live;
 mod log_tools;
 mod logging;
+mod printable;
 mod resend;
 mod role;
 pub mod run;

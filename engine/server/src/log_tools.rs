@@ -16,7 +16,10 @@ use brokers::{
 use engine_core::MetadataPairs;
 use serde_json::{Map, Value, json};
 
-use crate::cli::{LogAction, LogArguments};
+use crate::{
+    cli::{LogAction, LogArguments},
+    printable::Printable,
+};
 
 /// Does what was asked.
 pub fn run(action: &LogAction, default: PathBuf) -> Result<ExitCode> {
@@ -94,8 +97,8 @@ fn write_message(dumped: &offline::Dumped<'_>, as_json: bool, out: &mut impl Wri
             dumped.shard,
             dumped.offset,
             time(dumped.appended_ms),
-            text(record.id),
-            text(record.source),
+            Printable(record.id),
+            Printable(record.source),
             record.payload.escape_ascii()
         )?;
         return Ok(());

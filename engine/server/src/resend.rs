@@ -19,6 +19,7 @@ use serde_json::json;
 use crate::{
     cli::{DlqAction, Position, ReplayArguments},
     delivery::dead_letter_folder,
+    printable::Printable,
 };
 
 /// Longest wait for an answer.
@@ -107,8 +108,8 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
     let (mut count, mut written) = (0, Ok(()));
     dead_letter::list(folder, |offset, cause, record| {
         count += 1;
-        let id = String::from_utf8_lossy(record.id);
         if as_json {
+            let id = String::from_utf8_lossy(record.id);
             let line = json!({
                 "offset": offset, "side": cause.side, "code": cause.code, "reason": cause.reason,
                 "attempts": cause.attempts, "id": id, "source": String::from_utf8_lossy(record.source),
@@ -116,7 +117,8 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
             });
             written = writeln!(io::stdout(), "{line}");
         } else {
-            let (side, code, reason) = (&cause.side, &cause.code, &cause.reason);
+            let (side, code) = (&cause.side, &cause.code);
+            let (id, reason) = (Printable(record.id), Printable(cause.reason.as_bytes()));
             written = writeln!(io::stdout(), "{offset:>8}  {side:<8} {code:<20} {id}  {reason}");
         }
         written.is_ok()

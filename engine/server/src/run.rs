@@ -137,6 +137,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     health.know(Arc::clone(&house));
     let platform = Platform {
         injector,
+        acks: Arc::new(behind.acks()),
         parts: Arc::clone(&behind.parts),
         producer,
         guard,

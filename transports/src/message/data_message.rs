@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::de::MapAccess;
+use serde::de::{Error, MapAccess};
 
 use super::json::{self, Fields, Trail, read_object};
 use super::{MessageError, Pairs};
@@ -12,7 +12,7 @@ use super::{MessageError, Pairs};
 /// A message on its way to the processor; every field may be absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataMessage<'a> {
-    /// The id it already has; empty when absent.
+    /// The id it already has, without control characters; empty when absent.
     pub id: Cow<'a, str>,
     /// Unix time in seconds, when given.
     pub timestamp_s: Option<i64>,
@@ -26,7 +26,7 @@ pub struct DataMessage<'a> {
 /// buffer that is used again makes this free of allocation.
 ///
 /// # Errors
-/// As [`decode_ingest_json`](super::decode_ingest_json), and for a payload that is not base64 (RFC 4648 §4)
+/// As [`decode_ingest_json`](super::decode_ingest_json), and for an id with control characters, a payload that is not base64 (RFC 4648 §4)
 /// or a timestamp that is no whole number.
 pub fn decode_data_message<'a>(
     body: &'a [u8],
@@ -69,7 +69,11 @@ impl<'de> Fields<'de> for Reading<'de, '_> {
         trail: &mut Trail<'de>,
     ) -> Result<bool, A::Error> {
         match key {
-            "id" => json::text(&mut self.id, map, trail),
+            "id" => {
+                json::text(&mut self.id, map, trail)?;
+                let has_control = self.id.as_deref().is_some_and(|id| id.chars().any(char::is_control));
+                if has_control { Err(A::Error::custom("expected printable characters")) } else { Ok(true) }
+            }
             "timestamp" => json::whole_number(&mut self.timestamp_s, map, trail),
             "source" => json::text(&mut self.source, map, trail),
             "metadata" => json::metadata(&mut self.metadata_seen, &mut self.metadata, map, trail),
@@ -133,6 +137,15 @@ mod tests {
             let body = format!("{{\"payload\":\"{bad}\"}}");
             assert_eq!(decode(&body).unwrap_err().pointer(), "/payload", "{bad}");
         }
+    }
+
+    #[test]
+    fn an_id_has_no_control_characters() {
+        for bad in ["a\\r\\nb", "\\u0000", "\\u007f", "\u{9b}"] {
+            let error = decode(&format!(r#"{{"id":"{bad}"}}"#)).unwrap_err();
+            assert_eq!(error.pointer(), "/id", "{error}");
+        }
+        assert_eq!(decode(r#"{"id":"é 1"}"#).unwrap().0.id, "é 1");
     }
 
     #[test]

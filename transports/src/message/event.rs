@@ -306,8 +306,9 @@ fn read_about(number: u32, bytes: &[u8]) -> Option<About<'_>> {
                 _ => {}
             })?;
             let good = !name.is_empty()
-                && (0.0..1e12).contains(&amount)
-                && std::str::from_utf8(currency).is_ok_and(|currency| currency.chars().count() == 3);
+                && (0.0..=1e12).contains(&amount)
+                && currency.len() == 3
+                && currency.iter().all(u8::is_ascii_alphabetic);
             good.then_some(About::Transaction { amount, kind, status })
         }
         12 => {

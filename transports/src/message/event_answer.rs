@@ -22,6 +22,8 @@ pub struct Stamp<'a> {
 /// An event of a batch that was not taken.
 #[derive(Clone, Debug)]
 pub struct NotTaken<'a> {
+    /// Where it stands in the batch: `events[2]`.
+    pub place: String,
     /// Its id.
     pub id: &'a str,
     /// In words.
@@ -100,7 +102,7 @@ pub fn encode_events_response(out: &mut Vec<u8>, stored: usize, failed: &[NotTak
     }
     for one in failed {
         encode::message(out, 5, |out| {
-            encode::text(out, 1, one.id.as_bytes());
+            encode::text(out, 1, one.place.as_bytes());
             encode::text(out, 2, one.message.as_bytes());
             encode::text(out, 3, one.code.as_bytes());
         });
@@ -139,7 +141,7 @@ pub fn write_events_response(out: &mut Vec<u8>, stored: usize, failed: &[NotTake
             out.push(b',');
         }
         for (name, text) in
-            [(r#"{"field":"#, one.id), (r#","message":"#, one.message), (r#","code":"#, one.code)]
+            [(r#"{"field":"#, one.place.as_str()), (r#","message":"#, one.message), (r#","code":"#, one.code)]
         {
             out.extend_from_slice(name.as_bytes());
             write_json_text(out, text);
@@ -162,10 +164,14 @@ mod tests {
     use super::*;
 
     const STAMP: Stamp<'_> = Stamp { unix_ms: 1_700_000_000_123, node: "no\"de", took_ns: 1_000_250_000 };
-    const FAILED: [NotTaken<'_>; 2] = [
-        NotTaken { id: "a\"b", message: "Queue is full", code: "RESOURCE_EXHAUSTED" },
-        NotTaken { id: "c", message: "m", code: "UNAVAILABLE" },
-    ];
+
+    fn failed() -> [NotTaken<'static>; 2] {
+        let one = |place: &str, id, message, code| NotTaken { place: place.to_owned(), id, message, code };
+        [
+            one("events[2]", "a\"b", "Queue is full", "RESOURCE_EXHAUSTED"),
+            one("events[3].id", "c", "m", "ALREADY_EXISTS"),
+        ]
+    }
 
     /// What the general writer makes of the same message.
     fn general(name: &str, bytes: &[u8]) -> serde_json::Value {
@@ -194,7 +200,7 @@ mod tests {
         let decoded = IngestEventResponse::decode(wire.as_slice()).unwrap();
         assert!(decoded.success && decoded.event_id == "é-1" && decoded.message == "accepted");
         same("IngestEventResponse", &wire, &json);
-        for failed in [&FAILED[..], &[]] {
+        for failed in [&failed()[..], &[]] {
             let (mut wire, mut json) = (Vec::new(), Vec::new());
             encode_events_response(&mut wire, 998, failed, &STAMP);
             write_events_response(&mut json, 998, failed, &STAMP);

@@ -1,16 +1,18 @@
 //! Proto JSON of an `analytics.v1.Event` into its wire form, in one pass and without an allocation of its own.
 //!
 //! It takes what clients send day in, day out: both spellings of names, enums by name or number, times as RFC 3339 in
-//! UTC or as a number of seconds, unknown fields dropped. Whatever else proto JSON allows or forbids ends the
+//! UTC or as a number of seconds, unknown fields of an event dropped. Whatever else proto JSON allows or forbids ends the
 //! transcoding with `None`, and the cold lane's general reader has the word.
 
 use std::{fmt, time::UNIX_EPOCH};
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use super::{
     encode,
     shape::{EVENT, Field, Kind, Shape},
+    strict,
 };
 
 /// Appends the event of a body: it is the body, or lies in its `event`. `None`: the cold lane reads it.
@@ -67,22 +69,18 @@ impl<'de> Visitor<'de> for OneEvent<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut fields = Fields { shape: &EVENT, seen: 0 };
+        let mut fields = Fields::new(&EVENT);
         let mut wrapped = false;
         while let Some(name) = map.next_key::<Name<'de>>()? {
             match &*name.0 {
-                "event" if fields.seen == 0 && !wrapped => {
+                "event" if fields.is_empty() && !wrapped => {
                     wrapped = true;
                     map.next_value_seed(Message { shape: &EVENT, out: self.out })?;
                 }
                 // A request with options, or one that is both.
                 "event" | "options" => return Err(unusual()),
-                name => {
-                    fields.value(name, &mut map, self.out)?;
-                    if wrapped && fields.seen != 0 {
-                        return Err(unusual());
-                    }
-                }
+                _ if wrapped => return Err(unusual()),
+                _ => fields.value(name, &mut map, self.out)?,
             }
         }
         Ok(())
@@ -114,10 +112,8 @@ impl<'de> Visitor<'de> for BatchVisitor<'_> {
                         ends: Some(self.ends),
                     })?;
                 }
-                "events" | "options" => return Err(unusual()),
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                }
+                // Options, or what is no field of a request.
+                _ => return Err(unusual()),
             }
         }
         Ok(())
@@ -125,6 +121,7 @@ impl<'de> Visitor<'de> for BatchVisitor<'_> {
 }
 
 /// A name in an object, borrowed when it has no escapes.
+#[derive(PartialEq)]
 struct Name<'de>(std::borrow::Cow<'de, str>);
 
 impl<'de> serde::Deserialize<'de> for Name<'de> {
@@ -149,23 +146,66 @@ impl<'de> serde::Deserialize<'de> for Name<'de> {
     }
 }
 
+/// A few names of one object.
+struct Names<'de, const MAX: usize> {
+    names: [Option<Name<'de>>; MAX],
+    count: usize,
+}
+
+impl<'de, const MAX: usize> Names<'de, MAX> {
+    fn new() -> Self {
+        Self { names: [const { None }; MAX], count: 0 }
+    }
+
+    /// Takes another name, unless it is one of them or there are too many to be compared with each other.
+    fn take<E: Error>(&mut self, name: Name<'de>) -> Result<(), E> {
+        let known = self.names.get(..self.count).unwrap_or_default();
+        if known.iter().flatten().any(|known| *known == name) {
+            return Err(unusual());
+        }
+        *self.names.get_mut(self.count).ok_or_else(unusual)? = Some(name);
+        self.count += 1;
+        Ok(())
+    }
+}
+
+/// Names that no field has, in one object; with more it is the cold lane's.
+const UNKNOWN_MAX: usize = 4;
+/// Entries of a map within what an event is about.
+const ENTRIES_MAX: usize = 16;
+
 /// The fields of a message, as they come.
-struct Fields {
+struct Fields<'de> {
     shape: &'static Shape,
     /// Fields that came, by number; those of a `oneof` are one.
     seen: u32,
+    /// What came and is dropped.
+    unknown: Names<'de, UNKNOWN_MAX>,
 }
 
-impl Fields {
-    fn value<'de, A: MapAccess<'de>>(
+impl<'de> Fields<'de> {
+    fn new(shape: &'static Shape) -> Self {
+        Self { shape, seen: 0, unknown: Names::new() }
+    }
+
+    /// Whether nothing came.
+    fn is_empty(&self) -> bool {
+        self.seen == 0 && self.unknown.count == 0
+    }
+
+    fn value<A: MapAccess<'de>>(
         &mut self,
-        name: &str,
+        name: Name<'de>,
         map: &mut A,
         out: &mut Vec<u8>,
     ) -> Result<(), A::Error> {
-        let Some(field) = self.shape.named(name) else {
-            map.next_value::<IgnoredAny>()?;
-            return Ok(());
+        let Some(field) = self.shape.named(&name.0) else {
+            let value = map.next_value::<&RawValue>()?.get();
+            // Dropped, and read with the same care as everything else.
+            if strict::check(value, 1).is_err() {
+                return Err(unusual());
+            }
+            return self.unknown.take(name);
         };
         let bit = if field.one_of { 1 << 31 } else { 1 << field.number };
         if self.seen & bit != 0 {
@@ -203,9 +243,9 @@ impl<'de> Visitor<'de> for Message<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut fields = Fields { shape: self.shape, seen: 0 };
+        let mut fields = Fields::new(self.shape);
         while let Some(name) = map.next_key::<Name<'de>>()? {
-            fields.value(&name.0, &mut map, self.out)?;
+            fields.value(name, &mut map, self.out)?;
         }
         Ok(())
     }
@@ -357,12 +397,18 @@ impl<'de> Visitor<'de> for Value<'_> {
                 encode::message(self.out, number, |out| Message { shape, out }.visit_map(map))
             }
             Kind::Pairs => {
+                // Those of an event's properties are compared when it is decoded.
+                let compares = self.field.name != "properties";
+                let mut keys = Names::<ENTRIES_MAX>::new();
                 while let Some(key) = map.next_key::<Name<'de>>()? {
                     let value = map.next_value::<Name<'de>>()?;
                     encode::message(self.out, number, |out| {
                         encode::text(out, 1, key.0.as_bytes());
                         encode::text(out, 2, value.0.as_bytes());
                     });
+                    if compares {
+                        keys.take(key)?;
+                    }
                 }
                 Ok(())
             }
@@ -469,6 +515,12 @@ mod tests {
             r#"{"user_event":{},"custom_event":{}}"#,
             r#"{"transaction_event":{"amount":"1.5"}}"#,
             r#"{"user_id":"\ud800"}"#,
+            r#"{"event":{},"x":1}"#,
+            r#"{"x":1,"event":{}}"#,
+            r#"{"x":1,"x":1}"#,
+            r#"{"x":{"y":1,"y":1}}"#,
+            r#"{"a":1,"b":1,"c":1,"d":1,"e":1}"#,
+            r#"{"user_event":{"metadata":{"a":"1","a":"1"}}}"#,
         ] {
             assert_eq!(event(json), None, "{json}");
         }
@@ -477,7 +529,7 @@ mod tests {
     #[test]
     fn a_batch_says_where_each_event_ends() {
         let (mut out, mut ends) = (Vec::new(), Vec::new());
-        let json = br#"{"x":1,"events":[{"user_id":"a"},{},{"user_id":"bc"}]}"#;
+        let json = br#"{"events":[{"user_id":"a"},{},{"user_id":"bc"}]}"#;
         transcode_events(json, &mut out, &mut ends).unwrap();
         assert_eq!(ends, [3, 3, 7]);
         let (mut lines, mut line_ends) = (Vec::new(), Vec::new());
@@ -485,7 +537,10 @@ mod tests {
             .unwrap();
         assert_eq!((lines, line_ends), (out, ends));
         assert!(transcode_lines(b"{\"user_id\":\"a\"}\n{", &mut Vec::new(), &mut Vec::new()).is_none());
-        let options = br#"{"events":[],"options":{}}"#;
-        assert!(transcode_events(options, &mut Vec::new(), &mut Vec::new()).is_none());
+        for more in
+            [r#"{"events":[],"options":{}}"#, r#"{"x":1,"events":[]}"#, r#"{"events":[],"events":[]}"#]
+        {
+            assert!(transcode_events(more.as_bytes(), &mut Vec::new(), &mut Vec::new()).is_none(), "{more}");
+        }
     }
 }

@@ -70,21 +70,17 @@ impl<'de> Trail<'de> {
     pub(super) fn found<E: serde::de::Error>(&mut self, breach: Breach, text: &str) -> E {
         // Both point into the same body, so the difference of their addresses is an offset.
         let start = (text.as_ptr() as usize).saturating_sub(self.body.as_ptr() as usize);
-        let before = self.body.as_bytes().get(..start + breach.at).unwrap_or_default();
-        let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
-        self.found = Some(MessageError::Json {
-            what: breach.what.to_owned(),
-            pointer: self.pointer() + &breach.pointer,
-            line: memchr::memchr_iter(b'\n', before).count() + 1,
-            column: before.len() - line_start + 1,
-        });
+        let pointer = self.pointer() + &breach.pointer;
+        self.found = Some(strict::located(self.body.as_bytes(), start + breach.at, breach.what, pointer));
         E::custom(breach.what)
     }
 
     /// Checks a value of any kind, found inside `depth` open objects, beyond its grammar.
     fn check<E: serde::de::Error>(&mut self, raw: &'de str, depth: usize) -> Result<(), E> {
         match raw.as_bytes() {
-            [b'"' | b'{' | b'[', ..] => strict::check(raw, depth).map_err(|breach| self.found(breach, raw)),
+            [b'"' | b'{' | b'[' | b'-' | b'0'..=b'9', ..] => {
+                strict::check(raw, depth).map_err(|breach| self.found(breach, raw))
+            }
             _ => Ok(()),
         }
     }
@@ -287,7 +283,10 @@ impl<'de> Visitor<'de> for Metadata<'_, 'de> {
                     trail.check::<A::Error>(raw, 2)?;
                     strict::compact(raw)
                 }
-                _ => Cow::Borrowed(raw),
+                _ => {
+                    trail.check::<A::Error>(raw, 2)?;
+                    Cow::Borrowed(raw)
+                }
             };
             if pairs.len() == METADATA_PAIRS_MAX {
                 trail.found = Some(MessageError::TooManyPairs);

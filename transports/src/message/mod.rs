@@ -38,6 +38,7 @@ pub use pairs::{Pairs, PairsIter};
 pub use protobuf::{
     DataKind, IngestProto, MetadataIter, MetadataProto, decode_ingest_proto, encode_ingest_response,
 };
+pub use strict::check_json;
 
 /// How deep a JSON document may nest; its outermost object is depth 1.
 pub const JSON_DEPTH_MAX: usize = 64;

@@ -1,12 +1,13 @@
 //! A walk over JSON text that serde_json has found to be well-formed, for the rules that go beyond the
-//! grammar: no key twice in an object, no lone surrogate, no deeper than [`JSON_DEPTH_MAX`].
+//! grammar: no key twice in an object, no lone surrogate, no deeper than [`JSON_DEPTH_MAX`], no number that readers take for
+//! infinite or refuse (RFC 8259 §6).
 //!
 //! It relies on the grammar having been checked and is no parser of its own; on text that is not JSON its
 //! verdict means nothing, though it still ends without harm.
 
 use std::borrow::Cow;
 
-use super::JSON_DEPTH_MAX;
+use super::{JSON_DEPTH_MAX, MessageError};
 
 /// A broken rule, with the offset in the text and the pointer below the value that was walked.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub(super) struct Breach {
 pub(super) const DUPLICATE_KEY: &str = "duplicate key";
 const LONE_SURROGATE: &str = "lone surrogate in a string";
 const TOO_DEEP: &str = "nested deeper than 64";
+const TOO_LARGE: &str = "a number beyond what a double holds (1.8e308)";
+/// Digits of the largest double.
+const DOUBLE_DIGITS_MAX: usize = 309;
 
 /// One object or array that is open.
 struct Open {
@@ -50,6 +54,16 @@ pub(super) fn check(text: &str, depth: usize) -> Result<(), Breach> {
                     return Err(breach(LONE_SURROGATE, at, &open, &keys));
                 }
                 at = end;
+                continue;
+            }
+            b'-' | b'0'..=b'9' => {
+                let rest = bytes.get(at..).unwrap_or_default();
+                let length = rest.iter().position(|byte| !b"+-.0123456789Ee".contains(byte));
+                let number = text.get(at..at + length.unwrap_or(rest.len())).unwrap_or_default();
+                if is_too_large(number) {
+                    return Err(breach(TOO_LARGE, at, &open, &keys));
+                }
+                at += number.len();
                 continue;
             }
             b'{' | b'[' => {
@@ -89,6 +103,36 @@ pub(super) fn check(text: &str, depth: usize) -> Result<(), Breach> {
         at += 1;
     }
     Ok(())
+}
+
+fn is_too_large(number: &str) -> bool {
+    let may_be =
+        number.len() >= DOUBLE_DIGITS_MAX || memchr::memchr2(b'e', b'E', number.as_bytes()).is_some();
+    may_be && number.parse().is_ok_and(f64::is_infinite)
+}
+
+/// Checks JSON that was found to be well-formed, or several texts of it one behind the other, for what two readers would
+/// understand differently.
+///
+/// # Errors
+/// A key comes twice in an object, a string holds half a surrogate pair, a number is beyond what a double holds, or it nests
+/// too deep; the error says where.
+pub fn check_json(body: &[u8]) -> Result<(), MessageError> {
+    let text =
+        std::str::from_utf8(body).map_err(|error| MessageError::NotUtf8 { at: error.valid_up_to() })?;
+    check(text, 0).map_err(|breach| located(body, breach.at, breach.what, breach.pointer))
+}
+
+/// An error at this offset of the body.
+pub(super) fn located(body: &[u8], at: usize, what: &str, pointer: String) -> MessageError {
+    let before = body.get(..at).unwrap_or_default();
+    let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
+    MessageError::Json {
+        what: what.to_owned(),
+        pointer,
+        line: memchr::memchr_iter(b'\n', before).count() + 1,
+        column: before.len() - line_start + 1,
+    }
 }
 
 /// The text of a JSON string with its quotes; borrowed when nothing is escaped. The error is a lone
@@ -190,6 +234,24 @@ mod tests {
             assert_eq!(breach_of(bad).0, LONE_SURROGATE, "{bad}");
         }
         assert_eq!(check(r#"["\ud83d\ude00","\\ud800","a\"b"]"#, 1), Ok(()));
+    }
+
+    #[test]
+    fn numbers_that_no_double_holds_are_found_and_others_stay() {
+        for bad in ["1e400", "-1E+309", r#"{"a":[0,2e308]}"#, &"9".repeat(310)] {
+            assert_eq!(breach_of(bad).0, TOO_LARGE, "{bad}");
+        }
+        assert_eq!(breach_of(r#"{"a":[0,2e308]}"#).1, "/a/1");
+        for good in [
+            "1e308",
+            "1e-400",
+            "-0.1",
+            &"9".repeat(308),
+            r#"{"1e400":"1e400"}"#,
+            "123456789012345678901234567890",
+        ] {
+            assert_eq!(check(good, 1), Ok(()), "{good}");
+        }
     }
 
     #[test]

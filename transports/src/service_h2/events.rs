@@ -380,7 +380,10 @@ impl Service {
             let mut framed = vec![0; PREFIX_BYTES];
             framed.extend_from_slice(body);
             set_length(&mut framed, 0);
-            replies.head(id, &core.grpc.heads[level.unwrap_or_default() as usize], false);
+            match level {
+                Some(level) => replies.head(id, &core.grpc.heads[level as usize], false),
+                None => replies.head(id, &core.grpc.bare_head, false),
+            }
             let _all = replies.data(id, &framed, false);
             replies.trailers(id, &core.grpc.ok);
             return Stream::Answered;

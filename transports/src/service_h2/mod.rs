@@ -555,9 +555,15 @@ impl Service {
         };
         let call = || -> Result<Call, Status> {
             let terms = Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes()));
+            let terms = terms.map_err(|refusal| Failure::from(refusal).status)?;
+            if streaming && terms.key.is_some() {
+                let text = "idempotency-key: a stream has many messages and a key is for one; leave it out, or send \
+                            the messages one by one";
+                return Err(Status::new(Code::InvalidArgument, text));
+            }
             Ok(Call {
                 endpoint,
-                terms: terms.map_err(|refusal| Failure::from(refusal).status)?,
+                terms,
                 kind: if text { DataKind::Text } else { DataKind::Bytes },
                 streaming,
                 encoding: Encoding::from_field(head.field(b"grpc-encoding"))?,

@@ -18,10 +18,10 @@ use serde::{
 use serde_json::{json, value::RawValue};
 use tidegate_proto::analytics::legacy as proto;
 use transports::{
-    Wanted,
     events::SCHEMA_KEY,
     facade::{Draft, FACADE_PATHS, Facade},
     inject::NotTaken,
+    message::check_json,
 };
 
 use super::{
@@ -141,7 +141,8 @@ struct Published<'a> {
 
 impl Facades {
     fn read_event(&self, event: &EventJson<'_>, how: &[u8], draft: &mut Draft) -> bool {
-        if !is_sound(&event.id, &event.user_id, &event.event_type, &event.source) {
+        let is_sound = is_sound(&event.id, &event.user_id, &event.event_type, &event.source);
+        if !is_sound || event.id.chars().any(char::is_control) {
             return false;
         }
         draft.message.id.extend_from_slice(event.id.as_bytes());
@@ -166,7 +167,10 @@ impl Facades {
             return false;
         }
         let metadata = metadata.map(RawValue::get);
-        if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
+        // What is passed on as it is must not be understood in two ways.
+        if metadata
+            .is_some_and(|metadata| !metadata.starts_with('{') || check_json(metadata.as_bytes()).is_err())
+        {
             return false;
         }
         let at = UNIX_EPOCH + Duration::from_millis(unix_ms);
@@ -226,7 +230,7 @@ impl Facade for Facades {
             }
             Purpose::Event => (&b""[..], "Event sent successfully"),
             Purpose::AsyncEvent => {
-                draft.wanted = Wanted::Asynchronous;
+                draft.asynchronous = true;
                 (&b"async"[..], "Event queued for async processing")
             }
         };
@@ -289,7 +293,7 @@ mod tests {
         let draft = draft(1, body).unwrap();
         let kept: Event = serde_json::from_slice(&draft.message.payload).unwrap();
         assert_eq!(kept, serde_json::from_str(body).unwrap());
-        assert_eq!((draft.wanted, draft.message.once), (Wanted::Asynchronous, true));
+        assert!(draft.asynchronous && draft.message.once);
         let answer: serde_json::Value = serde_json::from_slice(&draft.answer).unwrap();
         assert_eq!(answer["event_id"], "e-1");
     }

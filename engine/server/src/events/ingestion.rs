@@ -24,7 +24,9 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
-    EventRules, Examined, Wanted,
+    Asked, EventRules, Examined, Wanted,
+    events::place_of,
+    grpc,
     inject::{Fate, NotTaken},
 };
 
@@ -32,6 +34,10 @@ use super::{Platform, record::record, validate::check};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
+/// The longest wait that a caller may allow, in seconds.
+pub(super) const TIMEOUT_SECONDS_MAX: i32 = 300;
+/// The wait of a caller that says nothing, in seconds.
+const TIMEOUT_SECONDS: u64 = 30;
 /// Events of a stream that are sent into the engine together.
 const STREAM_BATCH: usize = 100;
 
@@ -46,10 +52,21 @@ pub(super) struct Way {
     pub(super) trace: Option<Vec<u8>>,
 }
 
+/// The metadata key, and the field, that a level is asked for and told in.
+pub(super) const ACK: &str = "tidegate-ack";
+
+/// The lower of two levels, as far as there are any.
+pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<AckLevel> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// Says in an answer which level was reached.
-fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
+pub(super) fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
     if let Some(level) = level {
-        response.metadata_mut().insert("tidegate-ack", AsciiMetadataValue::from_static(level.name()));
+        response.metadata_mut().insert(ACK, AsciiMetadataValue::from_static(level.name()));
     }
 }
 
@@ -70,7 +87,7 @@ pub(super) fn status_of(why: &NotTaken) -> Status {
 }
 
 /// `INVALID_ARGUMENT` with `google.rpc.BadRequest`.
-fn invalid(errors: &[ValidationError]) -> Status {
+pub(super) fn invalid(errors: &[ValidationError]) -> Status {
     let violations: Vec<FieldViolation> =
         errors.iter().map(|error| FieldViolation::new(error.field.clone(), error.message.clone())).collect();
     let first =
@@ -174,6 +191,21 @@ fn readable_id(event: &[u8]) -> String {
 }
 
 impl Platform {
+    /// What a request asks for, by its metadata and by what of it asks not to wait.
+    pub(super) fn ask(&self, metadata: &MetadataMap, asynchronous: Option<&str>) -> Result<Asked, Status> {
+        let named = metadata.get(ACK).map(AsciiMetadataValue::as_bytes);
+        self.acks.ask(named, asynchronous).map_err(|why| status_of(&why))
+    }
+
+    /// How the events of a stream are to be taken, and the level that this comes to. A stream whose level cannot be
+    /// honoured now is not begun.
+    pub(super) fn way_of_stream(&self, metadata: &MetadataMap) -> Result<(Way, AckLevel), Status> {
+        let way = self.way(metadata, None, false)?;
+        let level = self.ask(metadata, None)?.level;
+        self.acks.admit(level).map_err(|why| status_of(&why))?;
+        Ok((way, level))
+    }
+
     /// How the events of a request are to be taken.
     fn way(
         &self,
@@ -181,21 +213,18 @@ impl Platform {
         options: Option<&IngestOptions>,
         is_batch: bool,
     ) -> Result<Way, Status> {
-        let named = |name: &AsciiMetadataValue| {
-            AckLevel::from_name(name.as_bytes()).ok_or_else(|| {
-                let text =
-                    format!("tidegate-ack: there is no level {name:?}; give queued, durable or delivered");
-                Status::invalid_argument(text)
-            })
-        };
-        let named = metadata.get("tidegate-ack").map(named).transpose()?;
+        let seconds = options.map_or(0, |options| options.timeout_seconds);
+        if !(0..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
+            return Err(invalid(&[ValidationError {
+                field: "options.timeout_seconds".to_owned(),
+                message: format!("expected 0 to {TIMEOUT_SECONDS_MAX}, not {seconds}"),
+                code: "OUT_OF_RANGE".to_owned(),
+            }]));
+        }
         let is_async = options.is_some_and(|options| options.r#async);
+        let asked = self.ask(metadata, is_async.then_some("options.async"))?;
         Ok(Way {
-            wanted: match named {
-                Some(level) => Wanted::Level(level),
-                None if is_async => Wanted::Asynchronous,
-                None => Wanted::Default,
-            },
+            wanted: asked.wanted,
             how: match (is_batch, is_async) {
                 (true, _) => Some("batch"),
                 (false, true) => Some("async"),
@@ -252,13 +281,14 @@ impl Platform {
     pub(super) fn answer_stream(
         &self,
         requests: impl Stream<Item = Result<StreamEventsRequest, Status>> + Send + 'static,
+        way: Way,
     ) -> ReceiverStream<Result<StreamEventsResponse, Status>> {
         // A client that does not read its answers is not read from either.
         let (sender, answers) = mpsc::channel(2 * STREAM_BATCH);
         let platform = self.clone();
         tokio::spawn(async move {
             // Who asked may be gone: that is the end, too.
-            let _ = platform.work_on_stream(Box::pin(requests), &sender).await;
+            let _ = platform.work_on_stream(Box::pin(requests), &way, &sender).await;
         });
         ReceiverStream::new(answers)
     }
@@ -266,6 +296,7 @@ impl Platform {
     async fn work_on_stream(
         &self,
         mut requests: Pin<Box<dyn Stream<Item = Result<StreamEventsRequest, Status>> + Send>>,
+        way: &Way,
         sender: &mpsc::Sender<Result<StreamEventsResponse, Status>>,
     ) -> Result<(), mpsc::error::SendError<Result<StreamEventsResponse, Status>>> {
         let answer = |response| Ok(StreamEventsResponse { response: Some(response) });
@@ -296,9 +327,7 @@ impl Platform {
             let since = Instant::now();
             let base = number;
             number += events.len();
-            for ended in
-                self.take(&events, |place| format!("events[{}]", base + place), None, &Way::default()).await
-            {
+            for ended in self.take(&events, |place| format!("events[{}]", base + place), None, way).await {
                 let response = response(&self.node, ended, None, since);
                 sender.send(answer(stream_events_response::Response::EventResponse(response))).await?;
             }
@@ -314,10 +343,10 @@ impl Platform {
     }
 }
 
-/// The wait that the caller allows; 0 is 30 s, at most 300 s.
+/// The wait that the caller allows, which was found to be in range.
 fn timeout(options: Option<&IngestOptions>) -> Duration {
-    let seconds = options.map_or(0, |options| options.timeout_seconds).clamp(0, 300);
-    Duration::from_secs(if seconds == 0 { 30 } else { seconds.unsigned_abs().into() })
+    let seconds = options.map_or(0, |options| options.timeout_seconds);
+    Duration::from_secs(if seconds == 0 { TIMEOUT_SECONDS } else { seconds.unsigned_abs().into() })
 }
 
 async fn in_time<T>(options: Option<&IngestOptions>, work: impl Future<Output = T>) -> Result<T, Status> {
@@ -381,17 +410,17 @@ impl EventIngestionService for Platform {
         if let Some(Ended::Refused { why, .. }) = ended.first()
             && ended.iter().all(|ended| matches!(ended, Ended::Refused { .. }))
         {
-            return Err(status_of(why));
+            let named = |text: &str| format!("{}: {text}", place_of(0, why.code));
+            let text =
+                if why.code == grpc::Code::AlreadyExists { named(&why.text) } else { why.text.clone() };
+            return Err(status_of(&NotTaken { text, ..why.clone() }));
         }
         let mut lowest: Option<AckLevel> = None;
-        for ended in ended {
+        for (place, ended) in ended.into_iter().enumerate() {
             match ended {
                 Ended::Stored { level, .. } => {
                     answer.processed_count += 1;
-                    lowest = match (lowest, level) {
-                        (Some(one), Some(other)) => Some(one.min(other)),
-                        (one, other) => one.or(other),
-                    };
+                    lowest = lower(lowest, level);
                 }
                 Ended::Invalid { id, errors } => {
                     answer.failed_event_ids.push(id);
@@ -399,7 +428,7 @@ impl EventIngestionService for Platform {
                 }
                 Ended::Refused { id, why } => {
                     let error = ValidationError {
-                        field: id.clone(),
+                        field: place_of(place, why.code),
                         message: why.text,
                         code: why.code.name().to_owned(),
                     };
@@ -420,7 +449,11 @@ impl EventIngestionService for Platform {
         &self,
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
-        Ok(Response::new(Box::pin(self.answer_stream(request.into_inner()))))
+        let (way, level) = self.way_of_stream(request.metadata())?;
+        let mut answer: Response<Self::StreamEventsStream> =
+            Response::new(Box::pin(self.answer_stream(request.into_inner(), way)));
+        name_level(&mut answer, Some(level));
+        Ok(answer)
     }
 
     async fn health(&self, _: Request<()>) -> Result<Response<HealthResponse>, Status> {

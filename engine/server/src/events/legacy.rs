@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -13,9 +14,12 @@ use axum::{
     routing::{get, post},
 };
 use engine_analytics::Kind;
-use engine_core::{HOW_SENT, KEY_OVERRIDE, MetadataWriter};
-use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
+use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, MapAccess, Visitor},
+};
 use serde_json::{Value, json};
 use tidegate_proto::analytics::legacy as proto;
 use transports::{
@@ -25,7 +29,7 @@ use transports::{
     message::EVENT_NAME_BYTES_MAX,
 };
 
-use super::{Platform, batch_value, object::Object, record};
+use super::{Platform, ingestion::ACK, is_lines, object::Object, read_lines, record};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -37,10 +41,41 @@ pub(super) struct Event {
     pub(super) id: String,
     pub(super) user_id: String,
     pub(super) event_type: String,
+    #[serde(deserialize_with = "read_properties")]
     pub(super) properties: Option<HashMap<String, String>>,
     /// Seconds of the Unix epoch; 0: now.
     pub(super) timestamp: i64,
     pub(super) source: String,
+}
+
+/// Properties, of which none comes twice.
+fn read_properties<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<HashMap<String, String>>, D::Error> {
+    struct Properties;
+    impl<'de> Visitor<'de> for Properties {
+        type Value = Option<HashMap<String, String>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of texts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut properties = HashMap::new();
+            while let Some((key, value)) = map.next_entry::<String, String>()? {
+                if properties.contains_key(&key) {
+                    return Err(A::Error::custom(format_args!("properties: duplicate key `{key}`")));
+                }
+                properties.insert(key, value);
+            }
+            Ok(Some(properties))
+        }
+    }
+    deserializer.deserialize_any(Properties)
 }
 
 /// Whether an event with these is one that is taken.
@@ -75,6 +110,9 @@ impl Event {
     fn wrong(&self) -> Option<String> {
         if self.id.is_empty() || self.event_type.is_empty() {
             return Some("Event ID and type are required".to_owned());
+        }
+        if self.id.chars().any(char::is_control) {
+            return Some("id: expected printable characters".to_owned());
         }
         let is_sound = is_sound(&self.id, &self.user_id, &self.event_type, &self.source);
         (!is_sound)
@@ -125,12 +163,33 @@ fn answer(status: u16, value: Value) -> Response {
     (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(value)).into_response()
 }
 
-fn not_json(error: &serde_json::Error) -> Response {
+fn not_json(error: &dyn std::fmt::Display) -> Response {
     answer(400, json!({ "error": format!("Invalid JSON: {error}") }))
 }
 
-async fn one(platform: &Platform, body: &Bytes, wanted: Wanted, success: u16, message: &str) -> Response {
-    let how = if wanted == Wanted::Asynchronous { &b"async"[..] } else { b"" };
+/// The same answer with the level that was reached.
+pub(super) fn with_level(mut response: Response, level: Option<AckLevel>) -> Response {
+    if let Some(level) = level {
+        response.headers_mut().insert(ACK, HeaderValue::from_static(level.name()));
+    }
+    response
+}
+
+async fn one(
+    platform: &Platform,
+    headers: &HeaderMap,
+    body: &Bytes,
+    asynchronous: Option<&str>,
+    success: u16,
+    message: &str,
+) -> Response {
+    let how = if asynchronous.is_some() { &b"async"[..] } else { b"" };
+    let asked = match platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), asynchronous) {
+        Ok(asked) => asked,
+        Err(why) => {
+            return answer(why.status, json!({"success": false, "message": why.text, "event_id": ""}));
+        }
+    };
     let event: Event = match serde_json::from_slice(body) {
         Ok(Object(event)) => event,
         Err(error) => return not_json(&error),
@@ -138,10 +197,10 @@ async fn one(platform: &Platform, body: &Bytes, wanted: Wanted, success: u16, me
     if let Some(message) = event.wrong() {
         return answer(400, json!({"success": false, "message": message, "event_id": ""}));
     }
-    match platform.injector.send(vec![event.record(how)], wanted).await.pop() {
+    match platform.injector.send(vec![event.record(how)], asked.wanted).await.pop() {
         Some(Fate::Ok(stored)) => {
             let body = json!({"success": true, "message": message, "event_id": event.id});
-            ([("tidegate-ack", stored.level.name())], answer(success, body)).into_response()
+            with_level(answer(success, body), Some(stored.level))
         }
         Some(Fate::Err(why)) => {
             answer(why.status, json!({"success": false, "message": why.text, "event_id": event.id}))
@@ -150,25 +209,34 @@ async fn one(platform: &Platform, body: &Bytes, wanted: Wanted, success: u16, me
     }
 }
 
-async fn event(State(platform): State<Platform>, body: Bytes) -> Response {
-    one(&platform, &body, Wanted::Default, 200, "Event sent successfully").await
+async fn event(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
+    one(&platform, &headers, &body, None, 200, "Event sent successfully").await
 }
 
-async fn event_async(State(platform): State<Platform>, body: Bytes) -> Response {
-    one(&platform, &body, Wanted::Asynchronous, 202, "Event queued for async processing").await
+async fn event_async(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
+    one(&platform, &headers, &body, Some("/events/async"), 202, "Event queued for async processing").await
 }
 
 async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
-    let read = batch_value(&headers, &body).and_then(serde_json::from_value::<Object<Batch>>);
+    let asked = match platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), None) {
+        Ok(asked) => asked,
+        Err(why) => return answer(why.status, json!({ "error": why.text })),
+    };
+    let read = if is_lines(&headers) {
+        read_lines::<Object<Event>>(&body).map(|lines| lines.into_iter().map(|(_, event)| event).collect())
+    } else {
+        let batch = serde_json::from_slice::<Object<Batch>>(&body);
+        batch.map(|Object(batch)| batch.events).map_err(|error| error.to_string())
+    };
     let events: Vec<Event> = match read {
-        Ok(Object(batch)) => batch.events.into_iter().map(|Object(event)| event).collect(),
+        Ok(events) => events.into_iter().map(|Object(event)| event).collect(),
         Err(error) => return not_json(&error),
     };
     if events.is_empty() || events.len() > BATCH_MAX {
         let text = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
         return answer(400, json!({ "error": text }));
     }
-    let fates = platform.send_older(&events).await;
+    let fates = platform.send_older(&events, asked.wanted).await;
     let failed: Vec<&str> = events
         .iter()
         .zip(&fates)
@@ -178,36 +246,47 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
     let stored = events.len() - failed.len();
     let status = match stored {
         // Another try changes nothing about what is wrong by itself.
-        0 if events.iter().all(|event| event.wrong().is_some()) => 400,
+        0 if fates.iter().all(is_final) => 400,
         0 => 503,
         _ => 200,
     };
-    answer(
-        status,
-        json!({
-            "success": failed.is_empty(),
-            "message": format!("Processed {stored}/{} events", events.len()),
-            "processed_count": stored,
-            "failed_event_ids": failed,
-        }),
-    )
+    let body = json!({
+        "success": failed.is_empty(),
+        "message": format!("Processed {stored}/{} events", events.len()),
+        "processed_count": stored,
+        "failed_event_ids": failed,
+    });
+    with_level(answer(status, body), lowest(&fates))
+}
+
+/// What became of an event: the level it reached, or status and words of why it was not taken.
+pub(super) type Told = Result<AckLevel, (u16, String)>;
+
+/// Whether another try ends the same.
+fn is_final(told: &Told) -> bool {
+    matches!(told, Err((400..500, _)))
+}
+
+/// The lowest level that any of them reached.
+pub(super) fn lowest(fates: &[Told]) -> Option<AckLevel> {
+    fates.iter().filter_map(|fate| fate.as_ref().ok().copied()).min()
 }
 
 impl Platform {
-    /// Sends the older system's events; says of each what is wrong with it or why it was not taken.
-    pub(super) async fn send_older(&self, events: &[Event]) -> Vec<Result<(), String>> {
+    /// Sends the older system's events; says of each what is wrong with it or what became of it.
+    pub(super) async fn send_older(&self, events: &[Event], wanted: Wanted) -> Vec<Told> {
         let how = if events.len() > 1 { &b"batch"[..] } else { b"" };
         let good =
             events.iter().filter(|event| event.wrong().is_none()).map(|event| event.record(how)).collect();
-        let mut fates = self.injector.send(good, Wanted::Default).await.into_iter();
+        let mut fates = self.injector.send(good, wanted).await.into_iter();
         let fate = |event: &Event| {
             if let Some(wrong) = event.wrong() {
-                return Err(wrong);
+                return Err((400, wrong));
             }
             match fates.next() {
-                Some(Fate::Ok(_)) => Ok(()),
-                Some(Fate::Err(why)) => Err(why.text),
-                None => Err("an event without a fate".to_owned()),
+                Some(Fate::Ok(stored)) => Ok(stored.level),
+                Some(Fate::Err(why)) => Err((why.status, why.text)),
+                None => Err((500, "an event without a fate".to_owned())),
             }
         };
         events.iter().map(fate).collect()

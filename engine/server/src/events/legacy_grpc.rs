@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status};
 use super::{
     Platform,
     analytics::{Range, Total, counts},
-    legacy::{self, BATCH_MAX},
+    ingestion::name_level,
+    legacy::{self, BATCH_MAX, lowest},
 };
 
 /// What the workers of this process did.
@@ -84,39 +85,47 @@ fn metric(total: &Total, name: &str) -> Metric {
 #[tonic::async_trait]
 impl ProducerService for Older {
     async fn send_event(&self, request: Request<Event>) -> Result<Response<EventResponse>, Status> {
+        let asked = self.platform.ask(request.metadata(), None)?;
         let event = legacy::Event::from(request.into_inner());
         let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
-        Ok(Response::new(match self.platform.send_older(std::slice::from_ref(&event)).await.pop() {
-            Some(Ok(())) => EventResponse {
+        let fates = self.platform.send_older(std::slice::from_ref(&event), asked.wanted).await;
+        let level = lowest(&fates);
+        let mut answer = Response::new(match fates.into_iter().next() {
+            Some(Ok(_)) => EventResponse {
                 success: true,
                 message: "Event sent successfully".to_owned(),
                 event_id: event.id.clone(),
             },
-            Some(Err(message)) => refused(message),
+            Some(Err((_, message))) => refused(message),
             None => refused("an event without a fate".to_owned()),
-        }))
+        });
+        name_level(&mut answer, level);
+        Ok(answer)
     }
 
     async fn send_batch_events(
         &self,
         request: Request<BatchEventsRequest>,
     ) -> Result<Response<BatchEventsResponse>, Status> {
+        let asked = self.platform.ask(request.metadata(), None)?;
         let events: Vec<legacy::Event> =
             request.into_inner().events.into_iter().map(legacy::Event::from).collect();
         if events.is_empty() || events.len() > BATCH_MAX {
             let message = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
             return Ok(Response::new(BatchEventsResponse { message, ..BatchEventsResponse::default() }));
         }
-        let fates = self.platform.send_older(&events).await;
+        let fates = self.platform.send_older(&events, asked.wanted).await;
         let failed = events.iter().zip(&fates).filter(|(_, fate)| fate.is_err());
         let failed_event_ids: Vec<String> = failed.map(|(event, _)| event.id.clone()).collect();
         let stored = events.len() - failed_event_ids.len();
-        Ok(Response::new(BatchEventsResponse {
+        let mut answer = Response::new(BatchEventsResponse {
             success: failed_event_ids.is_empty(),
             message: format!("Processed {stored}/{} events", events.len()),
             processed_count: i32::try_from(stored).unwrap_or(i32::MAX),
             failed_event_ids,
-        }))
+        });
+        name_level(&mut answer, lowest(&fates));
+        Ok(answer)
     }
 
     async fn get_producer_health(

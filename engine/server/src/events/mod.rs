@@ -24,14 +24,14 @@ mod validate;
 
 use std::sync::Arc;
 
-use axum::{body::Bytes, extract::DefaultBodyLimit};
+use axum::extract::DefaultBodyLimit;
 use engine_analytics::{Bounds, Part};
 use http::{HeaderMap, header::CONTENT_TYPE};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tower_http::decompression::RequestDecompressionLayer;
-use transports::{Guard, inject::Injector};
+use transports::{AckPolicy, Guard, inject::Injector};
 
 use crate::settings::Scope;
 
@@ -79,6 +79,8 @@ pub fn routes(platform: Platform) -> axum::Router {
 pub struct Platform {
     /// The way into the engine.
     pub injector: Injector,
+    /// What accepting an event can mean.
+    pub acks: Arc<AckPolicy>,
     /// The aggregates.
     pub parts: Parts,
     /// What the producer service counts.
@@ -93,19 +95,30 @@ pub struct Platform {
     pub queries: Arc<Semaphore>,
 }
 
-/// A body with `events`: an object that has them, or one to a line (`application/x-ndjson`).
+/// Whether a body is events, one to a line (`application/x-ndjson`).
+fn is_lines(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+    [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
+        .iter()
+        .any(|known| content_type.starts_with(known))
+}
+
+/// The events of such a body, each with the number of its line, from 1.
 ///
 /// # Errors
-/// Where it is no JSON.
-fn batch_value(headers: &HeaderMap, body: &Bytes) -> Result<Value, serde_json::Error> {
-    let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
-    let is_lines = [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
-        .iter()
-        .any(|known| content_type.starts_with(known));
-    if !is_lines {
-        return serde_json::from_slice(body);
+/// What is wrong with the first line that is none.
+fn read_lines<T: DeserializeOwned>(body: &[u8]) -> Result<Vec<(usize, T)>, String> {
+    let mut events = serde_json::Deserializer::from_slice(body).into_iter::<T>();
+    let (mut lines, mut line, mut counted) = (Vec::new(), 1, 0);
+    loop {
+        let rest = body.get(events.byte_offset()..).unwrap_or_default();
+        let start = body.len() - rest.trim_ascii_start().len();
+        line += body.get(counted..start).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count();
+        counted = start;
+        match events.next() {
+            // What is open there may go on for lines before it cannot be meant.
+            Some(event) => lines.push((line, event.map_err(|error| format!("line {line}: {error}"))?)),
+            None => return Ok(lines),
+        }
     }
-    let events =
-        serde_json::Deserializer::from_slice(body).into_iter::<Value>().collect::<Result<Vec<_>, _>>()?;
-    Ok(serde_json::json!({ "events": events }))
 }

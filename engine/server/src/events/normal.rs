@@ -2,7 +2,7 @@
 //! and an enum's name that nobody knows is an error. The reader drops such a name together with unknown fields, and
 //! revenue would be lost to a typing error in `status`.
 
-use prost_reflect::{Kind, MessageDescriptor};
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use prost_types::Timestamp;
 use serde_json::Value;
 use tonic::Status;
@@ -12,6 +12,18 @@ use super::validate::SECONDS_MAX;
 /// Brings a message's JSON into the form that the reader takes. What it finds wrong with the form is left to it.
 pub(super) fn normalise(message: &MessageDescriptor, value: &mut Value) -> Result<(), Status> {
     let Value::Object(fields) = value else { return Ok(()) };
+    // Of two spellings the reader would take the last one.
+    let twice = |field: &FieldDescriptor| {
+        field.json_name() != field.name()
+            && fields.contains_key(field.json_name())
+            && fields.contains_key(field.name())
+    };
+    if let Some(field) = message.fields().find(twice) {
+        let (name, camel) = (field.name(), field.json_name());
+        return Err(Status::invalid_argument(format!(
+            "{name}: it comes twice, as `{name}` and as `{camel}`"
+        )));
+    }
     for (name, value) in fields {
         let known = message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name));
         // Maps are text to text.

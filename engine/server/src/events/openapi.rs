@@ -183,7 +183,8 @@ fn document(has_keys: bool) -> Value {
             "title": "Tidegate events and analytics",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "analytics.v1 over REST, by the rules of grpc-gateway: proto JSON, 64-bit numbers as text. Fields \
-                of bodies and queries are taken in both spellings, user_id and userId; those that are not known are dropped.",
+                of bodies and queries are taken in both spellings, user_id and userId; those that are not known are dropped, \
+                but refused beside an event or events and among the options.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         // Where this description is, the routes are, too, whatever stands in front.

@@ -14,15 +14,15 @@ use axum::{
     routing::{MethodRouter, get, post},
 };
 use engine_core::MetadataWriter;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use transports::{
-    Wanted,
     events::SCHEMA_KEY,
     inject::{Fate, Injected, NotTaken},
+    message::check_json,
 };
 
-use super::Platform;
+use super::{Platform, ingestion::ACK, legacy::with_level};
 
 /// Longest `data`, in bytes.
 pub(super) const DATA_BYTES_MAX: usize = 10_000;
@@ -157,8 +157,8 @@ pub(super) const PATHS: &str = "/api/v1/events/";
 /// Routes of the service.
 pub(super) fn routes(platform: Platform) -> Router {
     let take = |kind: Kind| -> MethodRouter<Platform> {
-        post(move |State(platform): State<Platform>, body: Bytes| async move {
-            event(&platform, kind, &body).await
+        post(move |State(platform): State<Platform>, headers: HeaderMap, body: Bytes| async move {
+            event(&platform, kind, &headers, &body).await
         })
     };
     Router::new()
@@ -234,6 +234,7 @@ fn refusal_body(status: StatusCode, code: &str, message: &str) -> Value {
 /// Status and body for an event that was not taken.
 pub(super) fn refusal(why: &NotTaken) -> (u16, Value) {
     let (status, code) = match why.status {
+        400 => (400, "VALIDATION_ERROR"),
         503 | 504 => (why.status, "UNAVAILABLE"),
         _ => (500, "INTERNAL_ERROR"),
     };
@@ -256,6 +257,7 @@ fn refuse(status: StatusCode, code: &str, message: &str) -> Response {
 /// `data` and `metadata` of a request.
 fn read(body: &[u8]) -> Result<(String, Option<Map<String, Value>>), String> {
     let value: Value = serde_json::from_slice(body).map_err(|error| format!("Invalid JSON: {error}"))?;
+    check_json(body).map_err(|error| format!("Invalid JSON: {error}"))?;
     let data = value.get("data").and_then(Value::as_str).map(str::trim).unwrap_or_default();
     if data.is_empty() {
         return Err("data is required: a text that is not blank".to_owned());
@@ -270,9 +272,11 @@ fn read(body: &[u8]) -> Result<(String, Option<Map<String, Value>>), String> {
     }
 }
 
-async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
+async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Bytes) -> Response {
     let since = Instant::now();
-    let (data, metadata) = match read(body) {
+    let asked = platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), None);
+    let read = asked.map_err(|why| why.text).and_then(|asked| Ok((asked, read(body)?)));
+    let (asked, (data, metadata)) = match read {
         Ok(read) => read,
         Err(message) => {
             platform.producer.invalid(kind);
@@ -299,14 +303,12 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
         metadata: pairs,
         ..Injected::default()
     };
-    match platform.injector.send(vec![injected], Wanted::Default).await.pop() {
-        Some(Fate::Ok(_)) => {
+    match platform.injector.send(vec![injected], asked.wanted).await.pop() {
+        Some(Fate::Ok(stored)) => {
             platform.producer.published(kind, id.as_bytes(), since.elapsed());
             let message = kind.success();
-            answer(
-                StatusCode::OK,
-                &json!({"status": "success", "message": message, "event": event, "timestamp": now()}),
-            )
+            let body = json!({"status": "success", "message": message, "event": event, "timestamp": now()});
+            with_level(answer(StatusCode::OK, &body), Some(stored.level))
         }
         Some(Fate::Err(why)) => {
             platform.producer.failed(kind);

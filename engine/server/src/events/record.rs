@@ -179,7 +179,7 @@ fn amount(about: About<'_>) -> Option<i64> {
     const SUBSCRIPTION: u64 = TransactionType::Subscription as u64;
     const REFUND: u64 = TransactionType::Refund as u64;
     let About::Transaction { amount, kind, status } = about else { return None };
-    // Below 10^12, as was checked.
+    // At most 10^12, as was checked.
     let micros = (amount * 1e6).round() as i64;
     Some(match (status, kind) {
         (COMPLETED, PURCHASE | SUBSCRIPTION) => micros,

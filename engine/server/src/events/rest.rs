@@ -13,19 +13,29 @@ use axum::{
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
+    DescriptorPool, DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
+    SerializeOptions,
 };
 use prost_types::Timestamp;
 use serde_json::{Map, Value, json};
 use tidegate_proto::analytics::v1::{
-    IngestEventRequest, IngestEventsRequest, StreamEventsRequest, analytics_service_server::AnalyticsService,
-    event_ingestion_service_server::EventIngestionService, metrics_service_server::MetricsService,
+    Event, IngestEventRequest, IngestEventsRequest, StreamEventsRequest, ValidationError,
+    analytics_service_server::AnalyticsService, event_ingestion_service_server::EventIngestionService,
+    metrics_service_server::MetricsService,
 };
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
+use transports::message::{MessageError, check_json};
 
-use super::{Platform, batch_value, deadline::Deadline, normal::normalise, openapi};
+use super::{
+    Platform,
+    deadline::Deadline,
+    ingestion::{ACK, invalid, name_level},
+    is_lines,
+    normal::normalise,
+    openapi, read_lines,
+};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     // The bytes are part of the program; the tests read them.
@@ -35,6 +45,49 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 pub(super) fn descriptor(name: &str) -> Result<MessageDescriptor, Status> {
     POOL.get_message_by_name(&format!("analytics.v1.{name}"))
         .ok_or_else(|| Status::internal(format!("analytics.v1.{name} is not described")))
+}
+
+/// Reads a request that brings events in. Unlike in an event, nothing is dropped in it: it would be the options of a
+/// request that means another than it says.
+fn read_request<M: Message + Default>(name: &str, value: Value) -> Result<M, Status> {
+    let descriptor = descriptor(name)?;
+    refuse_unknown(&descriptor, &value)?;
+    for (name, value) in value.as_object().into_iter().flatten() {
+        match field(&descriptor, name).map(|field| field.kind()) {
+            Some(Kind::Message(inner)) if inner.name() != "Event" => refuse_unknown(&inner, value)?,
+            _ => {}
+        }
+    }
+    read(name, value)
+}
+
+/// The field of this name, in either spelling.
+fn field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name))
+}
+
+fn refuse_unknown(message: &MessageDescriptor, value: &Value) -> Result<(), Status> {
+    let unknown =
+        value.as_object().and_then(|fields| fields.keys().find(|name| field(message, name).is_none()));
+    unknown.map_or(Ok(()), |unknown| {
+        let known: Vec<_> = message.fields().map(|field| field.name().to_owned()).collect();
+        let text = format!("unknown field; {} has {}", message.name(), known.join(", "));
+        Err(wrong_field(unknown, "UNKNOWN", text))
+    })
+}
+
+fn wrong_field(field: &str, code: &str, message: String) -> Status {
+    invalid(&[ValidationError { field: field.to_owned(), message, code: code.to_owned() }])
+}
+
+/// Reads an event of several; `place` says which.
+fn read_event(place: &str, value: Value) -> Result<Event, Status> {
+    let named = |status: Status| {
+        let text = status.message();
+        let text = if text.starts_with(place) { text.to_owned() } else { format!("{place}: {text}") };
+        Status::invalid_argument(text)
+    };
+    read_from(place, "Event", value).map_err(named)
 }
 
 /// Reads a message from a body's proto JSON; unknown fields are dropped.
@@ -67,7 +120,13 @@ pub(super) fn write(name: &str, message: &impl Message) -> Result<Value, Status>
 }
 
 fn body_value(body: &Bytes) -> Result<Value, Status> {
-    serde_json::from_slice(body).map_err(|error| Status::invalid_argument(format!("request body: {error}")))
+    let value = serde_json::from_slice(body).map_err(|error| wrong_body(&error))?;
+    check_json(body).map_err(|error| wrong_body(&error))?;
+    Ok(value)
+}
+
+fn wrong_body(error: &dyn std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("request body: {error}"))
 }
 
 /// A query as the JSON of a message: `a.b=1`, `list=x&list=y`, `map[key]=value`.
@@ -196,18 +255,18 @@ async fn respond<M: Message>(
     work: impl Future<Output = Result<tonic::Response<M>, Status>>,
 ) -> Response {
     let written = work.await.and_then(|response| {
-        let level = response.metadata().get("tidegate-ack").map(|level| level.as_bytes().to_vec());
-        Ok((write(name, response.get_ref())?, level))
+        let mut written = answer(200, &write(name, response.get_ref())?);
+        tell_level(&response, &mut written);
+        Ok(written)
     });
-    match written {
-        Ok((value, level)) => {
-            let mut response = answer(200, &value);
-            if let Some(level) = level.and_then(|level| HeaderValue::from_bytes(&level).ok()) {
-                response.headers_mut().insert("tidegate-ack", level);
-            }
-            response
-        }
-        Err(status) => refuse(&status),
+    written.unwrap_or_else(|status| refuse(&status))
+}
+
+/// Says over REST, too, which level was reached.
+fn tell_level<T>(told: &tonic::Response<T>, response: &mut Response) {
+    let level = told.metadata().get(ACK).and_then(|level| HeaderValue::from_bytes(level.as_bytes()).ok());
+    if let Some(level) = level {
+        response.headers_mut().insert(ACK, level);
     }
 }
 
@@ -248,11 +307,12 @@ pub(super) async fn unbound(
     deadline: Deadline,
     request: axum::extract::Request,
 ) -> Response {
-    let body = match axum::body::to_bytes(request.into_body(), super::BODY_BYTES_MAX).await {
+    let (head, body) = request.into_parts();
+    let body = match axum::body::to_bytes(body, super::BODY_BYTES_MAX).await {
         Ok(body) => body,
         Err(error) => return refuse(&Status::invalid_argument(format!("request body: {error}"))),
     };
-    match answer_unbound(platform, method, deadline, &body).await {
+    match answer_unbound(platform, method, deadline, &head.headers, &body).await {
         Ok(response) => response,
         Err(status) => refuse(&status),
     }
@@ -262,27 +322,30 @@ async fn answer_unbound(
     platform: &Platform,
     method: &str,
     deadline: Deadline,
+    headers: &HeaderMap,
     body: &Bytes,
 ) -> Result<Response, Status> {
     if method == "EventIngestionService/StreamEvents" {
-        let requests = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
-        let requests = requests.map(|value| {
-            let value = value.map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
-            read("StreamEventsRequest", value)
-        });
+        let requests = read_lines(body).map_err(|error| wrong_body(&error))?.into_iter();
+        check_json(body).map_err(|error| wrong_body(&error))?;
+        let requests = requests.map(|(_, value)| read_request("StreamEventsRequest", value));
         let requests = requests.collect::<Result<Vec<StreamEventsRequest>, _>>()?;
-        let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)));
-        return Ok(stream("StreamEventsResponse", Ok(tonic::Response::new(answers)), deadline));
+        let (way, level) = platform.way_of_stream(with_fields(headers, ()).metadata())?;
+        let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)), way);
+        let mut answers = tonic::Response::new(answers);
+        name_level(&mut answers, Some(level));
+        return Ok(stream("StreamEventsResponse", Ok(answers), deadline));
     }
     // An empty body is an empty message.
     let value = if body.is_empty() { json!({}) } else { body_value(body)? };
     Ok(match method {
         "EventIngestionService/IngestEvent" => {
-            let work = platform.ingest_event(Request::new(read("IngestEventRequest", value)?));
+            let work =
+                platform.ingest_event(with_fields(headers, read_request("IngestEventRequest", value)?));
             respond("IngestEventResponse", work).await
         }
         "EventIngestionService/IngestEvents" => {
-            let work = platform.ingest_events(Request::new(read("IngestEventsRequest", value)?));
+            let work = platform.ingest_events(with_fields(headers, batch_request(value)?));
             respond("IngestEventsResponse", work).await
         }
         "AnalyticsService/GetAnalyticsSummary" => {
@@ -333,15 +396,49 @@ async fn answer_unbound(
 
 /// The event is the body, or lies in `event` beside `options`.
 fn event_request(value: Value) -> Result<IngestEventRequest, Status> {
-    let wrapped = value.get("event").is_some_and(Value::is_object)
-        && !["user_id", "userId", "event_type", "eventType"].iter().any(|name| value.get(name).is_some());
-    read("IngestEventRequest", if wrapped { value } else { json!({ "event": value }) })
+    let Some(wrapper) = ["event", "options"].into_iter().find(|name| value.get(name).is_some()) else {
+        return read("IngestEventRequest", json!({ "event": value }));
+    };
+    let event = descriptor("Event")?;
+    if let Some(beside) = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name)
+        .find(|name| field(&event, name).is_some())
+    {
+        let text = format!("a field of an event beside `{wrapper}`: write it into `event`");
+        return Err(wrong_field(beside, "INVALID", text));
+    }
+    read_request("IngestEventRequest", value)
+}
+
+/// Its events are read one by one, so that an error says which it is.
+fn batch_request(mut value: Value) -> Result<IngestEventsRequest, Status> {
+    let events =
+        value.get_mut("events").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+    let mut request: IngestEventsRequest = read_request("IngestEventsRequest", value)?;
+    let events = events.into_iter().enumerate();
+    request.events = events
+        .map(|(place, event)| read_event(&format!("events[{place}]"), event))
+        .collect::<Result<_, _>>()?;
+    Ok(request)
+}
+
+fn lines_request(body: &Bytes) -> Result<IngestEventsRequest, Status> {
+    let lines = read_lines(body).map_err(|error| wrong_body(&error))?;
+    check_json(body).map_err(|error| {
+        let line = if let MessageError::Json { line, .. } = &error { *line } else { 0 };
+        wrong_body(&format!("line {line}: {error}"))
+    })?;
+    let events = lines.into_iter().map(|(line, event)| read_event(&format!("line {line}"), event));
+    Ok(IngestEventsRequest { events: events.collect::<Result<_, _>>()?, options: None })
 }
 
 /// A request with those of its fields that say how its events are to be taken.
 fn with_fields<T>(headers: &HeaderMap, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    for name in ["tidegate-ack", "traceparent"] {
+    for name in [ACK, "traceparent"] {
         if let Some(value) = headers.get(name).and_then(|value| value.as_bytes().try_into().ok()) {
             request.metadata_mut().insert(name, value);
         }
@@ -359,9 +456,8 @@ async fn event(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
 
 async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
     let work = async {
-        let value = batch_value(&headers, &body)
-            .map_err(|error| Status::invalid_argument(format!("request body: {error}")))?;
-        let request: IngestEventsRequest = read("IngestEventsRequest", value)?;
+        let request =
+            if is_lines(&headers) { lines_request(&body)? } else { batch_request(body_value(&body)?)? };
         platform.ingest_events(with_fields(&headers, request)).await
     };
     respond("IngestEventsResponse", work).await
@@ -474,6 +570,8 @@ where
 {
     match opened {
         Ok(items) => {
+            let mut response = ([(CONTENT_TYPE, "application/json")], Body::empty()).into_response();
+            tell_level(&items, &mut response);
             let lines = deadline.items(items.into_inner()).map(move |item| {
                 let line = match item.and_then(|message| write(name, &message)) {
                     Ok(value) => json!({ "result": value }),
@@ -481,7 +579,8 @@ where
                 };
                 Ok::<_, std::convert::Infallible>(format!("{line}\n"))
             });
-            ([(CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
+            *response.body_mut() = Body::from_stream(lines);
+            response
         }
         Err(status) => refuse(&status),
     }
@@ -511,8 +610,14 @@ mod tests {
 
     #[test]
     fn an_event_is_the_body_or_lies_in_it() {
-        let event = json!({"user_id": "u", "eventType": "EVENT_TYPE_USER", "event": {"x": 1}});
-        assert_eq!(event_request(event).unwrap().event.unwrap().user_id, "u");
+        let event = json!({"user_id": "u", "eventType": "EVENT_TYPE_USER", "x": {"y": 1}});
+        assert_eq!(event_request(event.clone()).unwrap().event.unwrap().user_id, "u");
+        for beside in ["event", "options"] {
+            let mut both = event.clone();
+            both[beside] = json!({});
+            let error = event_request(both).unwrap_err();
+            assert!(error.message().contains(&format!("beside `{beside}`")), "{error}");
+        }
         let wrapped = json!({"event": {"userId": "u"}, "options": {"validate_only": true}});
         let request = event_request(wrapped).unwrap();
         assert!(request.options.unwrap().validate_only && request.event.unwrap().user_id == "u");

@@ -6,7 +6,7 @@ use transports::message::{EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYT
 
 /// The last second of the year 9999, where `google.protobuf.Timestamp` ends.
 pub(super) const SECONDS_MAX: i64 = 253_402_300_799;
-/// What no amount of a transaction comes to.
+/// The largest amount of a transaction.
 pub(super) const AMOUNT_MAX: f64 = 1e12;
 
 /// What is wrong with an event; nothing if it is good. `at` is where it stands in the request: `event`, `events[3]`.
@@ -79,12 +79,13 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
         Some(EventData::CustomEvent(custom)) => required("custom_event.name", &custom.name),
         Some(EventData::TransactionEvent(transaction)) => {
             required("transaction_event.transaction_id", &transaction.transaction_id);
-            if !(transaction.amount >= 0.0 && transaction.amount < AMOUNT_MAX) {
+            if !(0.0..=AMOUNT_MAX).contains(&transaction.amount) {
                 let text = "expected an amount from 0 to 10^12".to_owned();
                 say("transaction_event.amount", "OUT_OF_RANGE", text);
             }
-            if transaction.currency.chars().count() != 3 {
-                say("transaction_event.currency", "INVALID", "expected exactly 3 characters".to_owned());
+            let currency = transaction.currency.as_bytes();
+            if currency.len() != 3 || !currency.iter().all(u8::is_ascii_alphabetic) {
+                say("transaction_event.currency", "INVALID", "expected three letters, as EUR".to_owned());
             }
         }
         Some(EventData::SystemEvent(_)) | None => {}

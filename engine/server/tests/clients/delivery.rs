@@ -2,6 +2,8 @@
 
 use std::{fs, process::Command};
 
+use brokers::dead_letter::{Cause, DeadLetters};
+use engine_core::Record;
 use serde_json::Value;
 
 use crate::harness::{
@@ -30,9 +32,13 @@ fn log_tool(folder: &Scratch, arguments: &[&str]) -> (bool, String) {
 
 /// POST to the public API with further header lines.
 fn post(server: &Server, fields: &str, body: &str) -> Answer {
+    post_to(server, "/api/v1/ingest", fields, body)
+}
+
+fn post_to(server: &Server, path: &str, fields: &str, body: &str) -> Answer {
     let mut peer = Peer::connect(server.gateway());
     peer.send(format!(
-        "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{fields}\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n{fields}\r\n{body}",
         body.len()
     ));
     peer.answer(false).unwrap()
@@ -288,4 +294,87 @@ fn replay_sends_a_part_of_the_log_to_a_running_server() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && said.contains("4 messages sent"), "{said}");
     assert_eq!(target.settled(), 4);
+}
+
+#[test]
+fn an_enqueued_message_goes_by_its_key_as_one_that_was_sent_does() {
+    let folder = Scratch::new();
+    for start in [Start::new(), on_disk(&folder)] {
+        let server = start.run();
+        let enqueue = |key: Option<&str>, id: Option<&str>, payload: &str| {
+            let fields = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+            let id = id.map(|id| format!(r#""id":"{id}","#)).unwrap_or_default();
+            let answer = post_to(&server, "/enqueue", &fields, &format!(r#"{{{id}"payload":"{payload}"}}"#));
+            (answer.status, answer.field("tidegate-duplicate") == Some("true"))
+        };
+        let (one, two) = ("b25l", "dHdv");
+        assert_eq!(enqueue(Some("k-1"), None, one), (202, false));
+        assert_eq!(enqueue(Some("k-1"), None, one), (202, true));
+        assert_eq!(enqueue(Some("k-1"), None, two), (409, false));
+        // The key is the id.
+        assert_eq!(enqueue(Some("k-1"), Some("k-1"), one), (202, true));
+        assert_eq!(enqueue(Some("\"k-2\""), Some("k-2"), one), (202, false));
+        assert_eq!(enqueue(Some("k-2"), None, one), (202, true));
+        // Two ids are none.
+        assert_eq!(enqueue(Some("k-3"), Some("m-3"), one), (400, false));
+        assert_eq!(enqueue(Some("k-3"), None, two), (202, false));
+        // Without a key an id may stand on several messages, as the older clients' do.
+        for payload in [one, two] {
+            assert_eq!(enqueue(None, Some("m-4"), payload), (202, false));
+        }
+    }
+}
+
+#[test]
+fn an_id_with_control_characters_is_refused_on_every_route_that_takes_one() {
+    let server = Start::new().run();
+    for control in ["\\r\\n", "\\u0000", "\\u001b[2J", "\\u007f", "\u{9b}"] {
+        let older = format!(r#"{{"id":"a{control}b","event_type":"x"}}"#);
+        let typed = format!(r#"{{"id":"a{control}b","user_id":"u","event_type":1}}"#);
+        for (path, body) in [
+            ("/enqueue", format!(r#"{{"id":"a{control}b","payload":""}}"#)),
+            ("/events", older.clone()),
+            ("/events/async", older.clone()),
+            ("/events/batch", format!(r#"{{"events":[{older}]}}"#)),
+            ("/v1/events", typed),
+        ] {
+            let answer = post_to(&server, path, "", &body);
+            assert_eq!(answer.status, 400, "{path} {body}: {}", answer.text());
+        }
+    }
+    assert_eq!(server.received().1, 0);
+}
+
+#[test]
+fn what_others_wrote_is_printed_with_its_control_characters_escaped() {
+    let folder = Scratch::new();
+    let letters = DeadLetters::new(folder.path().join("data/dead-letter"));
+    let cause = Cause {
+        side: "kafka".to_owned(),
+        code: "BAD".to_owned(),
+        reason: "one\n       7  kafka".to_owned(),
+        attempts: 1,
+    };
+    let record = Record { id: b"a\r\n\0b\x1b[2J", source: b"s\x07", ..Record::default() };
+    letters.append(&cause, &record).unwrap();
+    drop(letters);
+    let list = |more: &[&str]| {
+        let data = folder.path().join("data");
+        let output = run_command(
+            &folder,
+            &[],
+            &[&["dlq", "list", "--directory", data.to_str().unwrap()], more].concat(),
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let said = list(&[]);
+    assert!(said.contains(r"a\r\n\u{0}b\u{1b}[2J  one\n       7  kafka"), "{said}");
+    assert_eq!(said.lines().count(), 2, "one dead letter and their number: {said}");
+    let json: Value = serde_json::from_str(&list(&["--json"])).unwrap();
+    assert_eq!(json["id"], "a\r\n\0b\u{1b}[2J");
+    let server = on_disk(&folder).run();
+    assert_eq!(post(&server, "", r#"{"source":"a\u001b[2J\n1:2","data":"x"}"#).status, 200);
+    server.stop();
+    let (_, said) = log_tool(&folder, &["dump"]);
+    assert!(said.contains(r"a\u{1b}[2J\n1:2") && said.lines().count() == 1, "{said}");
 }

@@ -179,6 +179,41 @@ fn a_repeated_event_is_counted_once() {
 }
 
 #[test]
+fn a_repeat_of_an_older_event_may_have_its_properties_in_another_order() {
+    let folder = Scratch::new();
+    let data = format!("data.directory={}", folder.path().join("data").display());
+    for start in [Start::new(), Start::new().set("queue.type=log").set(&data)] {
+        let server = start.run();
+        // More than 32 are the cold lane's.
+        for count in [2, 40] {
+            let event = |order: &mut dyn Iterator<Item = usize>, last: &str| {
+                let pairs: Vec<String> = order.map(|n| format!(r#""k{n}":"v""#)).collect();
+                let pairs = format!(r#"{},"last":"{last}""#, pairs.join(","));
+                format!(r#"{{"id":"e-{count}","event_type":"click","properties":{{{pairs}}}}}"#)
+            };
+            let first = event(&mut (0..count), "1");
+            let turned = event(&mut (0..count).rev(), "1");
+            let other = event(&mut (0..count), "2");
+            for (body, status) in [(&first, 200), (&first, 200), (&turned, 200), (&other, 409)] {
+                let answer = post_json(server.ingest(), "/events", body);
+                assert_eq!(answer.status, status, "{body}: {}", answer.text());
+                let batch = format!(r#"{{"events":[{body}]}}"#);
+                let stored =
+                    post_json(server.ingest(), "/events/batch", &batch).json()["processed_count"].clone();
+                assert_eq!(stored, u8::from(status == 200), "{body}");
+            }
+        }
+        // An object in metadata arrives as text, and its members have no order either.
+        let message = |a: &str, b: &str| format!(r#"{{"data":"x","metadata":{{"k":{{{a},{b}}}}}}}"#);
+        let (a, b) = (r#""a":1"#, r#""b":[2]"#);
+        for (body, duplicate) in [(message(a, b), Value::Null), (message(b, a), true.into())] {
+            let answer = with_fields(&server, "POST /ingest", "Idempotency-Key: k-1\r\n", &body);
+            assert_eq!((answer.status, &answer.json()["duplicate"]), (200, &duplicate), "{body}");
+        }
+    }
+}
+
+#[test]
 fn a_batch_may_be_lines_and_packed() {
     let server = Start::new().run();
     let lines: String =

@@ -478,3 +478,55 @@ fn a_stream_on_a_server_that_stops_is_answered_and_the_server_ends() {
         assert_eq!((end.accepted, end.processed, end.lost), (1, 1, 0));
     });
 }
+
+#[test]
+fn a_conflict_in_a_batch_is_named_by_its_place_in_both_lanes() {
+    let server = Server::start();
+    assert_eq!(over_http1(&server, REST, &[], event_json("taken").to_string().as_bytes()).status, 200);
+    let other = json!({"id": "taken", "user_id": "u", "event_type": 1, "source": "another"});
+    for (options, name) in [("", "hot"), (r#","options":{}"#, "cold")] {
+        let [first, last] = ["first", "last"].map(|which| event_json(&format!("{name}-{which}")));
+        let body = format!(r#"{{"events":[{first},{last},{other}]{options}}}"#);
+        let mut answer = None;
+        let calls =
+            cold_calls_of(&server, || answer = Some(over_http1(&server, REST_BATCH, &[], body.as_bytes())));
+        let answer = answer.unwrap().json();
+        assert_eq!(calls, u64::from(name == "cold"));
+        assert_eq!((&answer["processedCount"], &answer["failedEventIds"]), (&2.into(), &json!(["taken"])));
+        let error = &answer["validationErrors"][0];
+        assert_eq!((&error["field"], &error["code"]), (&"events[2].id".into(), &"ALREADY_EXISTS".into()));
+        // When it is all there is.
+        let body = format!(r#"{{"events":[{other}]{options}}}"#);
+        let answer = over_http1(&server, REST_BATCH, &[], body.as_bytes());
+        let message = answer.json()["message"].clone();
+        assert_eq!(answer.status, 409);
+        assert!(message.as_str().unwrap().starts_with("events[0].id: "), "{message}");
+    }
+    on_runtime(async {
+        let other = Event { source: "another".to_owned(), ..event("taken") };
+        let request = IngestEventsRequest { events: vec![event("grpc"), other], options: None };
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        let body = framed(0, &request.encode_to_vec());
+        let answer = peer.call(&format!("{SERVICE}/IngestEvents"), &[], &body).await.unwrap();
+        let response = IngestEventsResponse::decode(&answer.body[5..]).unwrap();
+        assert_eq!(response.validation_errors[0].field, "events[1].id");
+    });
+}
+
+#[test]
+fn a_stream_of_messages_takes_no_key_that_is_for_one() {
+    let server = Server::start();
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        for service in ["/diplom.v1.IngestService", "/IngestService"] {
+            let key = [("idempotency-key", "k-1")];
+            let two = framed(0, b"\x12\x01a").repeat(2);
+            let answer = peer.call(&format!("{service}/IngestStream"), &key, &two).await.unwrap();
+            assert_eq!(answer.grpc_status(), Some(3), "{service}");
+            assert!(answer.grpc_message().starts_with("idempotency-key: "), "{}", answer.grpc_message());
+            let answer = peer.call(&format!("{service}/IngestStream"), &[], &two).await.unwrap();
+            assert_eq!(answer.grpc_status(), Some(0), "{service}");
+        }
+    });
+    assert_eq!(server.received(), (4, 4, 0));
+}

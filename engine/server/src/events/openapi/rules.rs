@@ -10,7 +10,11 @@ use serde_json::{Value, json};
 use transports::message::{EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX};
 
 use super::{
-    super::{analytics::WINDOW_SECONDS_MAX, ingestion::BATCH_MAX, validate::AMOUNT_MAX},
+    super::{
+        analytics::WINDOW_SECONDS_MAX,
+        ingestion::{BATCH_MAX, TIMEOUT_SECONDS_MAX},
+        validate::AMOUNT_MAX,
+    },
     schema,
 };
 
@@ -26,6 +30,7 @@ pub(super) fn rules(message: &str) -> Value {
     match message {
         "IngestEventRequest" => json!({
             "required": ["event"],
+            "additionalProperties": false,
             // A request that only asks whether an event is good is answered, whatever the event is.
             "anyOf": [
                 {"properties": {"event": {"$ref": "#/components/schemas/EventRules"}}},
@@ -41,7 +46,12 @@ pub(super) fn rules(message: &str) -> Value {
         }),
         "IngestEventsRequest" => json!({
             "required": ["events"],
+            "additionalProperties": false,
             "properties": {"events": {"minItems": 1, "maxItems": BATCH_MAX}},
+        }),
+        "IngestOptions" => json!({
+            "additionalProperties": false,
+            "properties": {"timeoutSeconds": {"minimum": 0, "maximum": TIMEOUT_SECONDS_MAX}},
         }),
         "TimeRange" => {
             json!({"required": ["start", "end"], "properties": {"start": counted(), "end": counted()}})
@@ -120,11 +130,11 @@ pub(super) fn event_rules() -> Value {
                     "transactionId": {"type": "string", "minLength": 1},
                     "amount": {
                         "minimum": 0,
-                        "exclusiveMaximum": AMOUNT_MAX,
+                        "maximum": AMOUNT_MAX,
                         // As text.
-                        "pattern": "^[0-9]{1,12}(\\.[0-9]+)?$",
+                        "pattern": "^([0-9]{1,12}(\\.[0-9]+)?|1000000000000)$",
                     },
-                    "currency": {"type": "string", "minLength": 3, "maxLength": 3},
+                    "currency": {"type": "string", "pattern": "^[A-Za-z]{3}$"},
                 },
             },
             "customEvent": {
