@@ -4,10 +4,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use engine_core::{MetadataPairs, OF_ITS_WAY, Record};
+use engine_core::{
+    KIND_EVENT, MetadataPairs, OF_ITS_WAY, Record,
+    schema::{EVENTS, SCHEMA_KEY},
+};
 
-/// The schema of events, whose payload is a protobuf `analytics.v1.Event`.
-const EVENT: (&[u8], &[u8]) = (b"schema", b"analytics.v1.Event");
+/// What stands in the metadata of an event whose payload is a protobuf `analytics.v1.Event`.
+const EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[0]);
 /// The fields of it that are messages: what the event is about.
 const ABOUT: std::ops::RangeInclusive<u64> = 10..=13;
 
@@ -15,13 +18,13 @@ const ABOUT: std::ops::RangeInclusive<u64> = 10..=13;
 pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
     let (mut pairs, mut is_event) = (0_u64, false);
     for pair in MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key)) {
-        is_event |= pair == EVENT;
+        is_event |= record.kind & KIND_EVENT != 0 && pair == EVENT;
         // A sum has no order, and unlike an exclusive or counts what is there twice.
         pairs = pairs.wrapping_add(state.hash_one(pair));
     }
     let payload = if is_event { fields(state, record.payload, 0) } else { None };
     let payload = payload.unwrap_or_else(|| state.hash_one(record.payload));
-    state.hash_one((record.source, pairs, payload))
+    state.hash_one((record.source, pairs, payload, record.kind & KIND_EVENT))
 }
 
 /// The fields of a protobuf message, in any order, and those of what an event is about; `None` if it is none.
@@ -72,7 +75,8 @@ mod tests {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
         pairs.iter().for_each(|(key, value)| writer.push(key.as_bytes(), value.as_bytes()));
-        hash(state, &Record { payload, metadata: &metadata, ..Record::default() })
+        let kind = if pairs.contains(&("schema", "analytics.v1.Event")) { KIND_EVENT } else { 0 };
+        hash(state, &Record { payload, metadata: &metadata, kind, ..Record::default() })
     }
 
     #[test]

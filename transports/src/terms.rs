@@ -13,7 +13,11 @@ use std::{
 use engine_core::{AckLevel, Reasons};
 use parking_lot::Mutex;
 
-use crate::{answer::Refusal, grpc::Code, guard::Guard};
+use crate::{
+    answer::Refusal,
+    grpc::Code,
+    guard::{Denied, Guard},
+};
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
@@ -129,6 +133,8 @@ pub(crate) struct Terms {
     pub(crate) detached: bool,
     /// The caller's own id.
     pub(crate) key: Option<Rc<[u8]>>,
+    /// Why the caller may send no events; only a route that takes events as messages asks.
+    pub(crate) no_events: Option<Denied>,
 }
 
 impl Terms {
@@ -165,7 +171,17 @@ impl Terms {
             forwarded: policy.far.is_some(),
             detached: false,
             key,
+            no_events: None,
         }
+    }
+
+    /// The same for a route that takes events as messages; `guard` says who may send events.
+    pub(crate) fn with_events<'a>(self, guard: &Guard, field: impl Fn(&str) -> Option<&'a [u8]>) -> Self {
+        let no_events = match guard.is_open() {
+            true => None,
+            false => guard.admits(field("x-api-key"), field("authorization")).err(),
+        };
+        Self { no_events, ..self }
     }
 
     /// The same as a route wants it; what the caller has named counts more.
@@ -184,7 +200,14 @@ impl Terms {
 
     /// Answered as soon as it is in the queue.
     pub(crate) fn immediate() -> Self {
-        Self { level: AckLevel::Queued, named: false, forwarded: false, detached: false, key: None }
+        Self {
+            level: AckLevel::Queued,
+            named: false,
+            forwarded: false,
+            detached: false,
+            key: None,
+            no_events: None,
+        }
     }
 
     /// Whether the answer has to wait for what becomes of the message.

@@ -19,7 +19,7 @@ use brokers::{
     delivered::Delivered,
     delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
     direct::{Direct, Misses, Side},
-    inbound::{InboundPort, InboundThread, consume},
+    inbound::{InboundPort, InboundThread, Judge, consume},
     journal::Journal,
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
@@ -88,6 +88,8 @@ pub struct Behind {
     pub failed: AtomicBool,
     /// What the workers did, by core.
     work: Vec<Arc<WorkCounters>>,
+    /// Messages that came from brokers and were given up.
+    given_up: Arc<AtomicU64>,
     workers: Option<Cursor>,
     outbound: Mutex<Vec<DeliveryThread>>,
     inbound: Mutex<Vec<InboundThread>>,
@@ -150,6 +152,7 @@ impl Behind {
             gate: Arc::default(),
             failed: AtomicBool::new(false),
             work: (0..cores).map(|_| Arc::default()).collect(),
+            given_up: Arc::default(),
             workers,
             remote: delivery.remote.is_some().then(Arc::default),
             remote_thread: Mutex::default(),
@@ -348,9 +351,15 @@ impl Behind {
         let (name, status) = (broker.provider.name(), Arc::clone(&broker.status));
         let (partition, letters) = (self.delivery.partition.clone(), Arc::clone(&self.dead_letters));
         let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
+        let judge: Judge = Arc::new(events::judge_record);
+        let given_up = Arc::clone(&self.given_up);
         let (thread, ports) = match broker.provider {
-            Provider::Nats => consume(name, doorbells, partition, letters, || NatsSource::new(nats, status)),
-            _ => consume(name, doorbells, partition, letters, move || KafkaSource::new(&kafka, status)),
+            Provider::Nats => consume(name, doorbells, partition, judge, letters, given_up, || {
+                NatsSource::new(nats, status)
+            }),
+            _ => consume(name, doorbells, partition, judge, letters, given_up, move || {
+                KafkaSource::new(&kafka, status)
+            }),
         }?;
         self.inbound.lock().push(thread);
         Ok(ports)
@@ -537,9 +546,12 @@ impl Behind {
 
     /// What the workers did, over all cores.
     pub fn worked(&self) -> Worked {
-        self.work.iter().map(|counters| counters.read()).fold(Worked::default(), |sum, one| Worked {
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        let none = Worked { failed: given_up, ..Worked::default() };
+        self.work.iter().map(|counters| counters.read()).fold(none, |sum, one| Worked {
             processed: sum.processed + one.processed,
             failed: sum.failed + one.failed,
+            failed_attempts: sum.failed_attempts + one.failed_attempts,
             repeated: sum.repeated + one.repeated,
         })
     }

@@ -22,7 +22,7 @@ use transports::{
     inject::{Fate, Injected, NotTaken},
 };
 
-use super::Platform;
+use super::{Platform, record::PRODUCER_SCHEMA};
 
 /// Longest `data`, in bytes.
 pub(super) const DATA_BYTES_MAX: usize = 10_000;
@@ -267,7 +267,7 @@ async fn event(platform: &Platform, kind: Kind, body: &Bytes) -> Response {
     });
     let mut pairs = Vec::new();
     let mut writer = MetadataWriter::new(&mut pairs);
-    writer.push(SCHEMA_KEY, b"producer.Event");
+    writer.push(SCHEMA_KEY, PRODUCER_SCHEMA);
     writer.push(b"event-type", kind.name().as_bytes());
     if let Some(metadata) = metadata {
         writer.push(b"event-metadata", Value::Object(metadata).to_string().as_bytes());
