@@ -302,3 +302,61 @@ fn an_event_that_somebody_else_writes_to_nats_meets_the_rules_or_is_a_dead_lette
     assert!(output.status.success() && said.contains("given up") && said.contains("amount"), "{said}");
     assert_eq!(events(&server), 9);
 }
+
+#[test]
+fn a_custom_metric_with_a_name_that_is_taken_has_another_and_the_export_has_each_name_once() {
+    let server = Start::new().run();
+    let names = ["revenue", "events", "a.b", "a-b", "errors", "9lives", "\u{fc}"];
+    let metrics: Vec<Value> = names.iter().map(|name| json!({"name": name, "value": 7})).collect();
+    let custom = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM", "timestamp": "2026-06-01T10:00:00Z",
+        "custom_event": {"name": "c", "metrics": metrics}});
+    assert_eq!(post_json(server.gateway(), "/v1/events", &custom.to_string()).status, 200);
+    counts(&server, 1);
+    let found = get(server.gateway(), &format!("/v1/metrics?{RANGE}")).json();
+    let value = |name: &str| {
+        let metrics = found["metrics"].as_array().unwrap().iter();
+        let mut named = metrics.filter(|metric| metric["name"] == name);
+        let value = named.next().unwrap_or_else(|| panic!("{name} in {found}"))["value"].as_f64().unwrap();
+        assert!(named.next().is_none(), "{name} stands once in {found}");
+        value
+    };
+    assert_eq!((value("events"), value("revenue"), value("errors")), (1.0, 0.0, 0.0));
+    assert_eq!((value("custom.events"), value("custom.revenue"), value("a.b")), (7.0, 7.0, 7.0));
+    let path = format!("/v1/analytics/timeseries?metric=custom.revenue&granularity=DAY&{RANGE}");
+    let series = get(server.gateway(), &path).json();
+    assert_eq!(series["series"][0]["value"], 7.0, "{series}");
+    let export = get(server.gateway(), &format!("/v1/metrics/export?format=prometheus&{RANGE}")).json();
+    let lines: Vec<&str> = export["data"].as_str().unwrap().lines().collect();
+    // The text format (version 0.0.4): one TYPE line a name, before its sample; a name and a number in each sample.
+    let mut seen = std::collections::BTreeSet::new();
+    for pair in lines.chunks(2) {
+        let typed: Vec<&str> = pair[0].split(' ').collect();
+        let ["#", "TYPE", name, "counter" | "gauge"] = typed[..] else { panic!("{lines:#?}") };
+        assert!(seen.insert(name.to_owned()), "{name} twice in {lines:#?}");
+        let letters = name.chars().all(|letter| letter.is_ascii_alphanumeric() || "_:".contains(letter));
+        assert!(letters && !name.starts_with(|first: char| first.is_ascii_digit()), "{name}");
+        let (sample, number) = pair[1].split_once(' ').unwrap();
+        assert!(sample == name && number.parse::<f64>().is_ok(), "{lines:#?}");
+    }
+    assert_eq!(seen.len(), 6 + names.len(), "{lines:#?}");
+}
+
+#[test]
+fn a_metric_or_a_type_that_nobody_has_sent_is_said_to_be_unknown() {
+    let server = Start::new().run();
+    let older = json!({"id": "e", "user_id": "u", "event_type": "page_view", "timestamp": TIME});
+    assert_eq!(post_json(server.gateway(), "/events", &older.to_string()).status, 200);
+    counts(&server, 1);
+    let series = |metric: &str| {
+        get(server.gateway(), &format!("/v1/analytics/timeseries?metric={metric}&granularity=DAY&{RANGE}"))
+    };
+    assert_eq!(series("revenue").status, 200);
+    let unknown = series("minuets");
+    assert!(unknown.status == 404 && unknown.text().contains("minuets"), "{}", unknown.text());
+    let of_types = |types: &str| get(server.gateway(), &format!("/v1/analytics/summary?{types}&{RANGE}"));
+    for known in ["event_types=USER", "event_types=EVENT_TYPE_SYSTEM", "event_types=page_view"] {
+        assert_eq!(of_types(known).status, 200, "{known}");
+    }
+    let unknown = of_types("event_types=USER&event_types=page_wiev");
+    assert!(unknown.status == 404 && unknown.text().contains("page_wiev"), "{}", unknown.text());
+}
