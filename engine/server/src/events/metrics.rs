@@ -204,6 +204,7 @@ impl MetricsService for Platform {
         request: Request<GetMetricsRequest>,
     ) -> Result<Response<Self::StreamMetricsStream>, Status> {
         let request = request.into_inner();
+        self.check_names(&request.metric_names, request.aggregation())?;
         self.metrics(&request)?;
         let (sender, answers) = tokio::sync::mpsc::channel(64);
         let platform = self.clone();
