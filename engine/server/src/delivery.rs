@@ -90,6 +90,8 @@ pub struct Behind {
     work: Vec<Arc<WorkCounters>>,
     /// Messages that came from brokers and were given up.
     given_up: Arc<AtomicU64>,
+    /// Messages of earlier runs that waited for the workers when this one began.
+    waited_at_start: u64,
     workers: Option<Cursor>,
     outbound: Mutex<Vec<DeliveryThread>>,
     inbound: Mutex<Vec<InboundThread>>,
@@ -140,7 +142,11 @@ impl Behind {
         let analyses = settings.analytics_bounds.is_some();
         let mut windows: Vec<Option<Window>> = (0..cores).map(|_| None).collect();
         let snapshots = snapshots(settings, &log, &workers, &parts, &mut windows)?;
+        let lags = log.as_ref().map(Log::lags).unwrap_or_default();
+        let waited_at_start =
+            lags.iter().find(|(consumer, _)| consumer == WORKERS).map_or(0, |(_, lag)| *lag);
         Ok(Arc::new(Self {
+            waited_at_start,
             parts,
             analyses,
             progress: Default::default(),
@@ -586,6 +592,15 @@ impl Behind {
         }
         // Each of several has the same messages.
         self.brokers.iter().map(|broker| broker.status.lag.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
+    /// Where everything that comes to the workers is accepted here, and nobody else has a hand in it: how many of earlier runs
+    /// there were. What waits is then what was accepted and is not worked on, however it is read.
+    pub fn all_is_accepted_here(&self) -> Option<u64> {
+        let only_here = self.delivery.consume
+            && self.remote.is_none()
+            && self.delivery.providers.iter().all(|provider| !provider.is_broker());
+        only_here.then_some(self.waited_at_start)
     }
 
     /// Messages in the log that a consumer has not passed: they are kept for the next start.

@@ -306,18 +306,18 @@ impl Platform {
                 "metric: expected events, unique_users, sessions, revenue, transactions, errors or a custom metric",
             ));
         }
-        if !COUNTED.contains(&request.metric.as_str()) && !self.has_metric(&request.metric) {
-            return Err(Status::not_found(format!(
-                "metric: nobody has sent `{}`; expected one of {}, or the name of a metric that custom events carried",
-                request.metric,
-                COUNTED.join(", ")
-            )));
-        }
         let granularity = request.granularity();
         let filter = filter(&[], &request.filters)?;
         if !filter.is_open() && !COUNTED.contains(&request.metric.as_str()) {
             return Err(Status::invalid_argument(format!(
                 "filters: a custom metric has none; expected one of {} as metric, or no filters",
+                COUNTED.join(", ")
+            )));
+        }
+        if !COUNTED.contains(&request.metric.as_str()) && !self.has_metric(&request.metric) {
+            return Err(Status::not_found(format!(
+                "metric: nobody has sent `{}`; expected one of {}, or the name of a metric that custom events carried",
+                request.metric,
                 COUNTED.join(", ")
             )));
         }

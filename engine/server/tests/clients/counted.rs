@@ -360,3 +360,38 @@ fn a_metric_or_a_type_that_nobody_has_sent_is_said_to_be_unknown() {
     let unknown = of_types("event_types=USER&event_types=page_wiev");
     assert!(unknown.status == 404 && unknown.text().contains("page_wiev"), "{}", unknown.text());
 }
+
+#[test]
+fn what_came_to_the_workers_never_becomes_less_from_reading_to_reading() {
+    for queue in ["memory", "log"] {
+        let folder = Scratch::new();
+        let start = if queue == "log" { on_disk(&folder) } else { Start::new() };
+        let server = start.run();
+        let (gateway, processor) = (server.gateway(), server.processor());
+        let read = || {
+            let stats = get(processor, "/stats").json();
+            let [enqueued, dequeued, waiting] = ["TotalEnqueued", "TotalDequeued", "CurrentSize"]
+                .map(|name| stats["queue"][name].as_u64().unwrap());
+            assert_eq!(enqueued, dequeued + waiting, "{queue}: {stats}");
+            enqueued
+        };
+        let sender = std::thread::spawn(move || {
+            let event = json!({"user_id": "u", "event_type": "EVENT_TYPE_USER"});
+            let body = json!({"events": vec![event; 100]}).to_string();
+            let message = r#"{"source":"s","data":"x"}"#;
+            for _ in 0..40 {
+                assert_eq!(post_json(gateway, "/v1/events/batch", &body).status, 200);
+                assert_eq!(post_json(gateway, "/api/v1/ingest", message).status, 200);
+            }
+        });
+        let mut last = 0;
+        while !sender.is_finished() {
+            let now = read();
+            assert!(now >= last, "{queue}: {last}, then {now}");
+            last = now;
+        }
+        sender.join().unwrap();
+        server.settled();
+        eventually("all is worked on", || (read() == processed(&server)).then_some(()));
+    }
+}
