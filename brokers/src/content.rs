@@ -5,15 +5,18 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use engine_core::{MetadataPairs, OF_ITS_WAY, Record};
+use engine_core::{
+    KIND_EVENT, MetadataPairs, OF_ITS_WAY, Record,
+    schema::{EVENTS, SCHEMA_KEY},
+};
 
-/// The schema of events, whose payload is a protobuf `analytics.v1.Event`.
-const EVENT: (&[u8], &[u8]) = (b"schema", b"analytics.v1.Event");
+/// What stands in the metadata of an event whose payload is a protobuf `analytics.v1.Event`.
+const EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[0]);
 /// The fields of it that are messages: what the event is about.
 const ABOUT: std::ops::RangeInclusive<u64> = 10..=13;
 
 /// The schema of the older system's events, whose payload is JSON.
-const OLDER_EVENT: (&[u8], &[u8]) = (b"schema", b"analytics.Event");
+const OLDER_EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[1]);
 /// Objects and arrays in each other that are looked into; what lies deeper is compared byte by byte.
 const JSON_DEPTH_MAX: usize = 64;
 
@@ -21,8 +24,8 @@ const JSON_DEPTH_MAX: usize = 64;
 pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
     let (mut pairs, mut is_event, mut is_older_event) = (0_u64, false, false);
     for pair in MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key)) {
-        is_event |= pair == EVENT;
-        is_older_event |= pair == OLDER_EVENT;
+        is_event |= record.kind & KIND_EVENT != 0 && pair == EVENT;
+        is_older_event |= record.kind & KIND_EVENT != 0 && pair == OLDER_EVENT;
         let (key, value) = pair;
         // An object or an array in a metadata object arrives as its JSON text.
         let json = if value.first() == Some(&b'{') || value.first() == Some(&b'[') {
@@ -40,7 +43,7 @@ pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
         _ => None,
     };
     let payload = payload.unwrap_or_else(|| state.hash_one(record.payload));
-    state.hash_one((record.source, pairs, payload))
+    state.hash_one((record.source, pairs, payload, record.kind & KIND_EVENT))
 }
 
 /// The fields of a protobuf message, in any order, and those of what an event is about; `None` if it is none.
@@ -162,7 +165,9 @@ mod tests {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
         pairs.iter().for_each(|(key, value)| writer.push(key.as_bytes(), value.as_bytes()));
-        hash(state, &Record { payload, metadata: &metadata, ..Record::default() })
+        let is_event = pairs.iter().any(|(key, value)| *key == "schema" && value.starts_with("analytics."));
+        let kind = if is_event { KIND_EVENT } else { 0 };
+        hash(state, &Record { payload, metadata: &metadata, kind, ..Record::default() })
     }
 
     #[test]

@@ -3,9 +3,14 @@
 //! ```json
 //! {"id":"…","timestamp":1700000000,"source":"…","payload":"<base64>","metadata":{"key":"value"}}
 //! ```
+//!
+//! Whether it is an event stands in its metadata (see [`engine_core::schema`]).
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use engine_core::{KEY_OVERRIDE, MetadataPairs, MetadataWriter, Record};
+use engine_core::{
+    KEY_OVERRIDE, KIND_EVENT, MetadataPairs, MetadataWriter, Record,
+    schema::{EVENTS, MARK, SCHEMA_KEY, at_start},
+};
 use serde::{
     Deserialize, Serialize,
     ser::{SerializeMap, Serializer},
@@ -23,13 +28,29 @@ struct Outgoing<'a> {
     metadata: Pairs<'a>,
 }
 
-struct Pairs<'a>(&'a [u8]);
+struct Pairs<'a> {
+    metadata: &'a [u8],
+    /// What the record is, where that has to be said.
+    mark: Option<&'a [u8]>,
+}
+
+/// What has to be said of a record: that it is an event, or that it is none though its own metadata sounds like it.
+pub(crate) fn mark<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
+    if record.kind & KIND_EVENT != 0 {
+        return at_start(record.metadata);
+    }
+    let sounds = |(key, value): (&[u8], &[u8])| key == MARK || key == SCHEMA_KEY && EVENTS.contains(&value);
+    MetadataPairs::new(record.metadata).any(sounds).then_some(SCHEMA.as_bytes())
+}
 
 impl Serialize for Pairs<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (key, value) in MetadataPairs::new(self.0) {
+        for (key, value) in MetadataPairs::new(self.metadata).filter(|(key, _)| *key != MARK) {
             map.serialize_entry(&text(key), &text(value))?;
+        }
+        if let Some(mark) = self.mark {
+            map.serialize_entry(&text(MARK), &text(mark))?;
         }
         map.end()
     }
@@ -47,7 +68,7 @@ pub fn write(record: &Record<'_>, out: &mut Vec<u8>) {
         timestamp: record.timestamp_seconds,
         source: &text(record.source),
         payload: STANDARD.encode(record.payload),
-        metadata: Pairs(record.metadata),
+        metadata: Pairs { metadata: record.metadata, mark: mark(record) },
     };
     // Strings and numbers into a Vec: nothing can fail.
     let _ = serde_json::to_writer(out, &message);
@@ -80,22 +101,45 @@ pub fn read<T>(value: &[u8], then: impl FnOnce(&Record<'_>) -> T) -> Result<T, S
     let payload =
         STANDARD.decode(&*message.payload).map_err(|error| format!("payload is not base64: {error}"))?;
     let mut metadata = Vec::new();
-    let mut writer = MetadataWriter::new(&mut metadata);
     let pairs = || message.metadata.iter().flatten().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
-    // A map has no order; these two are looked for at the start.
-    let first = |key: &[u8]| key == KEY_OVERRIDE || key == b"schema";
-    for wanted in [KEY_OVERRIDE, b"schema"] {
-        pairs().filter(|(key, _)| *key == wanted).for_each(|(key, value)| writer.push(key, value));
-    }
-    pairs().filter(|(key, _)| !first(key)).for_each(|(key, value)| writer.push(key, value));
+    let kind = write_metadata(pairs, &mut metadata);
     Ok(then(&Record {
         id: message.id.as_bytes(),
         source: message.source.as_bytes(),
         payload: &payload,
         metadata: &metadata,
         timestamp_seconds: message.timestamp,
+        kind,
         ..Record::default()
     }))
+}
+
+/// Writes the metadata of a record that came from a broker; returns its kind, which the mark says, or where there is none the
+/// schema: others who write there know no mark.
+pub(crate) fn write_metadata<'a, I: Iterator<Item = (&'a [u8], &'a [u8])>>(
+    pairs: impl Fn() -> I,
+    out: &mut Vec<u8>,
+) -> u8 {
+    let mut writer = MetadataWriter::new(out);
+    let named = |name: &[u8]| pairs().find(|(key, _)| *key == name).map(|(_, value)| value);
+    let is_event = named(MARK).or_else(|| named(SCHEMA_KEY)).is_some_and(|schema| EVENTS.contains(&schema));
+    // A map has no order; these two are looked for at the start.
+    let mark = named(MARK).filter(|_| is_event);
+    let first = [(KEY_OVERRIDE, named(KEY_OVERRIDE)), (SCHEMA_KEY, mark.or_else(|| named(SCHEMA_KEY)))];
+    for (key, value) in first {
+        if let Some(value) = value {
+            writer.push(key, value);
+        }
+    }
+    // One of each stands there already.
+    let mut stands = [KEY_OVERRIDE, SCHEMA_KEY].map(|key| (key, named(key).is_some()));
+    for (key, value) in pairs().filter(|(key, _)| *key != MARK) {
+        match stands.iter_mut().find(|(known, stands)| *stands && *known == key) {
+            Some((_, stands)) => *stands = false,
+            None => writer.push(key, value),
+        }
+    }
+    if is_event { KIND_EVENT } else { 0 }
 }
 
 #[cfg(test)]
@@ -122,14 +166,30 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_recognised_behind_a_broker_whatever_else_its_metadata_holds() {
-        let mut metadata = Vec::new();
-        let mut writer = MetadataWriter::new(&mut metadata);
-        let pairs: [(&[u8], &[u8]); 3] = [(KEY_OVERRIDE, b"u"), (b"schema", b"s"), (b"a", b"b")];
-        pairs.iter().for_each(|(key, value)| writer.push(key, value));
-        let mut value = Vec::new();
-        write(&Record { id: b"e", metadata: &metadata, ..Record::default() }, &mut value);
-        assert!(read(&value, |read| read.metadata == metadata).unwrap());
+    fn an_event_is_recognised_behind_a_broker_and_a_message_that_sounds_like_one_is_none() {
+        let event = EVENTS[0];
+        for (kind, schema, marked) in
+            [(KIND_EVENT, event, true), (0, event, true), (0, b"s", false), (KIND_EVENT, EVENTS[2], true)]
+        {
+            let mut metadata = Vec::new();
+            let mut writer = MetadataWriter::new(&mut metadata);
+            let pairs: [(&[u8], &[u8]); 3] = [(KEY_OVERRIDE, b"u"), (SCHEMA_KEY, schema), (b"a", b"b")];
+            pairs.iter().for_each(|(key, value)| writer.push(key, value));
+            let record = Record { id: b"e", metadata: &metadata, kind, ..Record::default() };
+            let mut value = Vec::new();
+            write(&record, &mut value);
+            assert_eq!(String::from_utf8_lossy(&value).contains("tidegate-schema"), marked);
+            assert!(read(&value, |read| *read == record).unwrap(), "{}", String::from_utf8_lossy(&value));
+        }
+    }
+
+    #[test]
+    fn others_say_that_it_is_an_event_by_its_schema_alone() {
+        let value = br#"{"id":"e","metadata":{"a":"b","schema":"analytics.v1.Event"}}"#;
+        assert_eq!(
+            read(value, |read| (read.kind, at_start(read.metadata) == Some(EVENTS[0]))),
+            Ok((KIND_EVENT, true))
+        );
     }
 
     #[test]

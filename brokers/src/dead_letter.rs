@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine_core::Record;
@@ -25,6 +25,8 @@ use crate::{
 /// Bytes of dead letters, at most: beyond it the one who has another keeps it and tries again.
 const BYTES_MAX: u64 = 1 << 30;
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// Lines of the log that tell of dead letters, in a second.
+const LINES_A_SECOND: u32 = 10;
 /// The cursor of what was replayed.
 const REPLAYED: &str = "replayed";
 
@@ -47,22 +49,64 @@ pub struct DeadLetters {
     directory: PathBuf,
     open: Mutex<Option<(Log, ShardWriter)>>,
     count: AtomicU64,
+    lines: Mutex<Lines>,
+}
+
+/// Lines of the log of one second.
+#[derive(Debug, Default)]
+struct Lines {
+    since: Option<Instant>,
+    said: u32,
+    /// Dead letters that had no line.
+    unsaid: u64,
 }
 
 impl DeadLetters {
-    /// In this folder, which need not exist.
+    /// In this folder, which need not exist. What an earlier run put there counts, until it is replayed.
     pub fn new(directory: impl Into<PathBuf>) -> Arc<Self> {
-        Arc::new(Self { directory: directory.into(), open: Mutex::new(None), count: AtomicU64::new(0) })
+        let directory = directory.into();
+        let mut there = 0;
+        if directory.is_dir()
+            && let Err(error) = list(&directory, |_, _, _| {
+                there += 1;
+                true
+            })
+        {
+            let path = directory.display();
+            tracing::warn!(%path, %error, "the dead letters of earlier runs cannot be read, and are not counted");
+        }
+        let (open, count, lines) = (Mutex::new(None), AtomicU64::new(there), Mutex::default());
+        Arc::new(Self { directory, open, count, lines })
     }
 
-    /// How many messages this process has put aside, here or in a broker's topic for them.
+    /// Says that a message was put aside; at most so many lines a second, and with the next one how many had none.
+    fn say(&self, cause: &Cause, record: &Record<'_>, to: &str) {
+        let mut lines = self.lines.lock();
+        if lines.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
+            (lines.since, lines.said) = (Some(Instant::now()), 0);
+        }
+        if lines.said >= LINES_A_SECOND {
+            lines.unsaid += 1;
+            return;
+        }
+        lines.said += 1;
+        let without_a_line = std::mem::take(&mut lines.unsaid);
+        drop(lines);
+        let Cause { side, code, reason, attempts } = cause;
+        let id = String::from_utf8_lossy(record.id);
+        tracing::warn!(%id, side, code, reason, attempts, to, without_a_line, "a message is a dead letter");
+    }
+
+    /// How many messages are put aside: those in the folder when this process started, and what it has put aside since, here
+    /// or in a broker's topic for them.
     pub fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
 
     /// Counts a message that a broker has put aside, in a topic of its own.
-    pub fn count_elsewhere(&self) {
+    pub fn count_elsewhere(&self, cause: &Cause, record: &Record<'_>) {
         self.count.fetch_add(1, Ordering::Relaxed);
+        self.say(cause, record, "a topic of the broker");
     }
 
     /// Keeps a message; it is durable when this returns.
@@ -88,6 +132,7 @@ impl DeadLetters {
             writer.commit();
             if writer.durable_upto() > offset {
                 self.count.fetch_add(1, Ordering::Relaxed);
+                self.say(cause, record, "data.directory/dead-letter");
                 return Ok(());
             }
             if writer.has_failed() {

@@ -6,15 +6,18 @@
 //! ```
 //!
 //! The highest bit of the kind says that the sender gave the id to have repeats recognised: the window of a restarted
-//! process is filled from it.
+//! process is filled from it. The one below says that the kind tells events from messages ([`KIND_EVENT`]). Earlier versions
+//! wrote neither of these two: of what they wrote, metadata that begins with the schema of an event makes one.
 
-use engine_core::Record;
+use engine_core::{KIND_EVENT, Record, schema};
 
 /// Bytes before the id.
 pub const HEAD_BYTES: usize = 1 + 2 + 4 + 4 + 8 + 8;
 
 /// In the kind: [`Record::once`].
 const ONCE: u8 = 0x80;
+/// In the kind: it says whether this is an event.
+const TELLS_EVENTS: u8 = 0x40;
 
 /// Bytes that are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,7 +34,7 @@ pub fn encode(record: &Record<'_>, out: &mut Vec<u8>) {
     let length = |part: &[u8]| u32::try_from(part.len()).expect("a part of a message under 4 GiB");
     let parts = record.id.len() + record.source.len() + record.metadata.len() + record.payload.len();
     out.reserve(HEAD_BYTES + parts);
-    out.push(record.kind & !ONCE | if record.once { ONCE } else { 0 });
+    out.push(record.kind & !ONCE | TELLS_EVENTS | if record.once { ONCE } else { 0 });
     out.extend_from_slice(&id_bytes.to_le_bytes());
     out.extend_from_slice(&length(record.source).to_le_bytes());
     out.extend_from_slice(&length(record.metadata).to_le_bytes());
@@ -64,6 +67,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         return Err(malformed);
     }
     let (metadata, payload) = rest.split_at(u32::from_le_bytes([m0, m1, m2, m3]) as usize);
+    let was_event = kind & TELLS_EVENTS == 0 && schema::at_start(metadata).is_some();
     Ok(Record {
         id,
         source,
@@ -71,7 +75,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
         metadata,
         timestamp_seconds: number(timestamp)? as i64,
         key_hash: number(key_hash)?,
-        kind: kind & !ONCE,
+        kind: kind & !(ONCE | TELLS_EVENTS) | if was_event { KIND_EVENT } else { 0 },
         once: kind & ONCE != 0,
         ..Record::default()
     })
@@ -80,6 +84,22 @@ pub fn decode(bytes: &[u8]) -> Result<Record<'_>, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_an_earlier_version_wrote_the_schema_at_the_start_makes_an_event() {
+        let mut metadata = Vec::new();
+        let mut writer = engine_core::MetadataWriter::new(&mut metadata);
+        writer.push(engine_core::KEY_OVERRIDE, b"u-1");
+        writer.push(b"schema", b"analytics.v1.Event");
+        for (kind, comes_back) in [(0, 0), (KIND_EVENT, KIND_EVENT)] {
+            let record = Record { id: b"e", metadata: &metadata, kind, ..Record::default() };
+            let mut bytes = Vec::new();
+            encode(&record, &mut bytes);
+            assert_eq!(decode(&bytes).unwrap().kind, comes_back);
+            bytes[0] &= !(TELLS_EVENTS | KIND_EVENT);
+            assert_eq!(decode(&bytes).unwrap().kind, KIND_EVENT);
+        }
+    }
 
     #[test]
     fn what_was_encoded_is_decoded() {

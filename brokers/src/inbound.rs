@@ -6,13 +6,14 @@
 //! ```
 //!
 //! A message goes to the core of its key, or of its id: so per-key order holds, and the same message from two sides
-//! meets itself. As many are under way as the rings hold; then nothing more is taken.
+//! meets itself. As many are under way as the rings hold; then nothing more is taken. An event is judged before it is handed
+//! on, by the rules of the routes that take events: anybody who may write to the broker wrote it.
 
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
     thread::{self, JoinHandle},
@@ -20,8 +21,9 @@ use std::{
 };
 
 use engine_core::{
-    Doorbell, PartitionKey, Record, key_hash,
+    Doorbell, KIND_EVENT, PartitionKey, Record, key_hash,
     ring::{Consumer, Producer, ring},
+    schema::Judged,
     shard_of,
 };
 
@@ -37,6 +39,12 @@ const CAPACITY: usize = 1024;
 const POLL: Duration = Duration::from_millis(50);
 /// How often a message that cannot be worked on is tried before it is a dead letter.
 const ATTEMPTS_MAX: u32 = 5;
+
+/// Says whether a record that claims to be an event is one: what it says of itself, or what is wrong with it, in words.
+pub type Judge = Arc<dyn Fn(&Record<'_>) -> Result<Judged, String> + Send + Sync>;
+
+/// The code of what every attempt at came to nothing.
+const PROCESSING_FAILED: &str = "PROCESSING_FAILED";
 
 /// A broker to take messages from. Driven by one thread of its own.
 pub trait Source {
@@ -170,7 +178,7 @@ impl InboundThread {
     }
 }
 
-/// Takes messages for these cores.
+/// Takes messages for these cores. `given_up` counts those that come to nothing, once each.
 ///
 /// # Errors
 /// When the source or the thread cannot be had.
@@ -178,7 +186,9 @@ pub fn consume<S: Source>(
     name: &str,
     doorbells: &[Doorbell],
     partition: PartitionKey,
+    judge: Judge,
     dead_letters: Arc<DeadLetters>,
+    given_up: Arc<AtomicU64>,
     source: impl FnOnce() -> Result<S, String> + Send + 'static,
 ) -> Result<(InboundThread, Vec<InboundPort>), String> {
     let (mut links, mut halves) = (Vec::new(), Vec::new());
@@ -197,7 +207,8 @@ pub fn consume<S: Source>(
             Ok(source) => {
                 // The starter waits for it.
                 let _ = sender.send(Ok(source.waker()));
-                run(source, links, &partition, &dead_letters, &asked);
+                let put_aside = Aside { dead_letters: &dead_letters, given_up: &given_up };
+                run(source, links, &partition, &judge, &put_aside, &asked);
             }
             Err(error) => {
                 let _ = sender.send(Err(error));
@@ -215,7 +226,8 @@ fn run<S: Source>(
     mut source: S,
     mut links: Vec<Link>,
     partition: &PartitionKey,
-    dead_letters: &DeadLetters,
+    judge: &Judge,
+    aside: &Aside<'_>,
     stop: &AtomicBool,
 ) {
     let cores = links.len();
@@ -234,33 +246,34 @@ fn run<S: Source>(
             debug_assert!(staged.is_ok(), "room was kept for it");
             links[core].under_way += 1;
         }
-        let mut malformed: Vec<(u64, String, Vec<u8>)> = Vec::new();
+        let mut malformed: Vec<Unfit> = Vec::new();
+        let name = source.name().to_owned();
         source.take(if stopping { 0 } else { room }, POLL, &mut |tag, taken| match taken {
             Taken::Message(record) => {
-                let key = partition.of(record.source, record.metadata).unwrap_or(record.id);
-                let hash = key_hash(key);
                 let mut bytes = Vec::new();
-                entry::encode(&Record { key_hash: hash, ..*record }, &mut bytes);
+                let is_event = record.kind & KIND_EVENT != 0;
+                let judged = if is_event { judge(record).map(Some) } else { Ok(None) };
+                let hash = match judged {
+                    Ok(judged) => admit(record, judged, partition, &mut bytes),
+                    Err(reason) => {
+                        entry::encode(record, &mut bytes);
+                        return malformed.push(Unfit { tag, code: "INVALID_EVENT", reason, entry: bytes });
+                    }
+                };
                 let link = &mut links[shard_of(hash, cores)];
                 let staged = link.parcels.stage(Parcel { tag, attempts: 1, entry: bytes.into() });
                 debug_assert!(staged.is_ok(), "no more is taken than there is room for");
                 link.under_way += 1;
             }
-            Taken::Malformed { reason, value } => malformed.push((tag, reason, value.to_vec())),
-        });
-        for (tag, reason, value) in malformed {
-            if source.refuse(tag, &reason) {
-                dead_letters.count_elsewhere();
-            } else {
-                let record = Record {
-                    id: b"",
-                    source: source.name().as_bytes(),
-                    payload: &value,
-                    ..Record::default()
-                };
-                bury(dead_letters, source.name(), "MALFORMED", &reason, 1, &record);
+            Taken::Malformed { reason, value } => {
+                let record = Record { source: name.as_bytes(), payload: value, ..Record::default() };
+                let mut entry = Vec::new();
+                entry::encode(&record, &mut entry);
+                malformed.push(Unfit { tag, code: "MALFORMED", reason, entry });
             }
-            source.done(tag);
+        });
+        for Unfit { tag, code, reason, entry } in malformed {
+            aside.put(&mut source, tag, code, &reason, 1, &entry);
         }
         for (core, link) in links.iter_mut().enumerate() {
             if link.parcels.staged() > 0 {
@@ -275,12 +288,7 @@ fn run<S: Source>(
                     again.push((core, Parcel { tag, attempts: attempts + 1, entry }));
                 } else {
                     let reason = "the processing step gave it up";
-                    if source.refuse(tag, reason) {
-                        dead_letters.count_elsewhere();
-                    } else if let Ok(record) = entry::decode(&entry) {
-                        bury(dead_letters, "workers", "PROCESSING_FAILED", reason, attempts, &record);
-                    }
-                    source.done(tag);
+                    aside.put(&mut source, tag, PROCESSING_FAILED, reason, attempts, &entry);
                 }
             });
         }
@@ -288,10 +296,62 @@ fn run<S: Source>(
     }
 }
 
-fn bury(letters: &DeadLetters, side: &str, code: &str, reason: &str, attempts: u32, record: &Record<'_>) {
-    let cause = Cause { side: side.to_owned(), code: code.to_owned(), reason: reason.to_owned(), attempts };
-    while let Err(error) = letters.append(&cause, record) {
-        tracing::error!(error, "a dead letter cannot be kept; trying again, what comes behind it waits");
-        thread::sleep(Duration::from_secs(1));
+/// What cannot be worked on.
+struct Unfit {
+    tag: u64,
+    code: &'static str,
+    reason: String,
+    /// As [`entry`] writes it.
+    entry: Vec<u8>,
+}
+
+/// Writes a record as it goes to its core, and returns the hash that says which: an event's is its user's, whatever key its
+/// sender gave it, so that all of a user's events are on one core.
+fn admit(record: &Record<'_>, judged: Option<Judged>, partition: &PartitionKey, out: &mut Vec<u8>) -> u64 {
+    let Judged { id, user, payload } = judged.unwrap_or_default();
+    let id = if id.is_empty() { record.id } else { &id };
+    let key =
+        if user.is_empty() { partition.of(record.source, record.metadata).unwrap_or(id) } else { &user };
+    let hash = key_hash(key);
+    let payload = payload.as_deref().unwrap_or(record.payload);
+    entry::encode(&Record { key_hash: hash, id, payload, ..*record }, out);
+    hash
+}
+
+/// Where what comes to nothing is put.
+struct Aside<'a> {
+    dead_letters: &'a DeadLetters,
+    given_up: &'a AtomicU64,
+}
+
+impl Aside<'_> {
+    /// Puts a message aside, at the broker or here, and tells the broker that it is done with.
+    fn put<S: Source>(
+        &self,
+        source: &mut S,
+        tag: u64,
+        code: &str,
+        reason: &str,
+        attempts: u32,
+        bytes: &[u8],
+    ) {
+        let side = if code == PROCESSING_FAILED { "workers" } else { source.name() };
+        let cause =
+            Cause { side: side.to_owned(), code: code.to_owned(), reason: reason.to_owned(), attempts };
+        if let Ok(record) = entry::decode(bytes) {
+            if source.refuse(tag, reason) {
+                self.dead_letters.count_elsewhere(&cause, &record);
+            } else {
+                while let Err(error) = self.dead_letters.append(&cause, &record) {
+                    tracing::error!(
+                        error,
+                        "a dead letter cannot be kept; trying again, what comes behind it waits"
+                    );
+                    thread::sleep(Duration::from_secs(1));
+                }
+            }
+        }
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+        source.done(tag);
     }
 }

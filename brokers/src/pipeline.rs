@@ -164,7 +164,8 @@ impl<P: Process> Pipeline<P> {
         let Self { work, inbound, journal, doorbell, .. } = self;
         let Some(journal) = journal else {
             for port in inbound {
-                if port.poll(INBOUND_BATCH, |record| (work.work(record) != Fate::Failed, 0)) >= INBOUND_BATCH
+                if port.poll(INBOUND_BATCH, |record| (work.attempt(record) != Fate::Failed, 0))
+                    >= INBOUND_BATCH
                 {
                     doorbell.ring();
                 }
@@ -176,7 +177,7 @@ impl<P: Process> Pipeline<P> {
             let mut taken = 0;
             while taken < INBOUND_BATCH && !journal.is_busy() {
                 let came = port.poll(1, |record| {
-                    let fate = work.work(record);
+                    let fate = work.attempt(record);
                     if fate == Fate::Processed {
                         journal.append(record);
                     }

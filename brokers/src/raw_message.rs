@@ -13,7 +13,9 @@
 
 use std::borrow::Cow;
 
-use engine_core::{MetadataPairs, MetadataWriter, Record};
+use engine_core::{MetadataPairs, Record, schema::MARK};
+
+use crate::data_message;
 
 /// What the value of a message's record is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +36,9 @@ const METADATA: &str = "metadata.";
 /// The headers beside `message_id`, `source` and `schema`, in order.
 pub fn headers<'a>(record: &Record<'a>) -> impl Iterator<Item = (Cow<'static, str>, Cow<'a, [u8]>)> {
     let timestamp = record.timestamp_seconds.to_string().into_bytes();
-    let metadata = MetadataPairs::new(record.metadata).map(|(key, value)| {
+    let mark = data_message::mark(record).map(|mark| (MARK, mark));
+    let metadata = MetadataPairs::new(record.metadata).filter(|(key, _)| *key != MARK).chain(mark);
+    let metadata = metadata.map(|(key, value)| {
         let key = String::from_utf8_lossy(key).replace('%', "%25").replace('\0', "%00");
         (format!("{METADATA}{key}").into(), value.into())
     });
@@ -45,13 +49,16 @@ pub fn headers<'a>(record: &Record<'a>) -> impl Iterator<Item = (Cow<'static, st
 pub fn read<T>(headers: &[(&str, &[u8])], value: &[u8], then: impl FnOnce(&Record<'_>) -> T) -> T {
     let header =
         |name: &str| headers.iter().find(|(known, _)| *known == name).map_or(&b""[..], |pair| pair.1);
+    let keys: Vec<(String, &[u8])> = headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(METADATA)?, *value)))
+        .map(|(key, value)| (key.replace("%00", "\0").replace("%25", "%"), value))
+        .collect();
     let mut metadata = Vec::new();
-    let mut writer = MetadataWriter::new(&mut metadata);
-    for (name, value) in headers {
-        if let Some(key) = name.strip_prefix(METADATA) {
-            writer.push(key.replace("%00", "\0").replace("%25", "%").as_bytes(), value);
-        }
-    }
+    let kind = data_message::write_metadata(
+        || keys.iter().map(|(key, value)| (key.as_bytes(), *value)),
+        &mut metadata,
+    );
     let timestamp = std::str::from_utf8(header("timestamp")).ok().and_then(|text| text.parse().ok());
     then(&Record {
         id: header("message_id"),
@@ -59,6 +66,7 @@ pub fn read<T>(headers: &[(&str, &[u8])], value: &[u8], then: impl FnOnce(&Recor
         payload: value,
         metadata: &metadata,
         timestamp_seconds: timestamp.unwrap_or_default(),
+        kind,
         ..Record::default()
     })
 }
@@ -111,7 +119,30 @@ pub fn unescape(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use engine_core::{KIND_EVENT, MetadataWriter, schema};
+
     use super::*;
+
+    #[test]
+    fn an_event_is_one_again_and_what_only_sounds_like_one_is_none() {
+        for kind in [KIND_EVENT, 0] {
+            let mut metadata = Vec::new();
+            let mut writer = MetadataWriter::new(&mut metadata);
+            writer.push(engine_core::KEY_OVERRIDE, b"u");
+            writer.push(schema::SCHEMA_KEY, schema::EVENTS[0]);
+            writer.push(b"a", b"b");
+            let record = Record { id: b"e", metadata: &metadata, kind, ..Record::default() };
+            let mut written: Vec<(String, Vec<u8>)> =
+                headers(&record).map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+            // As they come back from a client that keeps no order.
+            written.reverse();
+            let written: Vec<(&str, &[u8])> =
+                written.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+            read(&written, b"", |again| {
+                assert_eq!((again.kind, again.metadata), (kind, record.metadata), "{written:?}");
+            });
+        }
+    }
 
     #[test]
     fn what_is_written_is_read() {

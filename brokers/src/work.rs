@@ -17,6 +17,7 @@ use crate::window::{Seen, Window};
 pub struct WorkCounters {
     processed: AtomicU64,
     failed: AtomicU64,
+    failed_attempts: AtomicU64,
     repeated: AtomicU64,
 }
 
@@ -25,8 +26,10 @@ pub struct WorkCounters {
 pub struct Worked {
     /// Messages worked on.
     pub processed: u64,
-    /// Messages the processing step gave up.
+    /// Messages that were given up.
     pub failed: u64,
+    /// Attempts at a message that came to nothing: of what comes from a broker there are several before it is given up.
+    pub failed_attempts: u64,
     /// Messages that another side had brought before.
     pub repeated: u64,
 }
@@ -37,6 +40,7 @@ impl WorkCounters {
         Worked {
             processed: self.processed.load(Relaxed),
             failed: self.failed.load(Relaxed),
+            failed_attempts: self.failed_attempts.load(Relaxed),
             repeated: self.repeated.load(Relaxed),
         }
     }
@@ -76,11 +80,19 @@ impl<P: Process> Work<P> {
         self.process.rest();
         self.counters.processed.store(self.worked.processed, Relaxed);
         self.counters.failed.store(self.worked.failed, Relaxed);
+        self.counters.failed_attempts.store(self.worked.failed_attempts, Relaxed);
         self.counters.repeated.store(self.worked.repeated, Relaxed);
     }
 
-    /// Works on a message, unless it was worked on before.
+    /// Works on a message, unless it was worked on before; there is no other attempt.
     pub(crate) fn work(&mut self, record: &Record<'_>) -> Fate {
+        let fate = self.attempt(record);
+        self.worked.failed += u64::from(fate == Fate::Failed);
+        fate
+    }
+
+    /// The same for a message that comes again when this comes to nothing: whoever gives it up counts that.
+    pub(crate) fn attempt(&mut self, record: &Record<'_>) -> Fate {
         let id = match &mut self.seen {
             None => None,
             Some(seen) => {
@@ -105,7 +117,7 @@ impl<P: Process> Work<P> {
             self.worked.processed += 1;
             Fate::Processed
         } else {
-            self.worked.failed += 1;
+            self.worked.failed_attempts += 1;
             Fate::Failed
         }
     }
@@ -128,6 +140,6 @@ mod tests {
             assert_eq!(work.work(&Record { id, payload: b"same", ..Record::default() }), fate);
         }
         work.publish();
-        assert_eq!(counters.read(), Worked { processed: 2, failed: 0, repeated: 1 });
+        assert_eq!(counters.read(), Worked { processed: 2, repeated: 1, ..Worked::default() });
     }
 }

@@ -257,16 +257,17 @@ impl Core {
     pub(crate) fn accept_or_wait(
         &self,
         message: &Incoming<'_>,
+        kind: u8,
         terms: &Terms,
         caller: impl FnOnce() -> Caller,
     ) -> Result<Accepted, engine_core::Refused> {
         use engine_core::Refused::{OverBudget, QueueFull};
         let (unix_ms, now_ns) = (self.clock.unix_ms(), self.clock.now_ns());
-        let outcome = self.lane.borrow_mut().offer(message, 0, terms, caller, unix_ms, now_ns);
+        let outcome = self.lane.borrow_mut().offer(message, kind, terms, caller, unix_ms, now_ns);
         if !matches!(outcome, Err(QueueFull | OverBudget)) {
             count_offer(
                 &self.counters,
-                0,
+                kind,
                 message.payload.len(),
                 outcome.as_ref().map(|_| ()).map_err(|refused| *refused),
             );

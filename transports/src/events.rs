@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter, Refused, TRACE_KEY};
+use engine_core::{
+    AckLevel, HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused, TRACE_KEY, schema::Judged,
+};
 
 use crate::{
     answer::{Reached, Refusal},
@@ -23,11 +25,11 @@ use crate::{
     waiting::{Caller, MessageId, Settled},
 };
 
-/// The metadata key that says what a record's payload is; the second pair, behind
+/// The metadata key that says what an event's payload is; the second pair, behind
 /// [`KEY_OVERRIDE`](engine_core::KEY_OVERRIDE), or the first.
-pub const SCHEMA_KEY: &[u8] = b"schema";
+pub use engine_core::schema::SCHEMA_KEY;
 /// The schema of an event of `analytics.v1`: its payload is the protobuf bytes as they were sent.
-pub const EVENT_SCHEMA: &[u8] = b"analytics.v1.Event";
+pub const EVENT_SCHEMA: &[u8] = engine_core::schema::EVENTS[0];
 
 /// Events of one request (docs/events.md).
 const BATCH_MAX: usize = 1000;
@@ -53,6 +55,12 @@ pub struct EventPlan {
 pub trait EventRules: Send + Sync {
     /// Looks at an event's bytes. `at` is where it stands in the request: `events[3]`.
     fn examine(&self, event: &[u8], at: &str) -> Examined;
+
+    /// Looks at an event of this schema ([`engine_core::schema`]) that comes as a message.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    fn judge(&self, schema: &[u8], event: &[u8]) -> Result<Judged, String>;
 }
 
 /// What an event that was not plain turned out to be.
@@ -162,9 +170,9 @@ fn offer(
         once: true,
     };
     if full_is_refused {
-        core.accept(&incoming, 0, &head.terms, caller)
+        core.accept(&incoming, KIND_EVENT, &head.terms, caller)
     } else {
-        core.accept_or_wait(&incoming, &head.terms, caller)
+        core.accept_or_wait(&incoming, KIND_EVENT, &head.terms, caller)
     }
 }
 

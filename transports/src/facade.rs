@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU64;
 
-use engine_core::{AckLevel, MetadataWriter, TRACE_KEY};
+use engine_core::{AckLevel, KIND_EVENT, MetadataWriter, TRACE_KEY};
 
 use crate::{
     answer::{Reached, Refusal},
@@ -115,7 +115,7 @@ pub(crate) fn take(
     {
         return None;
     }
-    match core.accept(&draft.message.incoming(), 0, &terms, caller).ok()? {
+    match core.accept(&draft.message.incoming(), KIND_EVENT, &terms, caller).ok()? {
         Accepted::Now(_) => {
             facade.stored(route, &draft.message.id, 0);
             Some(Taken::Stored)

@@ -1,15 +1,19 @@
 //! From a request's bytes to a message in the queue: the same for every protocol.
 
-use engine_core::{MetadataWriter, Refused};
+use engine_core::{
+    KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused,
+    schema::{EVENTS, MARK, MARK_TEXT},
+};
 
 use crate::{
     answer::Refusal,
     core::Core,
+    events::{EVENT_SCHEMA, SCHEMA_KEY, now_ms},
     grpc::Code,
     lane::{Accepted, Incoming},
     message::{
-        Class, DataKind, IngestProto, MessageError, decode_data_message, decode_ingest_json,
-        decode_ingest_proto,
+        Class, DataKind, DataMessage, IngestProto, MessageError, decode_data_message, decode_event,
+        decode_ingest_json, decode_ingest_proto,
     },
     terms::{Terms, is_key_of},
     waiting::Caller,
@@ -28,16 +32,20 @@ impl From<MessageError> for Refusal {
     }
 }
 
-/// Writes pairs the way the engine keeps them and lends them out.
+/// Writes pairs the way the engine keeps them and lends them out; `MARK` among them is refused.
 pub(crate) fn with_metadata<P: AsRef<[u8]>, T>(
     core: &Core,
     pairs: impl Iterator<Item = (P, P)>,
-    then: impl FnOnce(&[u8]) -> T,
-) -> T {
+    then: impl FnOnce(&[u8]) -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
     let mut bytes = core.metadata.borrow_mut();
     bytes.clear();
     let mut writer = MetadataWriter::new(&mut bytes);
     for (key, value) in pairs {
+        if key.as_ref() == MARK {
+            let text = "metadata: the key tidegate-schema is Tidegate's own; choose another, or send events to /v1/events";
+            return Err(Refusal::new(400, Code::InvalidArgument, text));
+        }
         writer.push(key.as_ref(), value.as_ref());
     }
     let outcome = then(&bytes);
@@ -68,7 +76,7 @@ pub(crate) fn ingest_json(
     })
 }
 
-/// `POST /enqueue`.
+/// `POST /enqueue`: a message, or an event on its way between processes, which its mark says.
 pub(crate) fn enqueue_json(
     core: &Core,
     body: &[u8],
@@ -86,21 +94,70 @@ pub(crate) fn enqueue_json(
         let text = "idempotency-key: the body has another id, and a message has one; leave out either, or give both the same value";
         return Err(Refusal::new(400, Code::InvalidArgument, text));
     }
-    let outcome = with_metadata(core, message.metadata.iter(), |metadata| {
+    let schema = message.metadata.get(MARK_TEXT).map(str::as_bytes).filter(|mark| EVENTS.contains(mark));
+    let outcome = match schema {
+        Some(schema) => enqueue_event(core, &message, &payload, schema, kind, terms, caller),
+        None => {
+            let pairs = message.metadata.iter().filter(|(key, _)| *key != MARK_TEXT);
+            with_metadata(core, pairs, |metadata| {
+                let incoming = Incoming {
+                    id: (!message.id.is_empty()).then_some(message.id.as_bytes()),
+                    source: message.source.as_bytes(),
+                    payload: &payload,
+                    metadata,
+                    timestamp_seconds: message.timestamp_s,
+                    once: false,
+                };
+                Ok(core.accept(&incoming, kind, terms, caller)?)
+            })
+        }
+    };
+    if payload.capacity() > METADATA_KEPT_BYTES_MAX {
+        *payload = Vec::new();
+    }
+    outcome
+}
+
+/// Takes an event as a route of events would: from whoever may send them, by the same rules, to the core of its user.
+fn enqueue_event(
+    core: &Core,
+    message: &DataMessage<'_>,
+    payload: &[u8],
+    schema: &[u8],
+    kind: u8,
+    terms: &Terms,
+    caller: impl FnOnce() -> Caller,
+) -> Result<Accepted, Refusal> {
+    if let Some(denied) = terms.no_events {
+        return Err(Refusal::new(401, Code::Unauthenticated, denied.to_string()));
+    }
+    let judged;
+    let plain = if schema == EVENT_SCHEMA { decode_event(payload, now_ms(core)) } else { None };
+    let (id, user, payload) = match &plain {
+        Some(event) => (event.id, event.user_id, payload),
+        None => {
+            judged = core.shared.events.rules.judge(schema, payload).map_err(|wrong| {
+                Refusal::new(400, Code::InvalidArgument, format!("payload: no event: {wrong}"))
+            })?;
+            (&judged.id[..], &judged.user[..], judged.payload.as_deref().unwrap_or(payload))
+        }
+    };
+    let id = if id.is_empty() { message.id.as_bytes() } else { id };
+    let rest = message.metadata.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
+    let rest = rest.filter(|(key, _)| ![KEY_OVERRIDE, SCHEMA_KEY, MARK].contains(key));
+    let first =
+        [(KEY_OVERRIDE, user), (SCHEMA_KEY, schema)].into_iter().filter(|(_, value)| !value.is_empty());
+    with_metadata(core, first.chain(rest), |metadata| {
         let incoming = Incoming {
-            id: (!message.id.is_empty()).then_some(message.id.as_bytes()),
+            id: (!id.is_empty()).then_some(id),
             source: message.source.as_bytes(),
-            payload: &payload,
+            payload,
             metadata,
             timestamp_seconds: message.timestamp_s,
             once: false,
         };
-        core.accept(&incoming, kind, terms, caller)
-    });
-    if payload.capacity() > METADATA_KEPT_BYTES_MAX {
-        *payload = Vec::new();
-    }
-    Ok(outcome?)
+        Ok(core.accept(&incoming, kind | KIND_EVENT, terms, caller)?)
+    })
 }
 
 /// What a message of a gRPC stream came to.
@@ -149,7 +206,7 @@ pub(crate) fn ingest_proto_streamed(
 ) -> Result<Streamed, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
     with_metadata(core, message.metadata.iter(), |metadata| {
-        match core.accept_or_wait(&incoming(&message, metadata), terms, caller) {
+        match core.accept_or_wait(&incoming(&message, metadata), 0, terms, caller) {
             Ok(Accepted::Now(_)) => Ok(Streamed::Accepted),
             Ok(Accepted::Waits(_)) => Ok(Streamed::Waits),
             Err(Refused::QueueFull | Refused::OverBudget) => Ok(Streamed::NoRoom),

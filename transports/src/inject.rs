@@ -15,7 +15,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use engine_core::AckLevel;
+use engine_core::{AckLevel, KIND_EVENT};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
 /// Requests that may wait for a core.
 const INBOX_MAX: usize = 256;
 
-/// A message from the cold lane.
+/// An event from the cold lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Injected {
     /// Its id; empty: it gets one.
@@ -310,8 +310,11 @@ impl Desk {
         terms.admit(policy)?;
         let slot = self.free_slots.pop().unwrap_or(self.slots.len() as u32);
         let hook = Rc::clone(&self.hook);
-        let accepted =
-            self.core.accept(&message.incoming(), 0, &terms, || Caller { hook, stream: slot, place: 0 });
+        let accepted = self.core.accept(&message.incoming(), KIND_EVENT, &terms, || Caller {
+            hook,
+            stream: slot,
+            place: 0,
+        });
         match accepted {
             Ok(Accepted::Waits(_)) => {
                 match self.slots.get_mut(slot as usize) {

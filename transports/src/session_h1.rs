@@ -601,7 +601,12 @@ impl Application for Service<'_> {
             Hot::EnqueueJson => {
                 let probe = head.field("tidegate-probe") == Some(core.shared.probe_token.as_bytes());
                 // A probe asks whether messages get through, not whether they are kept.
-                let terms = if probe { Terms::immediate() } else { terms };
+                let guard = &core.shared.events.guard;
+                let terms = if probe {
+                    Terms::immediate()
+                } else {
+                    terms.with_events(guard, |name| head.field(name))
+                };
                 let kind = if probe { KIND_PROBE } else { 0 };
                 match ingest::enqueue_json(core, body, kind, &terms, caller) {
                     Ok(Accepted::Waits(_)) => {

@@ -14,7 +14,12 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use engine_core::{AckLevel, Reasons};
 use parking_lot::Mutex;
 
-use crate::{answer::Refusal, grpc::Code, guard::Guard, inject::NotTaken};
+use crate::{
+    answer::Refusal,
+    grpc::Code,
+    guard::{Denied, Guard},
+    inject::NotTaken,
+};
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
@@ -185,6 +190,8 @@ pub(crate) struct Terms {
     pub(crate) detached: bool,
     /// The caller's own id.
     pub(crate) key: Option<Rc<[u8]>>,
+    /// Why the caller may send no events; only a route that takes events as messages asks.
+    pub(crate) no_events: Option<Denied>,
 }
 
 impl Terms {
@@ -211,7 +218,17 @@ impl Terms {
             forwarded: policy.far.is_some(),
             detached: false,
             key,
+            no_events: None,
         }
+    }
+
+    /// The same for a route that takes events as messages; `guard` says who may send events.
+    pub(crate) fn with_events<'a>(self, guard: &Guard, field: impl Fn(&str) -> Option<&'a [u8]>) -> Self {
+        let no_events = match guard.is_open() {
+            true => None,
+            false => guard.admits(field("x-api-key"), field("authorization")).err(),
+        };
+        Self { no_events, ..self }
     }
 
     /// The terms of a request that came through the cold lane.
@@ -243,6 +260,7 @@ impl Terms {
             forwarded: false,
             detached: false,
             key: None,
+            no_events: None,
         }
     }
 

@@ -82,16 +82,13 @@ impl Value {
                 read.push((name.clone(), raw_message::unescape(value.as_str().as_bytes())));
             }
         }
-        // The headers of this client have no order; what a core is chosen by stands first.
-        read.sort_by(|(one, _), (other, _)| (one != KEY, one).cmp(&(other != KEY, other)));
+        // The headers of this client have no order.
+        read.sort_by(|(one, _), (other, _)| one.cmp(other));
         let read: Vec<(&str, &[u8])> =
             read.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
         raw_message::read(&read, payload, |record| each(tag, Taken::Message(record)));
     }
 }
-
-/// The header of a message's own partition key.
-const KEY: &str = "metadata.tidegate-key";
 
 struct Bell {
     link: Arc<Link>,

@@ -180,6 +180,11 @@ impl Chunk {
         })
     }
 
+    /// The id of the event.
+    pub(crate) fn id(&self, at: usize) -> &[u8] {
+        self.bytes_of(at).next().unwrap_or_default()
+    }
+
     /// The session that the event names.
     pub(crate) fn session(&self, at: usize) -> &str {
         self.texts(at).nth(1).unwrap_or_default()

@@ -13,6 +13,7 @@
 
 mod buckets;
 mod chunk;
+mod counted;
 mod event;
 mod filter;
 mod funnel;

@@ -10,6 +10,7 @@ use std::{
 use crate::{
     buckets::{Bucket, Buckets, DAY_MS, Numbers},
     chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
+    counted::CountedIds,
     event::Event,
     lendable::Lendable,
     names::Names,
@@ -54,6 +55,9 @@ pub struct Part {
     full_bytes: usize,
     open: Lendable<Chunk>,
     next_row: u64,
+    /// The ids of the events that are kept.
+    counted: CountedIds,
+    repeats: u64,
     /// Reused from event to event.
     changes: Vec<(i64, i64)>,
     values: Vec<(u16, f64)>,
@@ -73,14 +77,24 @@ impl Part {
             full_bytes: 0,
             open: Lendable::Own(Chunk::new(0)),
             next_row: 0,
+            counted: CountedIds::default(),
+            repeats: 0,
             changes: Vec::new(),
             values: Vec::new(),
         }
     }
 
-    /// Adds an event. Events come in any order of time; a repeat is the caller's to recognise.
-    pub fn add(&mut self, event: &Event<'_>) {
+    /// Adds an event, unless one of its user and its id is kept: that one is counted. Events come in any order of time; one
+    /// without an id is new. Says whether it was added.
+    pub fn add(&mut self, event: &Event<'_>) -> bool {
         let user_hash = self.users.hash(event.user);
+        if !event.id.is_empty() {
+            let hash = self.users.event_hash(user_hash, event.id);
+            if !self.counted.note(hash, self.bounds.events) {
+                self.repeats += 1;
+                return false;
+            }
+        }
         let user = if event.user.is_empty() { NOBODY } else { self.users.number(event.user, user_hash) };
         self.values.clear();
         for (name, value) in event.metrics {
@@ -113,17 +127,20 @@ impl Part {
             // Memory that was just given up is better than memory the kernel has to clear first.
             let mut spare = None;
             self.full_bytes += full.bytes();
+            self.counted.close_chunk();
             while ((self.full.len() + 1) * CHUNK_EVENTS > self.bounds.events
                 || self.full_bytes > self.bounds.event_bytes)
                 && let Some(oldest) = self.full.pop_front()
             {
                 self.full_bytes -= oldest.bytes();
+                self.counted.forget_oldest();
                 // Unless a query looks at it.
                 spare = Arc::into_inner(oldest);
             }
             self.open = Lendable::Own(full.next(spare));
             self.full.push_back(full);
         }
+        true
     }
 
     /// All of it as it is now, to be written down. It shares what it can: what changes while the snapshot is held is copied
@@ -152,6 +169,21 @@ impl Part {
         if !quantiles.filter_map(|(_, values)| values.quantiles.as_ref()).all(Quantiles::is_sound) {
             return Err("quantiles that no values make");
         }
+        let mut counted = CountedIds::default();
+        for (place, chunk) in chunks.iter().enumerate() {
+            if place > 0 {
+                counted.close_chunk();
+            }
+            for at in 0..chunk.len() {
+                // The users beyond the bound are not kept: their events are known no longer than the process.
+                let user = chunk.users[at];
+                let user_hash = users.hash(if user == NOBODY { "" } else { &users.get(user).id });
+                let id = chunk.id(at);
+                if !id.is_empty() {
+                    counted.note(users.event_hash(user_hash, id), bounds.events);
+                }
+            }
+        }
         let mut full = VecDeque::from(chunks);
         let open = full.pop_back().map_or_else(|| Lendable::Own(Chunk::new(0)), Lendable::Lent);
         let [names, sources, metrics] = names.map(|names| Names::restored(names, bounds.names));
@@ -165,6 +197,7 @@ impl Part {
             full,
             open,
             next_row,
+            counted,
             ..Self::new(bounds)
         })
     }
@@ -177,6 +210,11 @@ impl Part {
     /// Events so far, kept or not.
     pub fn events(&self) -> u64 {
         self.next_row
+    }
+
+    /// Events that came again in this run, and were not counted again.
+    pub fn repeats(&self) -> u64 {
+        self.repeats
     }
 
     /// What there is now.
@@ -395,6 +433,29 @@ mod tests {
                     && found.len() < events / 10
             );
         }
+    }
+
+    #[test]
+    fn an_event_is_counted_once_by_its_user_and_id_as_long_as_it_is_kept() {
+        let event = |user: &'static str, id: &'static [u8]| Event { user, id, name: "n", ..Event::default() };
+        let mut part = Part::new(Bounds { events: 2 * CHUNK_EVENTS, ..Bounds::default() });
+        assert!(part.add(&event("u", b"1")) && part.add(&event("v", b"1")) && part.add(&event("", b"1")));
+        assert!(!part.add(&event("u", b"1")) && !part.add(&event("", b"1")));
+        assert!(part.add(&event("u", b"")) && part.add(&event("u", b"")));
+        assert_eq!((part.events(), part.repeats()), (5, 2));
+        // So does the part of the next run, which has it from a snapshot.
+        let mut bytes = Vec::new();
+        part.snapshot().write(&mut bytes).unwrap();
+        let mut again = Snapshot::read(&mut &*bytes, part.bounds()).unwrap();
+        assert!(
+            !again.add(&event("v", b"1")) && !again.add(&event("", b"1")) && again.add(&event("v", b"2"))
+        );
+        assert_eq!(again.events(), 6);
+        for _ in 0..3 * CHUNK_EVENTS {
+            part.add(&event("w", b""));
+        }
+        assert!(part.add(&event("u", b"1")), "it is forgotten with its chunk");
+        assert!(!part.add(&event("u", b"1")));
     }
 
     #[test]

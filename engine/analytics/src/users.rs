@@ -191,6 +191,14 @@ impl Users {
         self.hasher.hash(user.as_bytes())
     }
 
+    /// A hash of an event by its id and the hash of its user.
+    pub(crate) fn event_hash(&self, user_hash: u64, id: &[u8]) -> u64 {
+        let mut hasher = self.hasher;
+        hasher.write_u64(user_hash);
+        hasher.write(id);
+        hasher.finish()
+    }
+
     /// The number of a user, given now if there is one left; [`NOBODY`] otherwise.
     pub(crate) fn number(&mut self, user: &str, hash: u64) -> u32 {
         if let Some(number) = self.find(user, hash) {

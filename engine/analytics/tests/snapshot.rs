@@ -20,7 +20,7 @@ fn add(part: &mut Part, random: &mut fastrand::Rng, events: usize) {
         let metrics = [(metric.as_str(), (random.f64() * 9.0).exp()), ("both", random.f64() - 0.5)];
         let text = "ü".repeat(random.usize(..30));
         part.add(&Event {
-            id: number.to_string().as_bytes(),
+            id: format!("{number}-{:x}", random.u64(..)).as_bytes(),
             user: &user,
             session: &session,
             kind: KINDS[random.usize(..5)],

@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod partition;
 pub mod reasons;
 pub mod ring;
+pub mod schema;
 pub mod shard;
 pub mod sink;
 pub mod slab;
@@ -35,6 +36,7 @@ pub use reasons::{Reason, Reasons};
 pub use shard::{Refused, Reply, Shard};
 pub use sink::{BATCH, Batch, Completions, Sink, Ticket, tickets_lost};
 pub use slab::{
-    Handle, InsertError, KIND_PROBE, Record, RecordView, SizeClass, SlabConfig, SlabOwner, SlabReader, slab,
+    Handle, InsertError, KIND_EVENT, KIND_PROBE, Record, RecordView, SizeClass, SlabConfig, SlabOwner,
+    SlabReader, slab,
 };
 pub use worker::{MemorySink, Prefix, Process};

@@ -41,6 +41,11 @@ use crate::sync::{Arc, AtomicUsize, Ordering, UninitCells, uninit_cells};
 /// The bit of [`Record::kind`] that marks a probe of our own: it goes the whole way and is in no count.
 pub const KIND_PROBE: u8 = 1;
 
+/// The bit of [`Record::kind`] that says that the payload is an event, of the schema that the metadata names at its start (the
+/// first pair, or the one behind [`KEY_OVERRIDE`](crate::KEY_OVERRIDE)). No sender sets it: whoever takes an event in does, and
+/// without it metadata is free.
+pub const KIND_EVENT: u8 = 2;
+
 /// What is left of a message when its slot is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Released {

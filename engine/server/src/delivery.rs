@@ -20,7 +20,7 @@ use brokers::{
     delivered::Delivered,
     delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
     direct::{Direct, Misses, Side},
-    inbound::{InboundPort, InboundThread, consume},
+    inbound::{InboundPort, InboundThread, Judge, consume},
     journal::Journal,
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
@@ -89,6 +89,10 @@ pub struct Behind {
     pub failed: AtomicBool,
     /// What the workers did, by core.
     work: Vec<Arc<WorkCounters>>,
+    /// Messages that came from brokers and were given up.
+    given_up: Arc<AtomicU64>,
+    /// Messages of earlier runs that waited for the workers when this one began.
+    waited_at_start: u64,
     workers: Option<Cursor>,
     outbound: Mutex<Vec<DeliveryThread>>,
     inbound: Mutex<Vec<InboundThread>>,
@@ -139,7 +143,11 @@ impl Behind {
         let analyses = settings.analytics_bounds.is_some();
         let mut windows: Vec<Option<Window>> = (0..cores).map(|_| None).collect();
         let snapshots = snapshots(settings, &log, &workers, &parts, &mut windows)?;
+        let lags = log.as_ref().map(Log::lags).unwrap_or_default();
+        let waited_at_start =
+            lags.iter().find(|(consumer, _)| consumer == WORKERS).map_or(0, |(_, lag)| *lag);
         Ok(Arc::new(Self {
+            waited_at_start,
             parts,
             analyses,
             progress: Default::default(),
@@ -151,6 +159,7 @@ impl Behind {
             gate: Arc::default(),
             failed: AtomicBool::new(false),
             work: (0..cores).map(|_| Arc::default()).collect(),
+            given_up: Arc::default(),
             workers,
             remote: delivery.remote.is_some().then(Arc::default),
             remote_thread: Mutex::default(),
@@ -370,9 +379,15 @@ impl Behind {
         let (name, status) = (broker.provider.name(), Arc::clone(&broker.status));
         let (partition, letters) = (self.delivery.partition.clone(), Arc::clone(&self.dead_letters));
         let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
+        let judge: Judge = Arc::new(events::judge_record);
+        let given_up = Arc::clone(&self.given_up);
         let (thread, ports) = match broker.provider {
-            Provider::Nats => consume(name, doorbells, partition, letters, || NatsSource::new(nats, status)),
-            _ => consume(name, doorbells, partition, letters, move || KafkaSource::new(&kafka, status)),
+            Provider::Nats => consume(name, doorbells, partition, judge, letters, given_up, || {
+                NatsSource::new(nats, status)
+            }),
+            _ => consume(name, doorbells, partition, judge, letters, given_up, move || {
+                KafkaSource::new(&kafka, status)
+            }),
         }?;
         self.inbound.lock().push(thread);
         Ok(ports)
@@ -559,9 +574,12 @@ impl Behind {
 
     /// What the workers did, over all cores.
     pub fn worked(&self) -> Worked {
-        self.work.iter().map(|counters| counters.read()).fold(Worked::default(), |sum, one| Worked {
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        let none = Worked { failed: given_up, ..Worked::default() };
+        self.work.iter().map(|counters| counters.read()).fold(none, |sum, one| Worked {
             processed: sum.processed + one.processed,
             failed: sum.failed + one.failed,
+            failed_attempts: sum.failed_attempts + one.failed_attempts,
             repeated: sum.repeated + one.repeated,
         })
     }
@@ -596,6 +614,15 @@ impl Behind {
         }
         // Each of several has the same messages.
         self.brokers.iter().map(|broker| broker.status.lag.load(Ordering::Relaxed)).max().unwrap_or(0)
+    }
+
+    /// Where everything that comes to the workers is accepted here, and nobody else has a hand in it: how many of earlier runs
+    /// there were. What waits is then what was accepted and is not worked on, however it is read.
+    pub fn all_is_accepted_here(&self) -> Option<u64> {
+        let only_here = self.delivery.consume
+            && self.remote.is_none()
+            && self.delivery.providers.iter().all(|provider| !provider.is_broker());
+        only_here.then_some(self.waited_at_start)
     }
 
     /// Messages in the log that a consumer has not passed: they are kept for the next start.

@@ -69,7 +69,10 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
             return true;
         }
         outcome = match entry::decode(dumped.payload) {
-            Ok(record) => peer.send(&record),
+            Ok(record) => peer.send(&record).and_then(|answer| match answer {
+                Sent::Taken => Ok(()),
+                Sent::Wrong(why) => bail!(why),
+            }),
             Err(error) => Err(error.into()),
         }
         .with_context(|| format!("shard {} offset {}", dumped.shard, dumped.offset));
@@ -138,10 +141,14 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     let mut peer = Peer::new(server)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
     dead_letter::list(folder, |offset, _, record| {
-        outcome = peer.send(record).with_context(|| format!("dead letter {offset}"));
+        match peer.send(record).with_context(|| format!("dead letter {offset}")) {
+            Ok(Sent::Taken) => sent += 1,
+            // Another try changes nothing about it, and the ones behind it may be good.
+            Ok(Sent::Wrong(why)) => drop(writeln!(io::stderr(), "dead letter {offset} is given up: {why}")),
+            Err(error) => outcome = Err(error),
+        }
         if outcome.is_ok() {
             upto = Some(offset + 1);
-            sent += 1;
         }
         outcome.is_ok()
     })?;
@@ -167,6 +174,14 @@ impl Server {
     }
 }
 
+/// What was answered to a message.
+enum Sent {
+    /// It is accepted, at the server's default level.
+    Taken,
+    /// 400: something is wrong with the message itself.
+    Wrong(String),
+}
+
 /// A connection to it.
 struct Peer<'a> {
     url: &'a str,
@@ -184,8 +199,8 @@ impl<'a> Peer<'a> {
         Ok(Self { url, key: server.key.as_ref(), stream: None })
     }
 
-    /// Enqueues a message; it is accepted at the server's default level when this returns.
-    fn send(&mut self, record: &Record<'_>) -> Result<()> {
+    /// Enqueues a message.
+    fn send(&mut self, record: &Record<'_>) -> Result<Sent> {
         let host = self.url.strip_prefix("http://").unwrap_or(self.url).trim_end_matches('/');
         if self.stream.is_none() {
             let stream = TcpStream::connect(host).with_context(|| {
@@ -226,10 +241,11 @@ impl<'a> Peer<'a> {
         }
         let mut answer = vec![0; length];
         stream.read_exact(&mut answer)?;
-        if !status.starts_with("HTTP/1.1 202") {
-            bail!("{} answered {status}: {}", self.url, String::from_utf8_lossy(&answer));
+        if status.starts_with("HTTP/1.1 202") {
+            return Ok(Sent::Taken);
         }
-        Ok(())
+        let said = format!("{} answered {status}: {}", self.url, String::from_utf8_lossy(&answer));
+        if status.starts_with("HTTP/1.1 400") { Ok(Sent::Wrong(said)) } else { bail!(said) }
     }
 }
 

@@ -653,7 +653,11 @@ impl Application for Service {
                 }
                 let token = self.core.shared.probe_token.as_bytes();
                 match Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes())) {
-                    Ok(terms) => {
+                    Ok(mut terms) => {
+                        if endpoint.row().hot == Hot::EnqueueJson {
+                            let guard = &self.core.shared.events.guard;
+                            terms = terms.with_events(guard, |name| head.field(name.as_bytes()));
+                        }
                         Head::Json { endpoint, probe: head.field(b"tidegate-probe") == Some(token), terms }
                     }
                     Err(refusal) => refused_head(Some(endpoint), refusal, head),

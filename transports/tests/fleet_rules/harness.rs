@@ -207,6 +207,10 @@ impl EventRules for NothingIsGood {
     fn examine(&self, _event: &[u8], at: &str) -> Examined {
         Examined::Broken(at.to_owned())
     }
+
+    fn judge(&self, _schema: &[u8], _event: &[u8]) -> Result<engine_core::schema::Judged, String> {
+        Err("it is not plain".to_owned())
+    }
 }
 
 /// No older system's routes: all of them are the cold lane's.

@@ -112,8 +112,15 @@ impl House {
             totals.refused += core.front.tally(Tally::MessagesRefused);
         }
         totals.accepted = totals.done + totals.rejected + totals.pending;
-        totals.waiting = totals.pending + self.behind.waits_elsewhere();
-        totals.enqueued = totals.processed + totals.errors + totals.waiting;
+        let finished = totals.processed + totals.errors;
+        if let Some(before) = self.behind.all_is_accepted_here() {
+            // Each of the two only grows, so their sums never go back between two readings.
+            totals.enqueued = (before + totals.accepted).max(finished);
+            totals.waiting = totals.enqueued - finished;
+        } else {
+            totals.waiting = totals.pending + self.behind.waits_elsewhere();
+            totals.enqueued = finished + totals.waiting;
+        }
         totals
     }
 

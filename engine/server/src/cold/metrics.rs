@@ -273,9 +273,17 @@ fn delivery(house: &House, families: &mut Vec<Family>) {
     families.extend(
         Family::counter(
             "tidegate_dead_letters_total",
-            "Messages that could not be delivered and were kept aside.",
+            "Messages that were put aside: those in the folder of dead letters at the start, and those since.",
         )
         .count(&[], behind.dead_letters.count())
+        .finish(),
+    );
+    families.extend(
+        Family::counter(
+            "tidegate_processing_attempts_failed_total",
+            "Attempts of the workers at a message that came to nothing; a message that a broker brought is tried five times.",
+        )
+        .count(&[], behind.worked().failed_attempts)
         .finish(),
     );
     if let Some(log) = &behind.log {

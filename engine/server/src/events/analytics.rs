@@ -1,6 +1,7 @@
 //! `analytics.v1.AnalyticsService`: every core's part is asked, one after the other, and the answers are added up.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     pin::Pin,
     sync::Arc,
@@ -45,6 +46,11 @@ const TOP_MAX: usize = 10;
 const HOUR: Duration = Duration::from_secs(3600);
 /// The metrics that every event is counted in.
 const COUNTED: [&str; 6] = ["events", "unique_users", "sessions", "revenue", "transactions", "errors"];
+
+/// What a metric of custom events is called here: its name, unless that is taken by what every event is counted in.
+pub(super) fn custom_name(name: &str) -> Cow<'_, str> {
+    if COUNTED.contains(&name) { format!("custom.{name}").into() } else { name.into() }
+}
 
 /// The turns that queries take.
 pub fn query_turns() -> Arc<Semaphore> {
@@ -205,7 +211,7 @@ impl Platform {
                 *total.by_source.entry(part.sources().name(*number).to_owned()).or_default() += count;
             }
             for (number, values) in &sum.metrics {
-                let name = part.metrics().name(*number).to_owned();
+                let name = custom_name(part.metrics().name(*number)).into_owned();
                 total
                     .metrics
                     .entry(name)
@@ -271,6 +277,27 @@ impl Platform {
         )))
     }
 
+    /// Whether any custom event carried a metric of this name.
+    pub(super) fn has_metric(&self, name: &str) -> bool {
+        self.parts.iter().any(|part| part.lock().metrics().all().any(|known| custom_name(known) == name))
+    }
+
+    /// Says which of these types of events nobody has ever sent. The types of `analytics.v1` are there in any case.
+    fn check_types(&self, types: &[String]) -> Result<(), Status> {
+        let is_known = |name: &String| {
+            EventType::from_str_name(name).is_some()
+                || self.parts.iter().any(|part| part.lock().names().all().any(|known| known == name))
+        };
+        let unknown: Vec<_> = types.iter().filter(|name| !is_known(name)).collect();
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        Err(Status::not_found(format!(
+            "event_types: nobody has sent {unknown:?}; expected USER, TRANSACTION, SYSTEM, CUSTOM, or a type that the older \
+             systems' events had"
+        )))
+    }
+
     /// A series, bucket by bucket.
     fn series(&self, request: GetTimeSeriesRequest) -> Result<GetTimeSeriesResponse, Status> {
         let range = self.required_range(request.time_range.as_ref())?;
@@ -284,6 +311,13 @@ impl Platform {
         if !filter.is_open() && !COUNTED.contains(&request.metric.as_str()) {
             return Err(Status::invalid_argument(format!(
                 "filters: a custom metric has none; expected one of {} as metric, or no filters",
+                COUNTED.join(", ")
+            )));
+        }
+        if !COUNTED.contains(&request.metric.as_str()) && !self.has_metric(&request.metric) {
+            return Err(Status::not_found(format!(
+                "metric: nobody has sent `{}`; expected one of {}, or the name of a metric that custom events carried",
+                request.metric,
                 COUNTED.join(", ")
             )));
         }
@@ -502,6 +536,8 @@ impl AnalyticsService for Platform {
         let range = self.range(request.time_range.as_ref())?;
         let range = range.unwrap_or_else(|| self.outwards(Range::last_hour()));
         let filter = filter(&request.event_types, &request.filters)?;
+        // As they are called here: `USER` may have been asked for.
+        self.check_types(&filter.names[..request.event_types.len()])?;
         if !matches!(request.group_by.as_str(), "" | "event_type") {
             return Err(Status::invalid_argument("group_by: expected event_type, or nothing"));
         }

@@ -28,7 +28,7 @@ use super::{
     legacy::{Event, is_sound},
     object::Object,
     producer::{self, Counters, Kind},
-    record::LEGACY_SCHEMA,
+    record::{LEGACY_SCHEMA, PRODUCER_SCHEMA},
 };
 
 /// The older systems' routes.
@@ -177,7 +177,7 @@ impl Facades {
         let timestamp = humantime::format_rfc3339_seconds(at).to_string();
         let id = producer::new_id(kind, &timestamp);
         let mut writer = MetadataWriter::new(&mut draft.message.metadata);
-        writer.push(SCHEMA_KEY, b"producer.Event");
+        writer.push(SCHEMA_KEY, PRODUCER_SCHEMA);
         writer.push(b"event-type", kind.name().as_bytes());
         if let Some(metadata) = metadata {
             writer.push(b"event-metadata", metadata.as_bytes());

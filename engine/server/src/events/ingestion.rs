@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use engine_core::AckLevel;
+use engine_core::{AckLevel, schema::Judged};
 use futures_util::FutureExt;
 use prost::Message;
 use tidegate_proto::analytics::v1::{
@@ -30,7 +30,11 @@ use transports::{
     inject::{Fate, NotTaken},
 };
 
-use super::{Platform, record::record, validate::check};
+use super::{
+    Platform,
+    record::{judge, record},
+    validate::check,
+};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -177,6 +181,10 @@ impl EventRules for Rules {
             }
         };
         Examined::Bad(response(&self.node, ended, None, since).encode_to_vec())
+    }
+
+    fn judge(&self, schema: &[u8], event: &[u8]) -> Result<Judged, String> {
+        judge(schema, event)
     }
 }
 

@@ -6,19 +6,21 @@
 use std::time::Duration;
 
 use brokers::kafka::shape::{Arrived, Outgoing, Shapes, Topic};
-use engine_core::{HOW_SENT, KEY_OVERRIDE, MetadataPairs, MetadataWriter, Record};
+use engine_core::{HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataPairs, MetadataWriter, Record};
 use prost::Message;
 use serde::Deserialize;
 use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, event::EventData};
 
 use transports::events::{EVENT_SCHEMA, SCHEMA_KEY};
 
-use super::{legacy, object::Object, record};
+use super::{
+    legacy,
+    object::Object,
+    record::{self, PRODUCER_SCHEMA},
+};
 
 /// The header with the protobuf of an `analytics.v1.Event`.
 pub const WHOLE: &str = "event-bin";
-/// The `schema` of the producer service's events.
-const PRODUCER_SCHEMA: &[u8] = b"producer.Event";
 /// Events of the producer service have one version.
 const PRODUCER_VERSION: &[u8] = b"1.0";
 
@@ -73,12 +75,6 @@ fn pair<'a>(record: &Record<'a>, name: &[u8]) -> Option<&'a [u8]> {
     MetadataPairs::new(record.metadata).find(|(key, _)| *key == name).map(|(_, value)| value)
 }
 
-/// The schema stands at the start, or behind the key.
-fn schema<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
-    let first = MetadataPairs::new(record.metadata).take(2);
-    first.filter(|(key, _)| *key == SCHEMA_KEY).map(|(_, value)| value).next()
-}
-
 /// Headers that say how an event was sent, in the older producer's words.
 fn how(record: &Record<'_>, event_type: &[u8], out: &mut Outgoing) {
     out.header("timestamp", record.timestamp_seconds.to_string().as_bytes());
@@ -125,10 +121,10 @@ fn as_legacy(record: &Record<'_>, event: &Event) -> legacy::Event {
 
 /// What of a producer event is looked at.
 #[derive(Deserialize)]
-struct ProducerEvent {
-    id: String,
+pub(super) struct ProducerEvent {
+    pub(super) id: String,
     #[serde(rename = "type")]
-    event_type: String,
+    pub(super) event_type: String,
     #[serde(default)]
     source: String,
 }
@@ -200,6 +196,7 @@ fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> R
         source: event.source.as_bytes(),
         payload: whole.or(timeless.as_deref()).unwrap_or(arrived.value),
         metadata: &metadata,
+        kind: KIND_EVENT,
         timestamp_seconds: if event.timestamp == 0 {
             accepted().unwrap_or(arrived.timestamp_seconds)
         } else {
@@ -226,6 +223,7 @@ fn read_producer(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> Re
         source: event.source.as_bytes(),
         payload: arrived.value,
         metadata: &metadata,
+        kind: KIND_EVENT,
         timestamp_seconds: arrived.timestamp_seconds,
         ..Record::default()
     });
@@ -257,7 +255,7 @@ impl Shapes for EventShapes {
     }
 
     fn write(&self, record: &Record<'_>, out: &mut Outgoing) -> bool {
-        match schema(record) {
+        match record::schema(record) {
             Some(EVENT_SCHEMA) => {
                 let Ok(event) = Event::decode(record.payload) else { return false };
                 let legacy = as_legacy(record, &event);
@@ -392,7 +390,7 @@ mod tests {
             let arrived = Arrived { key: b"", value: value.as_bytes(), headers: &[], timestamp_seconds: 5 };
             let mut found = None;
             let read = shapes().read(&arrived, &mut |record| {
-                found = schema(record).map(<[u8]>::to_vec);
+                found = record::schema(record).map(<[u8]>::to_vec);
             });
             (read, found)
         };
@@ -439,6 +437,7 @@ mod tests {
                 let record = Record {
                     id: b"e",
                     metadata: &metadata,
+                    kind: KIND_EVENT,
                     payload: &payload,
                     timestamp_seconds: 1_780_000_000,
                     ..Record::default()

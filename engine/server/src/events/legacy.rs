@@ -107,7 +107,7 @@ impl Event {
     }
 
     /// What is wrong with it.
-    fn wrong(&self) -> Option<String> {
+    pub(super) fn wrong(&self) -> Option<String> {
         if self.id.is_empty() || self.event_type.is_empty() {
             return Some("Event ID and type are required".to_owned());
         }

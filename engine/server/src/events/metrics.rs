@@ -1,6 +1,11 @@
 //! `analytics.v1.MetricsService`: what the aggregates count, as metrics.
 
-use std::{collections::HashMap, fmt::Write, pin::Pin, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write,
+    pin::Pin,
+    time::Duration,
+};
 
 use engine_analytics::Values;
 use tidegate_proto::analytics::v1::{
@@ -86,10 +91,8 @@ impl Platform {
                 "aggregation: `{name}` is counted over the whole time and has a SUM only; the others are of custom metrics"
             )));
         }
-        let is_custom =
-            |name: &str| self.parts.iter().any(|part| part.lock().metrics().all().any(|known| known == name));
         let unknown: Vec<&str> =
-            names.iter().map(String::as_str).filter(|name| !is_own(name) && !is_custom(name)).collect();
+            names.iter().map(String::as_str).filter(|name| !is_own(name) && !self.has_metric(name)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -113,7 +116,8 @@ impl Platform {
 
 /// A name as Prometheus takes it (its data model: `[a-zA-Z_:][a-zA-Z0-9_:]*`).
 fn prometheus_name(name: &str) -> String {
-    let start = if name.starts_with(|first: char| first.is_ascii_digit()) { "_" } else { "" };
+    let needs_start = name.is_empty() || name.starts_with(|first: char| first.is_ascii_digit());
+    let start = if needs_start { "_" } else { "" };
     let rest =
         name.chars().map(|letter| if letter.is_ascii_alphanumeric() || letter == ':' { letter } else { '_' });
     start.chars().chain(rest).collect()
@@ -133,8 +137,15 @@ fn export(format: &str, metrics: &[Metric]) -> Result<(String, &'static str), St
     // Writing to a String cannot fail.
     let content_type = match format {
         "" | "prometheus" => {
+            let mut taken = HashSet::new();
             for metric in metrics {
-                let (name, kind) = (prometheus_name(&metric.name), metric.r#type());
+                let (mut name, kind) = (prometheus_name(&metric.name), metric.r#type());
+                // Of names that differ only in what Prometheus does not take, the later ones have a number.
+                let (own, mut number) = (name.clone(), 1);
+                while !taken.insert(name.clone()) {
+                    number += 1;
+                    name = format!("{own}_{number}");
+                }
                 let kind = if kind == MetricType::Counter { "counter" } else { "gauge" };
                 let _ = writeln!(text, "# TYPE {name} {kind}\n{name} {}", metric.value);
             }
@@ -193,6 +204,7 @@ impl MetricsService for Platform {
         request: Request<GetMetricsRequest>,
     ) -> Result<Response<Self::StreamMetricsStream>, Status> {
         let request = request.into_inner();
+        self.check_names(&request.metric_names, request.aggregation())?;
         self.metrics(&request)?;
         let (sender, answers) = tokio::sync::mpsc::channel(64);
         let platform = self.clone();

@@ -22,7 +22,7 @@ use transports::{
     message::check_json,
 };
 
-use super::{Platform, ingestion::ACK, legacy::with_level};
+use super::{Platform, ingestion::ACK, legacy::with_level, record::PRODUCER_SCHEMA};
 
 /// Longest `data`, in bytes.
 pub(super) const DATA_BYTES_MAX: usize = 10_000;
@@ -291,7 +291,7 @@ async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Byte
     });
     let mut pairs = Vec::new();
     let mut writer = MetadataWriter::new(&mut pairs);
-    writer.push(SCHEMA_KEY, b"producer.Event");
+    writer.push(SCHEMA_KEY, PRODUCER_SCHEMA);
     writer.push(b"event-type", kind.name().as_bytes());
     if let Some(metadata) = metadata {
         writer.push(b"event-metadata", Value::Object(metadata).to_string().as_bytes());

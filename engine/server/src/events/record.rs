@@ -2,13 +2,14 @@
 //!
 //! A record of an event has its protobuf bytes as payload, as they were sent. The first pairs of its metadata say which
 //! user it belongs to (`tidegate-key`) and that it is an event (`schema`): so it finds its core and its partition, and
-//! its way back through any broker.
+//! its way back through any broker. That it is one is said by a bit of its kind ([`engine_core::schema`]).
 
 use std::sync::Arc;
 
 use engine_analytics::{Event as Analysed, Kind, Part};
 use engine_core::{
-    HOW_SENT, KEY_OVERRIDE, MetadataPairs, MetadataWriter, Outcome, Prefix, Process, Record, TRACE_KEY,
+    HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Outcome, Prefix, Process, Record, TRACE_KEY,
+    schema::{self, EVENTS, Judged},
 };
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use prost::Message;
@@ -17,13 +18,21 @@ use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, Transacti
 use transports::{
     events::{EVENT_SCHEMA, SCHEMA_KEY},
     inject::Injected,
-    message::{About, EventProto, read_event},
+    message::{About, EventProto, decode_event, read_event},
 };
 
-use super::{ingestion::Way, legacy, object::Object};
+use super::{
+    ingestion::{Way, now_ms},
+    kafka::ProducerEvent,
+    legacy,
+    object::Object,
+    validate::check,
+};
 
 /// The older system's events, as their JSON.
-pub(super) const LEGACY_SCHEMA: &[u8] = b"analytics.Event";
+pub(super) const LEGACY_SCHEMA: &[u8] = EVENTS[1];
+/// The producer service's events, as their JSON.
+pub(super) const PRODUCER_SCHEMA: &[u8] = EVENTS[2];
 
 /// The record of an event that was found good.
 pub(super) fn record(event: &Event, id: String, way: &Way) -> Injected {
@@ -47,31 +56,69 @@ pub(super) fn record(event: &Event, id: String, way: &Way) -> Injected {
     }
 }
 
-/// What kind of event a record is, if it is one.
-enum Schema {
-    Typed,
-    Legacy,
+/// The schema of a record, if it is an event.
+pub(super) fn schema<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
+    if record.kind & KIND_EVENT == 0 { None } else { schema::at_start(record.metadata) }
 }
 
-fn schema(record: &Record<'_>) -> Option<Schema> {
-    let mut pairs = MetadataPairs::new(record.metadata);
-    let (name, value) = match pairs.next()? {
-        (KEY_OVERRIDE, _) => pairs.next()?,
-        first => first,
-    };
-    if name != SCHEMA_KEY {
-        return None;
-    }
-    match value {
-        EVENT_SCHEMA => Some(Schema::Typed),
-        LEGACY_SCHEMA => Some(Schema::Legacy),
-        _ => None,
-    }
+/// The schema of a record, if it is an event that is counted: the producer service's are only passed on.
+fn counted(record: &Record<'_>) -> Option<&'static [u8]> {
+    let schema = schema(record)?;
+    [EVENT_SCHEMA, LEGACY_SCHEMA].into_iter().find(|known| *known == schema)
 }
 
-/// Whether a record says that it is an event.
+/// Whether a record is an event that is counted.
 pub fn is_event(record: &Record<'_>) -> bool {
-    schema(record).is_some()
+    counted(record).is_some()
+}
+
+/// Judges an event that came as a record, by the rules of the routes that take events of this schema.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn judge(schema: &[u8], payload: &[u8]) -> Result<Judged, String> {
+    let now_ms = now_ms();
+    match schema {
+        EVENT_SCHEMA => {
+            if let Some(event) = decode_event(payload, now_ms) {
+                return Ok(Judged { id: event.id.into(), user: event.user_id.into(), payload: None });
+            }
+            let event =
+                Event::decode(payload).map_err(|error| format!("not an analytics.v1.Event: {error}"))?;
+            if let Some(wrong) = check(&event, "event", now_ms).first() {
+                return Err(format!("{}: {}", wrong.field, wrong.message));
+            }
+            let payload = Some(event.encode_to_vec());
+            Ok(Judged { id: event.id.into_bytes(), user: event.user_id.into_bytes(), payload })
+        }
+        LEGACY_SCHEMA => {
+            let Object(event): Object<legacy::Event> = serde_json::from_slice(payload)
+                .map_err(|error| format!("not an analytics.Event: {error}"))?;
+            match event.wrong() {
+                Some(wrong) => Err(wrong),
+                None => {
+                    Ok(Judged { id: event.id.into_bytes(), user: event.user_id.into_bytes(), payload: None })
+                }
+            }
+        }
+        PRODUCER_SCHEMA => {
+            let Object(event): Object<ProducerEvent> =
+                serde_json::from_slice(payload).map_err(|error| format!("not a producer.Event: {error}"))?;
+            if event.id.is_empty() || event.event_type.is_empty() {
+                return Err("not a producer.Event: id and type are required".to_owned());
+            }
+            Ok(Judged { id: event.id.into_bytes(), ..Judged::default() })
+        }
+        other => Err(format!("there is no schema `{}` of events", String::from_utf8_lossy(other))),
+    }
+}
+
+/// [`judge`] for a record of a broker.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_record(record: &Record<'_>) -> Result<Judged, String> {
+    judge(schema(record).unwrap_or_default(), record.payload)
 }
 
 /// The processing step: events go into the core's aggregates, everything else gets the older system's prefix.
@@ -95,15 +142,15 @@ impl Worker {
 
     /// Adds a record's event to the aggregates, if it is one. `Some(false)`: it says it is one, and is none.
     pub fn analyse(&mut self, record: &Record<'_>) -> Option<bool> {
-        let schema = schema(record)?;
+        let schema = counted(record)?;
         let Some(part) = &self.part else { return Some(true) };
         let part = self.held.get_or_insert_with(|| part.lock_arc());
         Some(match schema {
             // The rules were asked when it came.
-            Schema::Typed => {
+            EVENT_SCHEMA => {
                 read_event(record.payload).is_some_and(|event| add(part, record, &event).is_some())
             }
-            Schema::Legacy => serde_json::from_slice(record.payload).is_ok_and(|Object(event)| {
+            _ => serde_json::from_slice(record.payload).is_ok_and(|Object(event)| {
                 let legacy::Event { id, user_id, event_type, source, .. } = &event;
                 // What came through the door was asked this; what others wrote to a broker was not.
                 let is_sound = legacy::is_sound(id, user_id, event_type, source);
@@ -223,7 +270,8 @@ mod tests {
             (b"page_view", Outcome::Failed),
         ];
         for (payload, outcome) in cases {
-            let record = Record { id: b"r", payload, metadata: &metadata, ..Record::default() };
+            let record =
+                Record { id: b"r", payload, metadata: &metadata, kind: KIND_EVENT, ..Record::default() };
             let text = String::from_utf8_lossy(payload);
             assert_eq!(worker.process(&record, &mut Vec::new()), outcome, "{text}");
         }
@@ -237,7 +285,13 @@ mod tests {
         ] {
             let event = Event { user_id: user.to_owned(), event_type, ..Event::default() };
             let payload = event.encode_to_vec();
-            let record = Record { id: b"r", payload: &payload, metadata: &metadata, ..Record::default() };
+            let record = Record {
+                id: b"r",
+                payload: &payload,
+                metadata: &metadata,
+                kind: KIND_EVENT,
+                ..Record::default()
+            };
             assert_eq!(worker.process(&record, &mut Vec::new()), outcome, "{user} {event_type}");
         }
         worker.rest();

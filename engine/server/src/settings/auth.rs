@@ -46,11 +46,16 @@ impl Auth {
         Ok(Self { guard, scope, own_key })
     }
 
+    /// What is shown with messages that are sent on: also where only events ask for a key, as a message may be one.
+    pub(super) fn key_for_messages(&self) -> Option<HeaderValue> {
+        self.own_key.clone().or_else(|| field(self.guard.first()?).ok())
+    }
+
     /// What is shown to the process that messages are sent on to.
     pub(super) fn key_for_remote(&self, values: &Values) -> Result<Option<HeaderValue>, Problem> {
         let path = "remote.api_key";
         match values.text(path).as_str() {
-            "" => Ok(self.own_key.clone()),
+            "" => Ok(self.key_for_messages()),
             key => field(key.as_bytes()).map(Some).map_err(|wrong| values.problem(path, wrong)),
         }
     }

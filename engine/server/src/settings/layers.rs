@@ -162,7 +162,7 @@ impl Checked {
     /// # Errors
     /// Settings of keys that do not go together.
     pub fn own_key(&self) -> Result<Option<HeaderValue>, Problem> {
-        Ok(Auth::read(&self.read())?.own_key)
+        Ok(Auth::read(&self.read())?.key_for_messages())
     }
 
     fn read(&self) -> Values<'_> {

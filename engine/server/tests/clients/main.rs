@@ -10,6 +10,7 @@ mod bodies;
 mod brokers;
 mod client_libraries;
 mod command_line;
+mod counted;
 mod definitions;
 mod delivery;
 mod docs;

@@ -9,7 +9,10 @@ use tidegate_proto::analytics::legacy::{
 
 use tonic::transport::Channel;
 
-use crate::harness::{Peer, Scratch, Server, Start, eventually, get, on_runtime, post_json};
+use crate::{
+    brokers::{can_be_had, nats},
+    harness::{Peer, Scratch, Server, Start, eventually, get, on_runtime, post_json},
+};
 
 /// What the consumer's gRPC service says.
 fn consumer_stats(server: &Server) -> ConsumerStatsResponse {
@@ -90,14 +93,53 @@ fn the_producers_and_the_consumers_counts_are_those_of_the_events_sent() {
 }
 
 #[test]
-fn a_message_that_was_given_up_is_a_failure_of_the_consumer_on_every_surface() {
-    let server = Start::new().run();
-    // It says that it is an event, and is none.
-    let body = json!({"id": "x", "payload": "e30=", "metadata": {"schema": "analytics.Event"}});
-    assert_eq!(post_json(server.processor(), "/enqueue", &body.to_string()).status, 202);
-    eventually("it is given up", || {
-        (get(server.processor(), "/stats").json()["consumer"]["failed_events"] == 1).then_some(())
+fn a_message_that_was_given_up_is_one_failure_on_every_surface_and_one_line_of_the_log() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_nats, url) = nats(&folder);
+    let start = || {
+        Start::new()
+            .variable("QUEUE_TYPE", "nats")
+            .variable("NATS_URL", &url)
+            .set(&format!("data.directory={}", folder.path().join("data").display()))
+    };
+    let server = start().run();
+    eventually("the stream is there", || (get(server.gateway(), "/ready").status == 200).then_some(()));
+    // They say that they are events, and are none.
+    on_runtime(async {
+        let context = async_nats::jetstream::new(async_nats::connect(&url).await.unwrap());
+        for id in ["x", "y", "z"] {
+            let body = json!({"id": id, "payload": "e30=", "metadata": {"schema": "analytics.Event"}});
+            context.publish("diplom.messages", body.to_string().into()).await.unwrap().await.unwrap();
+        }
+    });
+    eventually("they are given up", || {
+        (get(server.processor(), "/stats").json()["consumer"]["failed_events"] == 3).then_some(())
     });
     let asked = consumer_stats(&server);
-    assert_eq!((asked.processed_events, asked.failed_events), (0, 1));
+    assert_eq!((asked.processed_events, asked.failed_events), (0, 3));
+    let stats = get(server.processor(), "/stats").json();
+    assert_eq!(
+        (&stats["pool"]["errors"], &stats["queue"]["TotalEnqueued"]),
+        (&3.into(), &3.into()),
+        "{stats}"
+    );
+    let has = |server: &Server, line: &str| {
+        let page = get(server.gateway(), "/metrics");
+        assert!(page.text().lines().any(|found| found == line), "{line} in {}", page.text());
+    };
+    has(&server, r#"events_processed_total{service="consumer",event_type="other",status="error"} 3"#);
+    has(&server, "tidegate_dead_letters_total 3");
+    let mut told: Vec<String> = (0..3)
+        .map(|_| server.wait_for_message("a message is a dead letter")["id"].as_str().unwrap().to_owned())
+        .collect();
+    told.sort();
+    assert_eq!(told, ["x", "y", "z"]);
+    assert_eq!(server.stop().failed, 3);
+    // They are still there in the next run.
+    let server = start().run();
+    has(&server, "tidegate_dead_letters_total 3");
+    has(&server, r#"events_processed_total{service="consumer",event_type="other",status="error"} 0"#);
 }
