@@ -99,6 +99,14 @@ impl AckPolicy {
         Ok(Asked { wanted, level })
     }
 
+    /// Reads an `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// 400 for one that is none.
+    pub fn read_key(value: &[u8]) -> Result<Vec<u8>, NotTaken> {
+        Ok(read_key(value)?.to_vec())
+    }
+
     /// Refuses a level that cannot be honoured at this moment.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
-    Asked, EventRules, Examined, Wanted,
+    AckPolicy, Asked, EventRules, Examined, Wanted,
     events::place_of,
     grpc,
     inject::{Fate, NotTaken},
@@ -52,12 +52,17 @@ pub(super) struct Way {
     wanted: Wanted,
     /// `async`, `batch`: headers in Kafka.
     pub(super) how: Option<&'static str>,
+    /// What a repeat of the one event of a request is recognised by when it has no id.
+    pub(super) key: Option<String>,
     /// `traceparent`.
     pub(super) trace: Option<Vec<u8>>,
 }
 
 /// The metadata key, and the field, that a level is asked for and told in.
 pub(super) const ACK: &str = "tidegate-ack";
+
+/// The metadata key, and the field, of a caller's own key.
+pub(super) const KEY: &str = "idempotency-key";
 
 /// The lower of two levels, as far as there are any.
 pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<AckLevel> {
@@ -238,6 +243,7 @@ impl Platform {
                 (false, true) => Some("async"),
                 (false, false) => None,
             },
+            key: None,
             trace: metadata.get("traceparent").map(|trace| trace.as_bytes().to_vec()),
         })
     }
@@ -255,7 +261,8 @@ impl Platform {
         let (mut sent, mut places) = (Vec::new(), Vec::new());
         for (place, event) in events.iter().enumerate() {
             let errors = check(event, &at(place), now_ms);
-            let id = if event.id.is_empty() { uuid::Uuid::now_v7().to_string() } else { event.id.clone() };
+            let ours = || way.key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+            let id = if event.id.is_empty() { ours() } else { event.id.clone() };
             if !errors.is_empty() {
                 ended.push(Ended::Invalid { id, errors });
                 continue;
@@ -373,7 +380,11 @@ impl EventIngestionService for Platform {
         let since = Instant::now();
         let (metadata, _, IngestEventRequest { event, options }) = request.into_parts();
         let options = options.as_ref();
-        let way = self.way(&metadata, options, false)?;
+        let mut way = self.way(&metadata, options, false)?;
+        if let Some(key) = metadata.get(KEY) {
+            let key = AckPolicy::read_key(key.as_bytes()).map_err(|why| status_of(&why))?;
+            way.key = String::from_utf8(key).ok();
+        }
         let event = event.ok_or_else(|| {
             invalid(&[ValidationError {
                 field: "event".to_owned(),

@@ -47,7 +47,7 @@ pub(super) fn record(event: &Event, id: String, way: &Way) -> Injected {
         writer.push(TRACE_KEY, trace);
     }
     Injected {
-        once: !event.id.is_empty(),
+        once: !event.id.is_empty() || way.key.is_some(),
         id: id.into_bytes(),
         source: event.source.clone().into_bytes(),
         payload: event.encode_to_vec(),

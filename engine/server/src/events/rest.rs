@@ -31,7 +31,7 @@ use transports::message::{MessageError, check_json};
 use super::{
     Platform,
     deadline::Deadline,
-    ingestion::{ACK, invalid, name_level},
+    ingestion::{ACK, KEY, invalid, name_level},
     is_lines,
     normal::normalise,
     openapi, read_lines,
@@ -438,7 +438,7 @@ fn lines_request(body: &Bytes) -> Result<IngestEventsRequest, Status> {
 /// A request with those of its fields that say how its events are to be taken.
 fn with_fields<T>(headers: &HeaderMap, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    for name in [ACK, "traceparent"] {
+    for name in [ACK, KEY, "traceparent"] {
         if let Some(value) = headers.get(name).and_then(|value| value.as_bytes().try_into().ok()) {
             request.metadata_mut().insert(name, value);
         }

@@ -530,3 +530,23 @@ fn a_stream_of_messages_takes_no_key_that_is_for_one() {
     });
     assert_eq!(server.received(), (4, 4, 0));
 }
+
+#[test]
+fn an_event_without_an_id_goes_by_the_requests_key_in_both_lanes() {
+    let server = Server::start();
+    let event = json!({"user_id": "u", "event_type": 1});
+    for (lane, body) in
+        [("hot", event.to_string()), ("cold", json!({"event": event, "options": {}}).to_string())]
+    {
+        let key = format!("key-{lane}");
+        let said: Vec<Value> = (0..2)
+            .map(|_| over_http1(&server, REST, &[("idempotency-key", &key)], body.as_bytes()).json())
+            .collect();
+        assert_eq!((&said[0]["eventId"], &said[0]["message"]), (&key.as_str().into(), &"accepted".into()));
+        assert_eq!((&said[1]["eventId"], &said[1]["message"]), (&key.as_str().into(), &"duplicate".into()));
+        let answer = over_http1(&server, REST, &[("idempotency-key", "two words")], body.as_bytes());
+        let message = answer.json()["message"].clone();
+        assert_eq!(answer.status, 400, "{message}");
+        assert!(message.as_str().unwrap().starts_with("idempotency-key: "), "{message}");
+    }
+}
