@@ -367,6 +367,7 @@ mod tests {
         let record = Record {
             id: &injected.id,
             metadata: &injected.metadata,
+            kind: KIND_EVENT,
             payload: &injected.payload,
             timestamp_seconds: 7,
             ..Record::default()
