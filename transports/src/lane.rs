@@ -92,6 +92,8 @@ impl Lane {
         now_ns: u64,
     ) -> Result<Accepted, Refused> {
         let ours = self.ids.next(unix_ms);
+        // Enough until the year 2106.
+        self.shard.set_second((unix_ms / 1000) as u32);
         let id = message.id.or(terms.key.as_deref()).unwrap_or(&ours);
         let key = self.partition.of(message.source, message.metadata).map(key_hash);
         // Repeats of an id must meet where the first one is remembered.

@@ -19,7 +19,11 @@ macro_rules! numbers {
         pub struct Snapshot { $($(#[$doc])* pub $name: u64,)+ }
 
         #[derive(Debug, Default)]
-        struct Cells { $($name: AtomicU64,)+ }
+        struct Cells {
+            $($name: AtomicU64,)+
+            /// The second after that in which the oldest message in the slab came; 0: there is none.
+            oldest: AtomicU64,
+        }
 
         impl Cells {
             fn store(&self, numbers: &Snapshot) { $(self.$name.store(numbers.$name, Relaxed);)+ }
@@ -91,9 +95,10 @@ pub(crate) fn counters() -> (CounterWriter, CounterReader) {
 
 impl CounterWriter {
     #[inline]
-    pub(crate) fn publish(&mut self, numbers: &Snapshot) {
+    pub(crate) fn publish(&mut self, numbers: &Snapshot, oldest: Option<u32>) {
         if self.published != *numbers {
             self.cells.store(numbers);
+            self.cells.oldest.store(oldest.map_or(0, |second| u64::from(second) + 1), Relaxed);
             self.published = *numbers;
         }
     }
@@ -104,6 +109,11 @@ impl CounterReader {
     /// for all cores.
     pub fn snapshot(&self) -> Snapshot {
         self.cells.load()
+    }
+
+    /// The second in which the oldest message in this core's slab came, on the clock that its shard was told.
+    pub fn oldest(&self) -> Option<u64> {
+        self.cells.oldest.load(Relaxed).checked_sub(1)
     }
 }
 
@@ -116,7 +126,8 @@ mod tests {
         let (mut writer, reader) = counters();
         let numbers = Snapshot { accepted: 3, queue_depth: 2, ..Snapshot::default() };
         assert_eq!(reader.snapshot(), Snapshot::default());
-        writer.publish(&numbers);
+        writer.publish(&numbers, Some(0));
+        assert_eq!(reader.oldest(), Some(0));
         assert_eq!(reader.snapshot(), numbers);
         let sum: Snapshot = [&reader, &reader].into_iter().map(CounterReader::snapshot).sum();
         assert_eq!((sum.accepted, sum.queue_depth, sum.failed), (6, 4, 0));

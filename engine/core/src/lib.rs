@@ -13,7 +13,8 @@
 //! message lives), [`mod@mesh`] (the rings between all cores), [`shard`] (one core's engine), [`sink`] and
 //! [`worker`] (what happens to a message), [`counters`] (what is told about it).
 
-pub mod counters;
+pub mod ages;
+mod counters;
 pub mod mesh;
 pub mod metadata;
 pub mod outcome;

@@ -23,12 +23,13 @@
 //! in a ring, in a sink and on the way home all count. When it is full `submit` refuses and nothing else
 //! happens: nothing waits, nothing is dropped. One slow core can therefore hold all slots of the others,
 //! which then refuse also what is not meant for it; that is the price of one honest bound.
-//! The process stays under `cores × SlabConfig::bytes_worst_case + mesh_bytes_worst_case`, beside 32
-//! bytes per slot for this module's own queues.
+//! The process stays under `cores × SlabConfig::bytes_worst_case + mesh_bytes_worst_case`, beside 36
+//! bytes per slot for this module's own queues and ages.
 
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
+use crate::ages::Ages;
 use crate::counters::{CounterReader, CounterWriter, Snapshot, counters};
 use crate::mesh::{Completed, Doorbell, Port};
 use crate::outcome::Outcome;
@@ -72,6 +73,7 @@ pub struct Reply {
 pub(crate) struct Home {
     port: Port,
     tally: Snapshot,
+    ages: Ages,
     replies: Vec<Reply>,
 }
 
@@ -90,7 +92,13 @@ impl Home {
         }
         let completed = Completed { handle, outcome };
         let Some(lane) = &mut self.port.lanes[completed.handle.core()] else {
-            return settle(&mut self.port.slab, &mut self.tally, &mut self.replies, completed);
+            return settle(
+                &mut self.port.slab,
+                &mut self.tally,
+                &mut self.ages,
+                &mut self.replies,
+                completed,
+            );
         };
         let staged = lane.completions_out.stage(completed);
         assert!(staged.is_ok(), "a completion ring holds every slot of the slab it leads to");
@@ -116,7 +124,14 @@ impl Home {
 
 /// One of our own messages is done with: its slot is free, it is counted and its sender is told.
 #[inline]
-fn settle(slab: &mut SlabOwner, tally: &mut Snapshot, replies: &mut Vec<Reply>, completed: Completed) {
+fn settle(
+    slab: &mut SlabOwner,
+    tally: &mut Snapshot,
+    ages: &mut Ages,
+    replies: &mut Vec<Reply>,
+    completed: Completed,
+) {
+    ages.went(completed.handle.slot());
     let Released { reply_token: token, once, kind } = slab.release(completed.handle);
     if kind & KIND_PROBE == 0 {
         let (count, is_new) = match completed.outcome {
@@ -150,6 +165,8 @@ pub struct Shard<S> {
     /// The sink took nothing when it was last asked and has completed nothing since.
     sink_is_full: bool,
     draining: bool,
+    /// What the clock said last.
+    second: u32,
     counter_writer: CounterWriter,
     counter_reader: CounterReader,
 }
@@ -159,13 +176,15 @@ impl<S: Sink> Shard<S> {
     pub fn new(port: Port, sink: S) -> Self {
         let (counter_writer, counter_reader) = counters();
         let inbound = (0..port.cores()).map(|_| VecDeque::with_capacity(BATCH)).collect();
+        let ages = Ages::new(port.slab.capacity());
         Self {
-            home: Home { port, tally: Snapshot::default(), replies: Vec::new() },
+            home: Home { port, tally: Snapshot::default(), ages, replies: Vec::new() },
             sink,
             inbound,
             first_lane: 0,
             sink_is_full: false,
             draining: false,
+            second: 0,
             counter_writer,
             counter_reader,
         }
@@ -184,7 +203,7 @@ impl<S: Sink> Shard<S> {
         if self.draining {
             return Err(Refused::Draining);
         }
-        let Home { port, tally, .. } = &mut self.home;
+        let Home { port, tally, ages, .. } = &mut self.home;
         let lane = &mut port.lanes[target_core]; // before anything has changed, as it may panic
         let handle = match port.slab.insert(record) {
             Ok(handle) => handle,
@@ -197,6 +216,7 @@ impl<S: Sink> Shard<S> {
                 return Err(Refused::OverBudget);
             }
         };
+        ages.came(handle.slot(), self.second);
         if record.kind & KIND_PROBE == 0 {
             if record.once {
                 tally.undecided += 1;
@@ -249,15 +269,15 @@ impl<S: Sink> Shard<S> {
     #[inline]
     pub fn show_counts(&mut self) {
         self.home.tally.queue_depth = self.home.port.slab.in_use() as u64;
-        self.counter_writer.publish(&self.home.tally);
+        self.counter_writer.publish(&self.home.tally, self.home.ages.oldest());
     }
 
     /// Frees our messages that other cores are done with.
     fn collect_completions(&mut self) -> usize {
-        let Home { port, replies, tally } = &mut self.home;
+        let Home { port, replies, tally, ages } = &mut self.home;
         let mut freed = 0;
         for lane in port.lanes.iter_mut().flatten() {
-            let settle = |completed| settle(&mut port.slab, tally, replies, completed);
+            let settle = |completed| settle(&mut port.slab, tally, ages, replies, completed);
             freed += lane.completions_in.take(usize::MAX, settle);
         }
         freed
@@ -335,6 +355,12 @@ impl<S: Sink> Shard<S> {
     /// Messages this core accepted that are not completed. After a drain that ran out of time: the lost.
     pub fn in_flight(&self) -> usize {
         self.home.port.slab.in_use()
+    }
+
+    /// Tells the time, in seconds since whenever the caller counts from: that of the messages that come next.
+    #[inline]
+    pub fn set_second(&mut self, second: u32) {
+        self.second = second;
     }
 
     /// Bytes of slab memory these messages take.

@@ -205,7 +205,7 @@ impl Handle {
     }
 
     #[inline(always)]
-    fn slot(&self) -> usize {
+    pub(crate) fn slot(&self) -> usize {
         self.place.get() as u32 as usize
     }
 

@@ -532,6 +532,13 @@ fn own(house: &House, families: &mut Vec<Family>) {
     .count(&[("state", "refused")], totals.refused);
     let pending = Family::gauge("tidegate_messages_pending", "Messages accepted that are not done yet.")
         .level(&[], totals.pending as f64);
+    let oldest = house.cores.iter().filter_map(|core| core.engine.oldest()).min();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let age = Family::gauge(
+        "tidegate_oldest_message_age_seconds",
+        "Since the oldest message in flight in this process came, to the second; 0 when there is none.",
+    )
+    .level(&[], oldest.map_or(0, |second| now.saturating_sub(second)) as f64);
     let mut limits = Family::counter(
         "tidegate_limit_hits_total",
         "Connections or requests cut short by a limit, by reason.",
@@ -558,6 +565,7 @@ fn own(house: &House, families: &mut Vec<Family>) {
             streamed,
             messages,
             pending,
+            age,
             per_core,
             busy,
             cpu,

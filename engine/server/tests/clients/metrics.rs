@@ -8,7 +8,10 @@ use tidegate_proto::{
     diplom::v1::IngestRequest,
 };
 
-use crate::harness::{H2Peer, Peer, Scratch, Server, Start, eventually, framed, get, on_runtime, post_json};
+use crate::{
+    brokers::{can_be_had, nats},
+    harness::{H2Peer, Peer, Scratch, Server, Start, eventually, framed, get, on_runtime, post_json},
+};
 
 /// Names, types and label names that the older dashboards and alerts ask for.
 const PROMISED: &[(&str, &str, &[&str])] = &[
@@ -463,6 +466,31 @@ fn who_asks_for_protobuf_gets_the_same_series_with_native_histograms() {
     let known: BTreeSet<String> = text.types.keys().cloned().collect();
     assert!(known.is_subset(&names), "{:?}", known.difference(&names));
     assert!(native > 3, "{native}");
+}
+
+#[test]
+fn a_message_that_waits_for_a_frozen_broker_grows_old_until_it_goes_on() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (nats, url) = nats(&folder);
+    let server = Start::new().variable("QUEUE_TYPE", "nats").variable("NATS_URL", &url).run();
+    let age = || scrape(&server).value("tidegate_oldest_message_age_seconds", &[]);
+    let body = r#"{"source":"s","data":"d"}"#;
+    eventually("the broker takes a message", || {
+        (post_json(server.gateway(), "/api/v1/ingest", body).status == 200).then_some(())
+    });
+    assert_eq!(age(), 0.0);
+    nats.pause();
+    let mut peer = Peer::connect(server.gateway());
+    peer.send(format!(
+        "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    ));
+    eventually("it is two seconds old", || (age() >= 2.0).then_some(()));
+    nats.resume();
+    eventually("it has gone on", || (age() == 0.0).then_some(()));
 }
 
 #[test]
