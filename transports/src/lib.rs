@@ -45,7 +45,7 @@ mod turns;
 mod waiting;
 
 pub use crate::{
-    core::Health,
+    core::{Beats, Health},
     counters::{
         ANSWER_BOUNDS_US, Cause, DURATION_BOUNDS, Durations, FrontCounters, GRPC_CODES, STATUSES, Tally,
     },

@@ -14,13 +14,15 @@ use anyhow::{Context, Result, bail};
 use brokers::{data_message, dead_letter, entry, log::offline};
 use engine_core::Record;
 use http::HeaderValue;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cli::{DlqAction, Position, ReplayArguments},
     delivery::dead_letter_folder,
 };
 
+/// Where a server takes messages that have all their fields.
+pub const ENQUEUE: &str = "/enqueue";
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages between two lines that say how far it is.
@@ -68,7 +70,7 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
             return true;
         }
         outcome = match entry::decode(dumped.payload) {
-            Ok(record) => peer.send(&record),
+            Ok(record) => peer.send(&record).and_then(|told| peer.expect_taken(told)),
             Err(error) => Err(error.into()),
         }
         .with_context(|| format!("shard {} offset {}", dumped.shard, dumped.offset));
@@ -105,12 +107,13 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (mut count, mut written) = (0, Ok(()));
-    dead_letter::list(folder, |offset, cause, record| {
+    dead_letter::list(folder, |letter| {
         count += 1;
+        let (offset, cause, record) = (letter.offset, &letter.cause, &letter.record);
         let id = String::from_utf8_lossy(record.id);
         if as_json {
             let line = json!({
-                "offset": offset, "side": cause.side, "code": cause.code, "reason": cause.reason,
+                "offset": offset, "at_ms": letter.at_ms, "side": cause.side, "code": cause.code, "reason": cause.reason,
                 "attempts": cause.attempts, "id": id, "source": String::from_utf8_lossy(record.source),
                 "payload_bytes": record.payload.len(),
             });
@@ -135,10 +138,11 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     }
     let mut peer = Peer::new(server)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
-    dead_letter::list(folder, |offset, _, record| {
-        outcome = peer.send(record).with_context(|| format!("dead letter {offset}"));
+    dead_letter::list(folder, |letter| {
+        let sent_once = peer.send(&letter.record).and_then(|told| peer.expect_taken(told));
+        outcome = sent_once.with_context(|| format!("dead letter {}", letter.offset));
         if outcome.is_ok() {
-            upto = Some(offset + 1);
+            upto = Some(letter.offset + 1);
             sent += 1;
         }
         outcome.is_ok()
@@ -150,10 +154,25 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
+/// What a server said to a message.
+pub enum Told {
+    /// It has accepted it.
+    Taken,
+    /// It does not take it.
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// In its words.
+        why: String,
+    },
+}
+
 /// A running Tidegate, to which messages are sent once more.
 pub struct Server {
     /// `http://host:port`.
     pub url: String,
+    /// Where it takes them.
+    pub path: String,
     /// What it asks for, if it does.
     pub key: Option<HeaderValue>,
 }
@@ -161,29 +180,48 @@ pub struct Server {
 impl Server {
     /// The one that was named, if one was.
     fn or(self, url: Option<&str>) -> Self {
-        Self { url: url.map_or(self.url, str::to_owned), key: self.key }
+        match url {
+            Some(url) => Self { url: url.to_owned(), path: ENQUEUE.to_owned(), key: self.key },
+            None => self,
+        }
     }
 }
 
 /// A connection to it.
-struct Peer<'a> {
+pub struct Peer<'a> {
     url: &'a str,
+    path: &'a str,
     key: Option<&'a HeaderValue>,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl<'a> Peer<'a> {
-    fn new(server: &'a Server) -> Result<Self> {
+    /// One that is made with the first message.
+    ///
+    /// # Errors
+    /// When the URL holds what has no place in it.
+    pub fn new(server: &'a Server) -> Result<Self> {
         let url = &server.url;
         // Shown in every error: a user in it would be, too.
         if url.contains(['@', '?']) {
             bail!("--url: a user or a query has no place in it; write it as http://HOST:PORT");
         }
-        Ok(Self { url, key: server.key.as_ref(), stream: None })
+        Ok(Self { url, path: &server.path, key: server.key.as_ref(), stream: None })
     }
 
-    /// Enqueues a message; it is accepted at the server's default level when this returns.
-    fn send(&mut self, record: &Record<'_>) -> Result<()> {
+    /// A refusal is an error.
+    fn expect_taken(&self, told: Told) -> Result<()> {
+        match told {
+            Told::Taken => Ok(()),
+            Told::Refused { status, why } => bail!("{} answered {status}: {why}", self.url),
+        }
+    }
+
+    /// Enqueues a message; it is accepted at the server's default level when it is taken.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn send(&mut self, record: &Record<'_>) -> Result<Told> {
         let host = self.url.strip_prefix("http://").unwrap_or(self.url).trim_end_matches('/');
         if self.stream.is_none() {
             let stream = TcpStream::connect(host).with_context(|| {
@@ -200,7 +238,8 @@ impl<'a> Peer<'a> {
         let key = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();
         write!(
             stream.get_mut(),
-            "POST /enqueue HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\n\r\n",
+            "POST {} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\n\r\n",
+            self.path,
             body.len()
         )?;
         stream.get_mut().write_all(&body)?;
@@ -224,10 +263,17 @@ impl<'a> Peer<'a> {
         }
         let mut answer = vec![0; length];
         stream.read_exact(&mut answer)?;
-        if !status.starts_with("HTTP/1.1 202") {
-            bail!("{} answered {status}: {}", self.url, String::from_utf8_lossy(&answer));
-        }
-        Ok(())
+        let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let code: u16 = code.with_context(|| format!("{} answered {status}", self.url))?;
+        Ok(match code {
+            202 => Told::Taken,
+            _ => {
+                let said: Value = serde_json::from_slice(&answer).unwrap_or_default();
+                let why = said["error"].as_str().or(said["message"].as_str()).map(str::to_owned);
+                let why = why.unwrap_or_else(|| String::from_utf8_lossy(&answer).into_owned());
+                Told::Refused { status: code, why }
+            }
+        })
     }
 }
 

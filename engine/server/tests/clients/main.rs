@@ -22,6 +22,7 @@ mod http1_malformed;
 mod http2_clients;
 mod kafka_shapes;
 mod keys;
+mod live_lists;
 mod live_page;
 mod metrics;
 mod older_probes;
