@@ -240,7 +240,7 @@ fn send(directory: &Path, only: Option<u64>, server: &Server) -> anyhow::Result<
         last = Some(letter.offset);
         true
     })?;
-    let Some(last) = last else { return only.map_or(Ok(replayed), |offset| gone(offset)) };
+    let Some(last) = last else { return only.map_or(Ok(replayed), gone) };
     let (mut marked, mut answers) = (Ok(()), true);
     dead_letter::list(directory, |letter| {
         if letter.offset > last || only.is_some_and(|offset| letter.offset > offset) {

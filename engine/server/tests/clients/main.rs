@@ -27,6 +27,7 @@ mod live_page;
 mod metrics;
 mod older_probes;
 mod openapi;
+mod openapi_generators;
 mod roles;
 mod secrets;
 mod settings_cli;
