@@ -72,7 +72,8 @@ function tiles(latest) {
   say(byId("errors-total"), count(latest.errors));
   say(byId("refused-rate"), short(history.rateNow(turnedAway)));
   say(byId("unavailable-total"), count(unavailable(latest)));
-  say(byId("callers-total"), count(turnedAway(latest) - unavailable(latest)));
+  say(byId("callers-total"), count(turnedAway(latest) - unavailable(latest) - latest.refusals.rejected));
+  say(byId("rejected-total"), latest.refusals.rejected ? `${count(latest.refusals.rejected)} refused for ever where they go, ` : "");
   say(byId("queued"), short(latest.queued));
   say(byId("queue-capacity"), count(hello.queue_capacity));
   say(byId("connections"), count(latest.connections));
