@@ -4,6 +4,9 @@
 //! into being with the first one.
 
 use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -27,8 +30,12 @@ const BYTES_MAX: u64 = 1 << 30;
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Lines of the log that tell of dead letters, in a second.
 const LINES_A_SECOND: u32 = 10;
-/// The cursor of what was replayed.
+/// The cursor of what was replayed, all below it.
 const REPLAYED: &str = "replayed";
+/// The file that names those which were replayed alone, an offset to a line.
+const REPLAYED_ALONE: &str = "replayed-alone";
+/// Digits of an offset in it: as many as the largest has.
+const OFFSET_DIGITS: usize = 20;
 
 /// Why a message is here.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -41,6 +48,19 @@ pub struct Cause {
     pub reason: String,
     /// How often it was tried.
     pub attempts: u32,
+}
+
+/// A dead letter, as it lies there.
+#[derive(Debug)]
+pub struct Letter<'a> {
+    /// Its number: they are counted from 0, and none is used twice.
+    pub offset: u64,
+    /// When it came here, in milliseconds of the Unix epoch.
+    pub at_ms: u64,
+    /// Why.
+    pub cause: Cause,
+    /// The message.
+    pub record: Record<'a>,
 }
 
 /// The dead letters of a process.
@@ -67,7 +87,7 @@ impl DeadLetters {
         let directory = directory.into();
         let mut there = 0;
         if directory.is_dir()
-            && let Err(error) = list(&directory, |_, _, _| {
+            && let Err(error) = list(&directory, |_| {
                 there += 1;
                 true
             })
@@ -77,6 +97,11 @@ impl DeadLetters {
         }
         let (open, count, lines) = (Mutex::new(None), AtomicU64::new(there), Mutex::default());
         Arc::new(Self { directory, open, count, lines })
+    }
+
+    /// Where they lie; the folder need not exist.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Says that a message was put aside; at most so many lines a second, and with the next one how many had none.
@@ -156,22 +181,27 @@ impl DeadLetters {
     }
 }
 
-/// Shows every dead letter that was not replayed: offset, cause, message.
+/// Shows every dead letter that was not replayed, oldest first, until `each` says `false`; a server may be at work there
+/// meanwhile. A folder that does not exist holds none.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn list(
-    directory: &Path,
-    mut each: impl FnMut(u64, &Cause, &Record<'_>) -> bool,
-) -> Result<(), LogError> {
+pub fn list(directory: &Path, mut each: impl FnMut(&Letter<'_>) -> bool) -> Result<(), LogError> {
+    if !directory.exists() {
+        return Ok(());
+    }
     let replayed = offline::cursors(directory)?
         .into_iter()
         .find(|(name, _)| name == REPLAYED)
         .and_then(|(_, positions)| positions.get(&0).copied())
         .unwrap_or(0);
+    let alone = replayed_alone(directory)?;
     offline::dump(directory, None, |dumped| {
+        if dumped.offset < replayed || alone.contains(&dumped.offset) {
+            return true;
+        }
         let Some((cause, record)) = decode(dumped.payload) else { return true };
-        dumped.offset < replayed || each(dumped.offset, &cause, &record)
+        each(&Letter { offset: dumped.offset, at_ms: dumped.appended_ms, cause, record })
     })
 }
 
@@ -180,7 +210,48 @@ pub fn list(
 /// # Errors
 /// When it cannot be written.
 pub fn mark_replayed(directory: &Path, upto: u64) -> Result<(), LogError> {
-    offline::advance_cursor(directory, REPLAYED, 0, upto)
+    offline::advance_cursor(directory, REPLAYED, 0, upto)?;
+    // Those above were replayed alone and stay so; a file that only names what the cursor has passed is of no use.
+    if replayed_alone(directory)?.iter().all(|offset| *offset < upto) {
+        let path = directory.join(REPLAYED_ALONE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(LogError::io("delete", &path)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Notes that one dead letter was replayed, whatever becomes of those before it. It is durable when this returns. The file
+/// grows by a line for each: it is bounded by what the dead letters themselves are.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn mark_one_replayed(directory: &Path, offset: u64) -> Result<(), LogError> {
+    let path = directory.join(REPLAYED_ALONE);
+    let written = || -> io::Result<()> {
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        // All lines are as long, and begin anew: what a crash has cut is no offset, and does not make one with what follows.
+        file.write_all(format!("\n{offset:0OFFSET_DIGITS$}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::File::open(directory)?.sync_all()
+    };
+    written().map_err(LogError::io("write", &path))
+}
+
+/// The offsets of those that were replayed alone.
+fn replayed_alone(directory: &Path) -> Result<BTreeSet<u64>, LogError> {
+    let path = directory.join(REPLAYED_ALONE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let whole = text.lines().filter(|line| line.len() == OFFSET_DIGITS);
+            Ok(whole.filter_map(|line| line.parse().ok()).collect())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+        Err(error) => Err(LogError::io("read", &path)(error)),
+    }
 }
 
 fn decode(payload: &[u8]) -> Option<(Cause, Record<'_>)> {
@@ -211,8 +282,8 @@ mod tests {
         drop(letters);
         let listed = || {
             let mut found = Vec::new();
-            list(&folder, |offset, cause, record| {
-                found.push((offset, cause.code.clone(), record.id.to_vec()));
+            list(&folder, |letter| {
+                found.push((letter.offset, letter.cause.code.clone(), letter.record.id.to_vec()));
                 true
             })
             .unwrap();
@@ -222,5 +293,38 @@ mod tests {
         mark_replayed(&folder, 1).unwrap();
         assert_eq!(listed(), [(1, "MSG_SIZE_TOO_LARGE".to_owned(), b"b".to_vec())]);
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_replayed_alone_is_not_listed_and_those_around_it_are() {
+        let folder = std::env::temp_dir().join(format!("tidegate-dead-alone-{}", std::process::id()));
+        let listed = || {
+            let mut found = Vec::new();
+            list(&folder, |letter| {
+                found.push(letter.offset);
+                true
+            })
+            .unwrap();
+            found
+        };
+        assert_eq!(listed(), [0; 0], "there is no folder yet");
+        let letters = DeadLetters::new(&folder);
+        let cause = Cause { side: "nats".into(), code: "X".into(), reason: "x".into(), attempts: 1 };
+        for _ in 0..4 {
+            letters.append(&cause, &Record { payload: b"x", ..Record::default() }).unwrap();
+        }
+        mark_one_replayed(&folder, 2).unwrap();
+        assert_eq!(listed(), [0, 1, 3]);
+        // A crash has cut the line.
+        let path = folder.join(REPLAYED_ALONE);
+        fs::write(&path, "\n00000000000000000002\n0000000").unwrap();
+        mark_one_replayed(&folder, 3).unwrap();
+        assert_eq!(listed(), [0, 1]);
+        fs::write(&path, "\n00000000000000000002\n0000000").unwrap();
+        mark_replayed(&folder, 2).unwrap();
+        assert_eq!(listed(), [3]);
+        mark_replayed(&folder, 3).unwrap();
+        assert!(!path.exists() && listed() == [3]);
+        fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -472,7 +472,7 @@ fn bury(plan: &DeliveryPlan, rejected: &Rejected, record: &Record<'_>) {
         reason: rejected.reason.clone(),
         attempts: rejected.attempts,
     };
-    plan.status.rejected.fetch_add(1, Relaxed);
+    plan.status.note_refusal(&rejected.reason);
     while let Err(error) = plan.dead_letters.append(&cause, record) {
         tracing::error!(
             error,

@@ -75,6 +75,8 @@ pub struct SideStatus {
     pub told: Mutex<Told>,
     /// What is in the way, with the setting to look at.
     trouble: Mutex<Option<String>>,
+    /// Why it refused a message for ever, when it last did.
+    refusal: Mutex<Option<String>>,
 }
 
 impl SideStatus {
@@ -109,6 +111,17 @@ impl SideStatus {
     /// What is in the way.
     pub fn trouble(&self) -> Option<String> {
         self.trouble.lock().clone()
+    }
+
+    /// Why it refused a message for ever, when it last did.
+    pub fn last_refusal(&self) -> Option<String> {
+        self.refusal.lock().clone()
+    }
+
+    /// It refuses a message for ever.
+    pub(crate) fn note_refusal(&self, why: &str) {
+        self.rejected.fetch_add(1, Relaxed);
+        *self.refusal.lock() = Some(why.to_owned());
     }
 
     /// Notes what is in the way; logs it when it is news.

@@ -50,7 +50,7 @@ pub trait Health: Send + Sync {
 
 /// When each core's loop last turned.
 #[derive(Debug)]
-pub(crate) struct Beats {
+pub struct Beats {
     since: Instant,
     /// Milliseconds, by core.
     last: Box<[AtomicU64]>,
@@ -74,7 +74,8 @@ impl Beats {
         self.last[core].store(self.now_ms(), Ordering::Relaxed);
     }
 
-    fn stalled(&self) -> Vec<usize> {
+    /// The cores whose loops stand still.
+    pub fn stalled(&self) -> Vec<usize> {
         let limit = self.now_ms().saturating_sub(Self::STALLED_AFTER.as_millis() as u64);
         let stalls = |(_, last): &(usize, &AtomicU64)| last.load(Ordering::Relaxed) < limit;
         self.last.iter().enumerate().filter(stalls).map(|(core, _)| core).collect()
@@ -85,7 +86,7 @@ impl Beats {
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) health: Arc<dyn Health>,
-    pub(crate) beats: Beats,
+    pub(crate) beats: Arc<Beats>,
     pub(crate) cold: ColdSender,
     /// What accepting a message can mean.
     pub(crate) acks: AckPolicy,

@@ -128,6 +128,8 @@ pub struct Fleet {
     pub fronts: Vec<Arc<FrontCounters>>,
     /// What each core's engine counts.
     pub engines: Vec<CounterReader>,
+    /// Whether their loops turn.
+    pub beats: Arc<Beats>,
 }
 
 /// What the cores agree on while they drain.
@@ -169,10 +171,11 @@ impl Fleet {
             0 => descriptors_max().saturating_sub(RESERVED_DESCRIPTORS).max(1),
             max => max,
         };
+        let beats = Arc::new(Beats::new(plan.cores));
         let shared = Arc::new(Shared {
             limits: plan.limits,
             health: plan.health,
-            beats: Beats::new(plan.cores),
+            beats: Arc::clone(&beats),
             cold: plan.cold,
             acks: plan.acks,
             probe_token: plan.probe_token,
@@ -185,7 +188,7 @@ impl Fleet {
         let agreement = Arc::new(Agreement::default());
         let mut listeners: Vec<(Role, std::vec::IntoIter<TcpListener>)> =
             plan.listeners.into_iter().map(|(role, sockets)| (role, sockets.into_iter())).collect();
-        let mut fleet = Fleet { stage, threads: Vec::new(), fronts: Vec::new(), engines: Vec::new() };
+        let mut fleet = Fleet { stage, threads: Vec::new(), fronts: Vec::new(), engines: Vec::new(), beats };
         let doorbells: Vec<Doorbell> = ports.iter().map(engine_core::Port::doorbell).collect();
         let mut sinks = (plan.sinks)(&doorbells)?.into_iter();
         let mut inboxes = plan.inboxes.into_iter();

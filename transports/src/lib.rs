@@ -46,7 +46,7 @@ mod turns;
 mod waiting;
 
 pub use crate::{
-    core::Health,
+    core::{Beats, Health},
     counters::{ANSWER_BOUNDS_US, Cause, FrontCounters, GRPC_CODES, STATUSES, StreamKind, Tally},
     driver::{Driver, DriverChoice, choose},
     durations::{DURATION_BOUNDS, Durations, FINE_BUCKETS, FINE_INDEX, FINE_SCHEMA, FINE_ZERO_SECONDS},

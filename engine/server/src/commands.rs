@@ -91,7 +91,7 @@ fn dispatch() -> Result<ExitCode> {
 
 /// The server that messages are sent to once more, if no other is named.
 fn there(checked: &Checked) -> Result<Server> {
-    Ok(Server { url: checked.processor_url()?, key: checked.own_key()? })
+    Ok(Server { url: checked.processor_url()?, path: resend::ENQUEUE.to_owned(), key: checked.own_key()? })
 }
 
 /// The command line, with `-health-check` as clap can read it: in front of all, with two dashes.

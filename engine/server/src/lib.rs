@@ -10,7 +10,7 @@ pub mod events;
 mod health_check;
 pub mod live;
 mod log_tools;
-mod logging;
+pub mod logging;
 mod printable;
 mod resend;
 mod role;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use brokers::{data_message, dead_letter, entry, log::offline};
 use engine_core::Record;
 use http::HeaderValue;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cli::{DlqAction, Position, ReplayArguments},
@@ -22,6 +22,8 @@ use crate::{
     printable::Printable,
 };
 
+/// Where a server takes messages that have all their fields.
+pub const ENQUEUE: &str = "/enqueue";
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages between two lines that say how far it is.
@@ -69,10 +71,7 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
             return true;
         }
         outcome = match entry::decode(dumped.payload) {
-            Ok(record) => peer.send(&record).and_then(|answer| match answer {
-                Sent::Taken => Ok(()),
-                Sent::Wrong(why) => bail!(why),
-            }),
+            Ok(record) => peer.send(&record).and_then(|told| peer.expect_taken(told)),
             Err(error) => Err(error.into()),
         }
         .with_context(|| format!("shard {} offset {}", dumped.shard, dumped.offset));
@@ -109,12 +108,13 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (mut count, mut written) = (0, Ok(()));
-    dead_letter::list(folder, |offset, cause, record| {
+    dead_letter::list(folder, |letter| {
         count += 1;
+        let (offset, cause, record) = (letter.offset, &letter.cause, &letter.record);
         if as_json {
             let id = String::from_utf8_lossy(record.id);
             let line = json!({
-                "offset": offset, "side": cause.side, "code": cause.code, "reason": cause.reason,
+                "offset": offset, "at_ms": letter.at_ms, "side": cause.side, "code": cause.code, "reason": cause.reason,
                 "attempts": cause.attempts, "id": id, "source": String::from_utf8_lossy(record.source),
                 "payload_bytes": record.payload.len(),
             });
@@ -140,11 +140,19 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     }
     let mut peer = Peer::new(server)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
-    dead_letter::list(folder, |offset, _, record| {
-        match peer.send(record).with_context(|| format!("dead letter {offset}")) {
-            Ok(Sent::Taken) => sent += 1,
+    dead_letter::list(folder, |letter| {
+        let offset = letter.offset;
+        match peer.send(&letter.record).with_context(|| format!("dead letter {offset}")) {
+            Ok(Told::Taken) => sent += 1,
             // Another try changes nothing about it, and the ones behind it may be good.
-            Ok(Sent::Wrong(why)) => drop(writeln!(io::stderr(), "dead letter {offset} is given up: {why}")),
+            Ok(Told::Refused { status: 400, why }) => {
+                drop(writeln!(
+                    io::stderr(),
+                    "dead letter {offset} is given up: {} answered 400: {why}",
+                    server.url
+                ));
+            }
+            Ok(told) => outcome = peer.expect_taken(told).with_context(|| format!("dead letter {offset}")),
             Err(error) => outcome = Err(error),
         }
         if outcome.is_ok() {
@@ -159,10 +167,25 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
+/// What a server said to a message.
+pub enum Told {
+    /// It has accepted it.
+    Taken,
+    /// It does not take it.
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// In its words.
+        why: String,
+    },
+}
+
 /// A running Tidegate, to which messages are sent once more.
 pub struct Server {
     /// `http://host:port`.
     pub url: String,
+    /// Where it takes them.
+    pub path: String,
     /// What it asks for, if it does.
     pub key: Option<HeaderValue>,
 }
@@ -170,37 +193,48 @@ pub struct Server {
 impl Server {
     /// The one that was named, if one was.
     fn or(self, url: Option<&str>) -> Self {
-        Self { url: url.map_or(self.url, str::to_owned), key: self.key }
+        match url {
+            Some(url) => Self { url: url.to_owned(), path: ENQUEUE.to_owned(), key: self.key },
+            None => self,
+        }
     }
 }
 
-/// What was answered to a message.
-enum Sent {
-    /// It is accepted, at the server's default level.
-    Taken,
-    /// 400: something is wrong with the message itself.
-    Wrong(String),
-}
-
 /// A connection to it.
-struct Peer<'a> {
+pub struct Peer<'a> {
     url: &'a str,
+    path: &'a str,
     key: Option<&'a HeaderValue>,
     stream: Option<BufReader<TcpStream>>,
 }
 
 impl<'a> Peer<'a> {
-    fn new(server: &'a Server) -> Result<Self> {
+    /// One that is made with the first message.
+    ///
+    /// # Errors
+    /// When the URL holds what has no place in it.
+    pub fn new(server: &'a Server) -> Result<Self> {
         let url = &server.url;
         // Shown in every error: a user in it would be, too.
         if url.contains(['@', '?']) {
             bail!("--url: a user or a query has no place in it; write it as http://HOST:PORT");
         }
-        Ok(Self { url, key: server.key.as_ref(), stream: None })
+        Ok(Self { url, path: &server.path, key: server.key.as_ref(), stream: None })
     }
 
-    /// Enqueues a message.
-    fn send(&mut self, record: &Record<'_>) -> Result<Sent> {
+    /// A refusal is an error.
+    fn expect_taken(&self, told: Told) -> Result<()> {
+        match told {
+            Told::Taken => Ok(()),
+            Told::Refused { status, why } => bail!("{} answered {status}: {why}", self.url),
+        }
+    }
+
+    /// Enqueues a message; it is accepted at the server's default level when it is taken.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn send(&mut self, record: &Record<'_>) -> Result<Told> {
         let host = self.url.strip_prefix("http://").unwrap_or(self.url).trim_end_matches('/');
         if self.stream.is_none() {
             let stream = TcpStream::connect(host).with_context(|| {
@@ -217,7 +251,8 @@ impl<'a> Peer<'a> {
         let key = key.map(|key| format!("X-Api-Key: {key}\r\n")).unwrap_or_default();
         write!(
             stream.get_mut(),
-            "POST /enqueue HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\n\r\n",
+            "POST {} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{key}Content-Length: {}\r\n\r\n",
+            self.path,
             body.len()
         )?;
         stream.get_mut().write_all(&body)?;
@@ -241,11 +276,17 @@ impl<'a> Peer<'a> {
         }
         let mut answer = vec![0; length];
         stream.read_exact(&mut answer)?;
-        if status.starts_with("HTTP/1.1 202") {
-            return Ok(Sent::Taken);
-        }
-        let said = format!("{} answered {status}: {}", self.url, String::from_utf8_lossy(&answer));
-        if status.starts_with("HTTP/1.1 400") { Ok(Sent::Wrong(said)) } else { bail!(said) }
+        let code = status.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let code: u16 = code.with_context(|| format!("{} answered {status}", self.url))?;
+        Ok(match code {
+            202 => Told::Taken,
+            _ => {
+                let said: Value = serde_json::from_slice(&answer).unwrap_or_default();
+                let why = said["error"].as_str().or(said["message"].as_str()).map(str::to_owned);
+                let why = why.unwrap_or_else(|| String::from_utf8_lossy(&answer).into_owned());
+                Told::Refused { status: code, why }
+            }
+        })
     }
 }
 

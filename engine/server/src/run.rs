@@ -64,7 +64,7 @@ const INTERRUPTED: i32 = 130;
 /// What keeps it from starting, with the setting to change.
 pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     let started = Instant::now();
-    logging::start(&settings.log_level, settings.log_json);
+    let latest = logging::start(&settings.log_level, settings.log_json);
     for note in &settings.notes {
         tracing::info!("{note}");
     }
@@ -121,6 +121,8 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
         cores: views
             .map(|(front, engine)| CoreView { front: Arc::clone(front), engine: engine.clone() })
             .collect(),
+        latest,
+        beats: Arc::clone(&fleet.beats),
         queue_capacity: queue_size,
         processor: processor(&settings, &addresses),
         probe_token,

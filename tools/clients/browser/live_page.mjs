@@ -1,7 +1,7 @@
 // Opens the live page in a real Chromium, as wide as a phone and as a desk, and says what a person would see.
 //
 // node live_page.mjs PLAN, a JSON object: `modules` (where playwright-core is), `chromium`, `url`, and what to do: `key` to
-// give when asked, `verdict` and `texts` to wait for (by element id), `unknown` (an event type that nobody sends), `funnel` to count (`type`, `property`, `value` of each step), `shots`
+// give when asked, `verdict` and `texts` to wait for (by element id), `unknown` (an event type that nobody sends), `funnel` to count (`type`, `property`, `value` of each step), `replay` to send the newest dead letter once more, `shots`
 // (a folder for pictures), `dark`. Writes a line of JSON per width. With `ending` the last page stays open after that,
 // and a further line says what it shows when the server has gone.
 
@@ -70,6 +70,7 @@ async function look(width, height) {
   // Two samples make the first rate, and with it the first chart.
   await page.waitForSelector("#throughput canvas");
   const funnel = plan.funnel ? await count(page) : null;
+  const replayed = plan.replay ? await replay(page) : null;
   const offered = plan.unknown ? await offers(page) : null;
   if (plan.shots) {
     await page.screenshot({ path: join(plan.shots, `${width}${plan.dark ? "-dark" : ""}.png`), fullPage: true });
@@ -80,6 +81,9 @@ async function look(width, height) {
     elsewhere,
     funnel,
     offered,
+    replayed,
+    letters: await page.$$eval("#letters-list li b", (all) => all.map((one) => one.textContent)),
+    errors: await page.$$eval("#errors-list li", (all) => all.map((one) => one.textContent)),
     status: await page.textContent("#status"),
     reason: await page.textContent("#reason"),
     charts: await page.$$eval("#refusals .u-label", (all) => all.map((one) => one.textContent)),
@@ -103,6 +107,15 @@ async function offers(page) {
   // The first step is known now, and the second is the one that nobody took.
   await page.waitForFunction(() => document.getElementById("funnel-unknown").textContent.includes("step 2"));
   return { types, chosen: await page.inputValue("#type-1") };
+}
+
+// What the page says when the newest dead letter is sent once more.
+async function replay(page) {
+  await page.waitForSelector("#letters-list li");
+  const before = await page.locator("#letters-list li").count();
+  await page.click("#letters-list li button");
+  await page.waitForFunction((left) => document.querySelectorAll("#letters-list li").length === left, before - 1);
+  return page.textContent("#letters-said");
 }
 
 async function count(page) {

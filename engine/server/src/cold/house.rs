@@ -14,10 +14,10 @@ use engine_core::CounterReader;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
-use transports::{Cause, Durations, Endpoint, FrontCounters, Role, Tally};
+use transports::{Beats, Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
 use super::{platform::Rate, probe::Processor, rpcs::RpcCounts};
-use crate::{delivery::Behind, events::producer::Counters};
+use crate::{delivery::Behind, events::producer::Counters, logging::Latest};
 
 /// The view of one core.
 #[derive(Debug)]
@@ -33,6 +33,10 @@ pub struct CoreView {
 pub struct House {
     /// The cores.
     pub cores: Vec<CoreView>,
+    /// The latest warnings, errors and refusals.
+    pub latest: Arc<Latest>,
+    /// Whether their loops turn.
+    pub beats: Arc<Beats>,
     /// The bound of messages in flight, over all cores.
     pub queue_capacity: usize,
     /// The processor, for the probe: the one that messages are sent on to, else this process's own listener, if any.

@@ -65,13 +65,13 @@ const BODY_BYTES_MAX: usize = 10 << 20;
 
 /// Every route of the platform; bodies may be packed with gzip or zstd.
 pub fn routes(platform: Platform) -> axum::Router {
-    let has_keys = !platform.guard.is_open();
+    let (has_keys, all_ask) = (!platform.guard.is_open(), platform.scope.all);
     rest::routes(platform.clone())
         .merge(legacy::routes(platform.clone()))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(RequestDecompressionLayer::new())
         .merge(producer::routes(platform))
-        .merge(openapi::routes(has_keys))
+        .merge(openapi::routes(has_keys, all_ask))
 }
 
 /// What the services of the platform work with.

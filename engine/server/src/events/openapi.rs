@@ -1,7 +1,13 @@
-//! `/openapi.json`: an OpenAPI 3.1 description of the platform's routes, made from the messages that they read and write.
+//! `/openapi.json`: an OpenAPI 3.1 description of the HTTP routes. Those of the platform are made from
+//! the messages that they read and write.
 
+mod comments;
+mod others;
+mod page;
 mod rules;
 mod schema;
+
+use std::sync::LazyLock;
 
 use axum::{
     Router,
@@ -157,16 +163,19 @@ const ROUTES: [Route; 13] = [
     METRICS_HEALTH,
 ];
 
-/// Serves the description, and a page that shows it. `has_keys`: whether only who has a key may ask.
-pub(super) fn routes(has_keys: bool) -> Router {
-    let document = document(has_keys).to_string();
+/// Serves the description, and a page that shows it. `has_keys`: whether only who has a key may ask the platform's routes;
+/// `all_ask`: and all others.
+pub(super) fn routes(has_keys: bool, all_ask: bool) -> Router {
+    let document = document(has_keys, all_ask);
+    let page = page::page(&document);
+    let document = document.to_string();
     Router::new()
         .route("/openapi.json", get(async move || ([(CONTENT_TYPE, "application/json")], document)))
-        .route("/docs", get(async || page().into_response()))
+        .route("/docs", get(async move || Html(page).into_response()))
 }
 
 /// The whole description.
-fn document(has_keys: bool) -> Value {
+fn document(has_keys: bool, all_ask: bool) -> Value {
     let mut schemas = Schemas::default();
     schemas.insert("Error", error_schema());
     schemas.insert("EventRules", rules::event_rules());
@@ -177,12 +186,14 @@ fn document(has_keys: bool) -> Value {
             methods.insert(route.method.to_owned(), operation);
         }
     }
+    let mut schemas = schemas.into_map();
+    others::add(&mut paths, &mut schemas, all_ask);
     json!({
         "openapi": "3.1.0",
         "info": {
-            "title": "Tidegate events and analytics",
+            "title": "Tidegate",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "analytics.v1 over REST, by the rules of grpc-gateway: proto JSON, 64-bit numbers as text. Fields \
+            "description": "Messages in, the older systems' events, and what the process says of itself. Under /v1: analytics.v1 over REST, by the rules of grpc-gateway: proto JSON, 64-bit numbers as text. Fields \
                 of bodies and queries are taken in both spellings, user_id and userId; those that are not known are dropped, \
                 but refused beside an event or events and among the options.",
             "license": {"name": "MIT", "identifier": "MIT"},
@@ -191,7 +202,7 @@ fn document(has_keys: bool) -> Value {
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": schemas.into_value(),
+            "schemas": schemas,
             "parameters": {"Timeout": timeout_parameter()},
             "securitySchemes": {
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -238,19 +249,23 @@ fn operation_id(route: &Route) -> String {
 
 fn operation(route: &Route, schemas: &mut Schemas) -> Value {
     let response = schemas.reference(route.response, Place::Answer);
+    let example = example(route.response);
     let (description, content) = if route.streams {
         // Lines together are no JSON that a schema could be for. OpenAPI 3.2 has `itemSchema` for that.
         let line = json!({"type": "object", "properties": {"result": response}});
         (
             "One such object to a line, until the caller hangs up or its time is over",
-            json!({"x-itemSchema": line}),
+            json!({"x-itemSchema": line, "example": {"result": example}}),
         )
     } else {
-        ("OK", json!({"schema": response}))
+        ("OK", json!({"schema": response, "example": example}))
     };
     let error = json!({
         "description": "What is wrong",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+        "content": {"application/json": {
+            "schema": {"$ref": "#/components/schemas/Error"},
+            "example": {"code": 3, "message": "user_id: expected at least 1 character", "details": []},
+        }},
     });
     let mut parameters = vec![json!({"$ref": "#/components/parameters/Timeout"})];
     let mut operation = json!({
@@ -283,7 +298,7 @@ fn body(route: &Route, schemas: &mut Schemas) -> Value {
     let (schema, description) = match route.request {
         "Event" => {
             let wrapped = schemas.reference("IngestEventRequest", Place::Body);
-            let event = json!({"allOf": [asked, {"$ref": "#/components/schemas/EventRules"}]});
+            let event = schemas.event_alone();
             (json!({"anyOf": [event, wrapped]}), "The event, or `event` beside `options`")
         }
         "IngestEventsRequest" => {
@@ -296,7 +311,7 @@ fn body(route: &Route, schemas: &mut Schemas) -> Value {
     json!({
         "required": true,
         "description": description,
-        "content": {"application/json": {"schema": schema}},
+        "content": {"application/json": {"schema": schema, "example": example(route.request)}},
     })
 }
 
@@ -354,37 +369,22 @@ fn object_of_dotted(name: &str, message: &MessageDescriptor, schemas: &mut Schem
     json!({"type": "object", "properties": properties, "required": required})
 }
 
-/// A page without anything from elsewhere.
-fn page() -> Html<String> {
-    let mut rows = String::new();
-    for route in ROUTES {
-        let Route { method, path, summary, request, response, .. } = route;
-        let asked = if request.is_empty() { "nothing" } else { request };
-        rows.push_str(&format!(
-            "<tr><td><code>{} {path}</code><td>{summary}<td><code>{asked}</code><td><code>{response}</code>\n",
-            method.to_uppercase()
-        ));
-    }
-    Html(format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>\
-         <title>Tidegate: events and analytics</title>\
-         <style>body{{font:16px/1.5 system-ui;margin:2rem auto;max-width:70rem;padding:0 1rem}}\
-         table{{border-collapse:collapse;width:100%}}td,th{{border-bottom:1px solid #8886;padding:.4rem;text-align:left;\
-         vertical-align:top;overflow-wrap:anywhere}}</style>\
-         <h1>Events and analytics</h1>\
-         <p>Fields of every message: <a href=/openapi.json>openapi.json</a>. The same over gRPC: \
-         <code>analytics.v1</code>, with reflection.</p>\
-         <table><tr><th>Route<th>What it does<th>Asked with<th>Answered with\n{rows}</table></html>"
-    ))
+/// An example of a message.
+fn example(message: &str) -> Value {
+    static EXAMPLES: LazyLock<Value> =
+        LazyLock::new(|| serde_json::from_str(include_str!("openapi/examples.json")).unwrap_or_default());
+    EXAMPLES[message].clone()
 }
 
 #[cfg(test)]
 mod tests {
+    use prost_reflect::DynamicMessage;
+
     use super::*;
 
     #[test]
     fn every_reference_leads_somewhere_and_every_message_has_fields() {
-        let document = document(false);
+        let document = document(false, false);
         let text = document.to_string();
         for part in text.split("#/components/").skip(1) {
             let name = part.split('"').next().unwrap();
@@ -398,7 +398,7 @@ mod tests {
     }
 
     fn parameters(path: &str) -> Vec<Value> {
-        let document = document(false);
+        let document = document(false, false);
         let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
         parameters.iter().filter(|parameter| parameter.get("$ref").is_none()).cloned().collect()
     }
@@ -416,7 +416,61 @@ mod tests {
     }
 
     #[test]
+    fn every_example_is_such_a_message_and_none_is_missing() {
+        for route in ROUTES {
+            let asked = if route.place == In::Body { route.request } else { "" };
+            for name in [asked, route.response].into_iter().filter(|name| !name.is_empty()) {
+                let read = DynamicMessage::deserialize(descriptor(name).unwrap(), example(name));
+                assert!(read.is_ok_and(|message| message.fields().count() > 0), "{name}: {}", example(name));
+            }
+        }
+    }
+
+    #[test]
+    fn every_body_and_every_answer_has_an_example() {
+        let document = document(false, false);
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let answers = operation["responses"].as_object().unwrap().values();
+                for place in answers.chain(operation.get("requestBody")) {
+                    if let Some(content) = place.get("content") {
+                        assert!(
+                            content["application/json"]["example"].is_object(),
+                            "{method} {path}: {place}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_hot_route_that_speaks_json_is_described() {
+        let document = document(false, false);
+        let served = transports::ENDPOINTS
+            .iter()
+            .filter(|row| !row.path.contains('.') && !row.path.contains("Service/"));
+        for row in served {
+            let method = row.method.to_ascii_lowercase();
+            assert!(document["paths"][row.path][&method].is_object(), "{} {}", row.method, row.path);
+        }
+    }
+
+    #[test]
     fn every_operation_has_a_name_of_its_own() {
+        let document = document(false, false);
+        let operations = document["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|methods| methods.as_object().unwrap().values());
+        let mut all: Vec<&str> =
+            operations.map(|operation| operation["operationId"].as_str().unwrap()).collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert!(all.len() == count && count > ROUTES.len());
+
         let mut names: Vec<String> = ROUTES.iter().map(operation_id).collect();
         assert!(names.contains(&"postEventsBatch".to_owned()), "{names:?}");
         assert!(names.contains(&"getAnalyticsUsers".to_owned()), "{names:?}");
@@ -440,19 +494,21 @@ mod tests {
 
     #[test]
     fn what_is_taken_and_what_is_answered_differ() {
-        let document = document(false);
+        let document = document(false, false);
         let schemas = &document["components"]["schemas"];
         let kind = |message: &str, field: &str| schemas[message]["properties"][field]["type"].clone();
         assert_eq!(kind("Event", "userId"), "string");
         assert_eq!(kind("EventInput", "userId"), json!(["string", "null"]));
         assert_eq!(schemas["GetFunnelAnalysisRequest"]["properties"]["steps"]["minItems"], 2);
-        assert_eq!(schemas["EventInput"]["anyOf"].as_array().unwrap().len(), 4);
+        let first = &schemas["EventInput"];
+        assert_eq!(first["then"]["properties"].as_object().unwrap().len(), 3);
+        assert_eq!(first["else"]["else"]["then"]["properties"].as_object().unwrap().len(), 1);
     }
 
     #[test]
     fn keys_are_asked_for_where_there_are_some() {
-        assert_eq!(document(false)["security"], json!([]));
-        let document = document(true);
+        assert_eq!(document(false, false)["security"], json!([]));
+        let document = document(true, false);
         assert_eq!(document["security"].as_array().unwrap().len(), 2);
         assert_eq!(document["paths"]["/v1/events/health"]["get"]["security"], json!([]));
     }

@@ -47,6 +47,8 @@ files! {
     "charts.js", SCRIPT, "page/charts.js";
     "latency.js", SCRIPT, "page/latency.js";
     "delivery.js", SCRIPT, "page/delivery.js";
+    "letters.js", SCRIPT, "page/letters.js";
+    "errors.js", SCRIPT, "page/errors.js";
     "events.js", SCRIPT, "page/events.js";
     "funnel.js", SCRIPT, "page/funnel.js";
     "favicon.svg", "image/svg+xml", "page/favicon.svg";

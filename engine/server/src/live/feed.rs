@@ -15,7 +15,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{ENDING, Live, reading, verdict::Recent};
+use super::{ENDING, Live, reading, refusals::Noted, verdict::Recent};
 
 /// Latest samples that are kept, each: five minutes.
 const FINE_MAX: usize = 300;
@@ -121,11 +121,15 @@ pub async fn sample(live: Arc<Live>) {
     let mut seconds = interval(PERIOD);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut recent = Recent::default();
+    let mut noted = Noted::default();
     loop {
         tokio::select! {
             _ = seconds.tick() => {
                 let is_watched = live.feed.latest.receiver_count() > 0;
                 let (sample, present) = reading::take(&live, &mut recent, is_watched);
+                let cause = recent.cause().map(str::to_owned);
+                let cause = cause.or_else(|| live.house.intake().trouble().map(str::to_owned));
+                noted.look(&live.house, cause.as_deref());
                 live.feed.push(live.run, &sample, present.as_ref());
             }
             () = live.house.until_draining() => {

@@ -5,11 +5,12 @@
 //! ```
 //!
 //! The page and its files are part of the program and ask no other host for anything. They hold no data; what does,
-//! `/live/events`, asks for a key where `/v1/**` does.
+//! `/live/events` and `/live/dead-letters`, asks for a key where `/v1/**` does.
 
 mod assets;
 mod events_seen;
 mod feed;
+mod letters;
 mod reading;
 mod refusals;
 mod verdict;
@@ -22,7 +23,7 @@ use axum::{
     extract::{Path, Request, State},
     handler::Handler,
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
@@ -35,6 +36,7 @@ use tonic::Code;
 use crate::{
     cold::House,
     events::{Platform, admits},
+    logging::KEPT_MAX,
 };
 use feed::Feed;
 
@@ -49,6 +51,8 @@ struct Live {
     feed: Feed,
     /// Places for viewers.
     places: Arc<Semaphore>,
+    /// The turn to read or replay the dead letters.
+    letters: Arc<Semaphore>,
     /// Tells this run's samples from those of a run before: when it began, in milliseconds since the epoch.
     run: u64,
 }
@@ -69,6 +73,7 @@ where
         platform,
         feed: Feed::default(),
         places: Arc::new(Semaphore::new(places)),
+        letters: Arc::new(Semaphore::new(1)),
     });
     tokio::spawn(feed::sample(Arc::clone(&live)));
     let elsewhere = not_found.clone();
@@ -88,6 +93,9 @@ where
         // Any method: what is not a browser's question is answered as it was before there was a page.
         .route("/", axum::routing::any(page))
         .route("/live/events", get(events))
+        .route("/live/errors", get(errors))
+        .route("/live/dead-letters", get(letters::list))
+        .route("/live/dead-letters/replay", post(letters::replay))
         .route("/live/{file}", get(file))
         .with_state(live)
 }
@@ -108,10 +116,25 @@ fn wants_html(headers: &HeaderMap) -> bool {
     })
 }
 
+/// The latest warnings, errors and refusals.
+async fn errors(State(live): State<Arc<Live>>, headers: HeaderMap) -> Response {
+    if let Err(refused) = admitted(&live, &headers) {
+        return *refused;
+    }
+    let body = json!({ "kept_max": KEPT_MAX, "errors": live.house.latest.all() });
+    ([(CACHE_CONTROL, "no-store")], Json(body)).into_response()
+}
+
+/// Whether the bearer of these headers may see data: everybody where there are no keys.
+fn admitted(live: &Live, headers: &HeaderMap) -> Result<(), Box<Response>> {
+    admits(&live.platform.guard, headers)
+        .map_err(|status| Box::new(refusal(StatusCode::UNAUTHORIZED, status.code(), status.message())))
+}
+
 /// The stream of samples, as server-sent events.
 async fn events(State(live): State<Arc<Live>>, headers: HeaderMap) -> Response {
-    if let Err(status) = admits(&live.platform.guard, &headers) {
-        return refusal(StatusCode::UNAUTHORIZED, status.code(), status.message());
+    if let Err(refused) = admitted(&live, &headers) {
+        return *refused;
     }
     if live.house.is_draining() {
         return refusal(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, ENDING);

@@ -20,7 +20,7 @@ use super::{
     events_seen::{self, EventsSeen},
     feed::HISTORY_SECONDS,
     refusals::Requests,
-    verdict::{self, Moment, Recent, Verdict},
+    verdict::{self, Facts, Moment, Recent, Verdict},
 };
 use crate::{
     cold::{Condition, House, Totals},
@@ -110,6 +110,8 @@ pub struct Present {
     states: BTreeMap<String, State>,
     levels: Vec<Level>,
     dead_letters: u64,
+    /// Another number whenever `/live/errors` has something new to tell.
+    errors_noted: u64,
     /// `None`: events are not added up.
     events: Option<EventsSeen>,
 }
@@ -164,7 +166,10 @@ pub fn take<'a>(live: &'a Live, recent: &mut Recent, is_watched: bool) -> (Sampl
     let (totals, requests) = (house.totals(), Requests::of(house));
     let engine: Snapshot = house.cores.iter().map(|core| core.engine.snapshot()).sum();
     recent.push(Moment {
+        served: requests.taken,
         taken: totals.accepted + totals.duplicates,
+        rejected: totals.rejected,
+        buried: house.behind.dead_letters.count(),
         refused: totals.refused,
         full: engine.refused_full,
         budget: engine.refused_budget,
@@ -293,8 +298,22 @@ fn present(live: &Live, stats: &[ShardStat], recent: &Recent) -> Present {
     });
     let refused_level = levels.iter().find(|level| level.state == "refused now");
     let reason = refused_level.and_then(|level| level.reason.as_deref());
-    let mut verdict =
-        verdict::judge(house.is_draining(), &house.intake(), &behind.lost_threads(), reason, recent);
+    let rejection = behind
+        .brokers
+        .iter()
+        .find_map(|broker| Some(format!("{}: {}", broker.provider.name(), broker.status.last_refusal()?)));
+    let mut verdict = verdict::judge(
+        &Facts {
+            draining: house.is_draining(),
+            condition: &house.intake(),
+            lost: &behind.lost_threads(),
+            stalled: &house.beats.stalled(),
+            cores: house.cores.len(),
+            level: reason,
+            rejection: rejection.as_deref(),
+        },
+        recent,
+    );
     verdict.reason = shortened(verdict.reason);
     let now_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
     Present {
@@ -303,6 +322,7 @@ fn present(live: &Live, stats: &[ShardStat], recent: &Recent) -> Present {
         states,
         levels: levels.into(),
         dead_letters: behind.dead_letters.count(),
+        errors_noted: house.latest.noted(),
         events: behind.analyses().then(|| events_seen::look(&behind.parts, now_ms)),
     }
 }

@@ -30,6 +30,10 @@ impl Verdict {
 /// Running counts at one moment, one second after those before.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Moment {
+    /// Requests that were served.
+    pub served: u64,
+    /// Requests that the server could not serve: some before their messages were looked at.
+    pub unavailable: u64,
     /// Messages accepted, and repeats of these.
     pub taken: u64,
     /// Messages that did not go into the queue.
@@ -38,8 +42,10 @@ pub struct Moment {
     pub full: u64,
     /// Of these, because the bytes were used up.
     pub budget: u64,
-    /// Requests that the server could not serve: some before their messages were looked at.
-    pub unavailable: u64,
+    /// Of the accepted, messages that were given up, or refused for ever where they go.
+    pub rejected: u64,
+    /// Dead letters.
+    pub buried: u64,
     /// Messages that the workers finished or gave up.
     pub finished: u64,
     /// Messages that wait for the workers, at this moment.
@@ -89,56 +95,122 @@ impl Recent {
         }
     }
 
-    /// How many of how many were turned away, and for which cause. Requests and messages are two counts of the same
-    /// refusals, and each misses some: the larger is taken.
-    fn refusals(&self, level: Option<&str>) -> Option<(u64, u64, String)> {
-        let refused = self.gained(|moment| moment.refused).max(self.gained(|moment| moment.unavailable));
-        if refused == 0 {
-            return None;
-        }
-        let all = refused + self.gained(|moment| moment.taken);
-        let cause = if self.gained(|moment| moment.full) > 0 {
-            "the queue is full (queue.size)".to_owned()
+    /// What in the queue turned messages away, if something there did.
+    pub fn cause(&self) -> Option<&'static str> {
+        if self.gained(|moment| moment.full) > 0 {
+            Some("the queue is full (queue.size)")
         } else if self.gained(|moment| moment.budget) > 0 {
-            "the queue's bytes are used up (queue.bytes_max)".to_owned()
+            Some("the queue's bytes are used up (queue.bytes_max)")
         } else {
-            let level = level.map(str::to_owned);
-            level.unwrap_or_else(|| "see the answers to the requests".to_owned())
+            None
+        }
+    }
+
+    /// What was turned away: whether that is much, and how many of how many of what, and why. Requests are counted; but of a
+    /// batch or a stream that is answered well as a whole, messages may have been turned away, so where these are the larger
+    /// part, they are.
+    fn refusals(&self, level: Option<&str>) -> Option<(bool, String)> {
+        let requests =
+            Part::of(self.gained(|moment| moment.unavailable), self.gained(|moment| moment.served));
+        let messages = Part::of(self.gained(|moment| moment.refused), self.gained(|moment| moment.taken));
+        let (part, what) = match (requests, messages) {
+            (None, None) => return None,
+            (Some(requests), Some(messages)) if messages.is_larger_than(&requests) => (messages, "messages"),
+            (Some(requests), _) => (requests, "requests"),
+            (None, Some(messages)) => (messages, "messages"),
         };
-        Some((refused, all, cause))
+        let cause = self.cause().or(level).unwrap_or("see the answers to the requests");
+        Some((part.is_much(), part.said(what, "turned away", cause)))
+    }
+
+    /// Messages that were accepted and then refused where they go, in the same way; `why` is the latest reason.
+    fn rejections(&self, why: Option<&str>) -> Option<(bool, String)> {
+        let buried = self.gained(|moment| moment.buried);
+        let (rejected, taken) = (self.gained(|moment| moment.rejected), self.gained(|moment| moment.taken));
+        let cause = why.unwrap_or("the dead letters have the reason");
+        let Some(part) = Part::of(rejected, taken.saturating_sub(rejected)) else {
+            // Of messages that were accepted as durable, perhaps long ago, it comes out later.
+            let said = format!("{buried} messages became dead letters in the last {LOOK_BACK} s: {cause}");
+            return (buried > 0).then_some((false, said));
+        };
+        Some((part.is_much(), part.said("accepted messages", "refused for ever where they go", cause)))
     }
 }
 
-/// The verdict on a process that is `draining` or in this condition. `lost` are threads that have ended by themselves, and
-/// `level` says why an ack level other than the usual one is refused now.
-pub fn judge(
-    draining: bool,
-    condition: &Condition,
-    lost: &[&str],
-    level: Option<&str>,
-    recent: &Recent,
-) -> Verdict {
-    if draining {
+/// A part of a whole.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    part: u64,
+    whole: u64,
+}
+
+impl Part {
+    /// `None`: no part at all.
+    fn of(part: u64, rest: u64) -> Option<Self> {
+        (part > 0).then_some(Self { part, whole: part + rest })
+    }
+
+    fn is_much(&self) -> bool {
+        self.part * REFUSED_ONE_IN >= self.whole
+    }
+
+    fn is_larger_than(&self, other: &Self) -> bool {
+        u128::from(self.part) * u128::from(other.whole) > u128::from(other.part) * u128::from(self.whole)
+    }
+
+    fn said(&self, what: &str, became: &str, cause: &str) -> String {
+        format!("{} of {} {what} were {became} in the last {LOOK_BACK} s: {cause}", self.part, self.whole)
+    }
+}
+
+/// What the verdict goes by, beside what happened in the last seconds.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// A shutdown has begun.
+    pub draining: bool,
+    /// What `/ready` goes by.
+    pub condition: &'a Condition,
+    /// Threads that have ended by themselves.
+    pub lost: &'a [&'a str],
+    /// Cores whose loops stand still, as `/livez` names them, and how many there are.
+    pub stalled: &'a [usize],
+    /// All of them.
+    pub cores: usize,
+    /// Why an ack level other than the usual one is refused now.
+    pub level: Option<&'a str>,
+    /// Why a broker refused a message for ever, when that last happened.
+    pub rejection: Option<&'a str>,
+}
+
+/// The verdict on a process of which this is known.
+pub fn judge(facts: &Facts<'_>, recent: &Recent) -> Verdict {
+    if facts.draining {
         return Verdict::new("refusing", "a shutdown has begun");
     }
-    if let Condition::Unhealthy(why) = condition {
+    if let Condition::Unhealthy(why) = facts.condition {
         return Verdict::new("refusing", why);
     }
-    let refusals = recent.refusals(level).map(|(refused, all, cause)| {
-        let text = format!("{refused} of {all} messages were turned away in the last {LOOK_BACK} s: {cause}");
-        (refused * REFUSED_ONE_IN >= all, text)
+    let stalled = (!facts.stalled.is_empty()).then(|| {
+        let numbers: Vec<String> = facts.stalled.iter().map(usize::to_string).collect();
+        let (all, numbers) = (facts.stalled.len() >= facts.cores, numbers.join(", "));
+        let of = facts.cores;
+        (all, format!("core {numbers} of {of} stands still, and so do its connections: /livez says so, too; restart the process"))
     });
-    let state = if refusals.as_ref().is_some_and(|(many, _)| *many) { "refusing" } else { "degraded" };
-    let lost = (!lost.is_empty())
-        .then(|| format!("a thread has ended by itself ({}): restart the process", lost.join(", ")));
+    let lost = (!facts.lost.is_empty()).then(|| {
+        (false, format!("a thread has ended by itself ({}): restart the process", facts.lost.join(", ")))
+    });
+    let trouble = facts.condition.trouble().map(|why| (false, why.to_owned()));
     // With a broker away the workers' standstill is no news.
     let still = recent
         .standing_still()
-        .filter(|_| condition.trouble().is_none())
-        .map(|waiting| format!("workers: {waiting} messages wait and none was finished in {LOOK_BACK} s"));
-    let trouble = condition.trouble().map(str::to_owned);
-    let reasons: Vec<String> =
-        [refusals.map(|(_, why)| why), lost, trouble, still].into_iter().flatten().collect();
+        .filter(|_| trouble.is_none())
+        .map(|waiting| format!("workers: {waiting} messages wait and none was finished in {LOOK_BACK} s"))
+        .map(|why| (false, why));
+    let found =
+        [recent.refusals(facts.level), recent.rejections(facts.rejection), stalled, lost, trouble, still];
+    let found: Vec<(bool, String)> = found.into_iter().flatten().collect();
+    let state = if found.iter().any(|(much, _)| *much) { "refusing" } else { "degraded" };
+    let reasons: Vec<&str> = found.iter().map(|(_, why)| why.as_str()).collect();
     if reasons.is_empty() {
         Verdict { state: "good", reason: None }
     } else {
@@ -156,8 +228,12 @@ mod tests {
         recent
     }
 
+    fn facts(condition: &Condition) -> Facts<'_> {
+        Facts { draining: false, condition, lost: &[], stalled: &[], cores: 2, level: None, rejection: None }
+    }
+
     fn judged(condition: &Condition, recent: &Recent) -> (&'static str, String) {
-        let verdict = judge(false, condition, &[], None, recent);
+        let verdict = judge(&facts(condition), recent);
         (verdict.state, verdict.reason.unwrap_or_default())
     }
 
@@ -190,9 +266,10 @@ mod tests {
         assert_eq!(judged(&away, &Recent::default()), ("refusing", "nats: away".to_owned()));
         let less = Condition::Degraded("disk: low".to_owned());
         assert_eq!(judged(&less, &Recent::default()), ("degraded", "disk: low".to_owned()));
-        let ending = judge(true, &Condition::Healthy, &[], None, &Recent::default());
-        assert_eq!(ending.state, "refusing");
-        assert_eq!(judge(false, &Condition::Healthy, &["kafka"], None, &Recent::default()).state, "degraded");
+        let well = || facts(&Condition::Healthy);
+        let state = |facts: Facts<'_>| judge(&facts, &Recent::default()).state;
+        assert_eq!(state(Facts { draining: true, ..well() }), "refusing");
+        assert_eq!(state(Facts { lost: &["kafka"], ..well() }), "degraded");
     }
 
     #[test]
@@ -207,5 +284,44 @@ mod tests {
         assert_eq!(numbers.working(), "working");
         numbers.push(Moment { finished: 3, ..Moment::default() });
         assert_eq!(numbers.working(), "idle");
+    }
+
+    #[test]
+    fn a_core_that_stands_still_is_named_and_when_all_do_nobody_is_served() {
+        let judged = |stalled: &[usize]| {
+            let verdict = judge(&Facts { stalled, ..facts(&Condition::Healthy) }, &Recent::default());
+            (verdict.state, verdict.reason.unwrap_or_default())
+        };
+        let (state, why) = judged(&[1]);
+        assert!(state == "degraded" && why.starts_with("core 1 of 2 stands still"), "{why}");
+        assert_eq!(judged(&[0, 1]).0, "refusing");
+    }
+
+    #[test]
+    fn what_a_broker_refuses_after_it_was_accepted_is_no_good_state() {
+        let rejected = |rejected, taken| {
+            recent([Moment::default(), Moment { taken, served: taken, rejected, ..Moment::default() }])
+        };
+        let (state, why) = judged(&Condition::Healthy, &rejected(3, 100));
+        assert!(state == "degraded" && why.starts_with("3 of 100 accepted messages were refused"), "{why}");
+        assert_eq!(judged(&Condition::Healthy, &rejected(100, 100)).0, "refusing");
+        let later = recent([Moment::default(), Moment { buried: 7, ..Moment::default() }]);
+        let (state, why) = judged(&Condition::Healthy, &later);
+        assert!(state == "degraded" && why.starts_with("7 messages became dead letters"), "{why}");
+        let known = Facts { rejection: Some("too large"), ..facts(&Condition::Healthy) };
+        assert!(judge(&known, &rejected(1, 1)).reason.unwrap().ends_with(": too large"));
+    }
+
+    #[test]
+    fn requests_are_counted_with_requests_and_messages_with_messages() {
+        let of = |moment| judged(&Condition::Healthy, &recent([Moment::default(), moment])).1;
+        // Each of these requests had one message; some were turned away before it was looked at.
+        let alone = Moment { served: 60, unavailable: 40, taken: 60, refused: 30, ..Moment::default() };
+        assert!(of(alone).starts_with("40 of 100 requests "), "{}", of(alone));
+        // A batch is answered as a whole, whatever became of its messages.
+        let batches = Moment { served: 10, taken: 500, refused: 500, ..Moment::default() };
+        assert!(of(batches).starts_with("500 of 1000 messages "), "{}", of(batches));
+        let both = Moment { unavailable: 1, ..batches };
+        assert!(of(both).starts_with("500 of 1000 messages "), "{}", of(both));
     }
 }

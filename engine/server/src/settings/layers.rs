@@ -51,7 +51,7 @@ impl fmt::Display for Origin {
 }
 
 /// One thing that is wrong with the settings: which setting, where, what, and what would be right.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Problem(pub(super) String);
 
@@ -173,7 +173,7 @@ impl Checked {
     ///
     /// # Errors
     /// Settings that do not go together.
-    pub fn settings(&self, part: Part) -> Result<Settings, Problem> {
+    pub fn settings(&self, part: Part) -> Result<Settings, Vec<Problem>> {
         let settings = typed(&self.read(), part)?;
         Ok(Settings { notes: self.notes.clone(), ..settings })
     }
@@ -214,7 +214,7 @@ impl Layers {
     /// Everything that is wrong, not only the first.
     pub fn resolve(&self, part: Part) -> Result<Resolved, Vec<Problem>> {
         let checked = self.read(part)?;
-        let settings = checked.settings(part).map_err(|problem| vec![problem])?;
+        let settings = checked.settings(part)?;
         Ok(Resolved { settings, checked })
     }
 
@@ -396,18 +396,32 @@ impl Values<'_> {
 }
 
 /// Makes the typed settings of checked values.
-fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Problem> {
+fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Vec<Problem>> {
     let text = |path: &str| values.text(path);
     let number = |path: &str| values.number(path);
     let truth = |path: &str| values.truth(path);
     let time = |path: &str| values.time(path);
     let addresses = |path: &str| values.addresses(path);
-    let auth = Auth::read(values)?;
+    // Each part says what is wrong with it, and what is wrong with one does not hide what is wrong with another.
+    let (auth, wrong_auth) = match Auth::read(values) {
+        Ok(auth) => (auth, None),
+        Err(problem) => (Auth::default(), Some(problem)),
+    };
+    let delivery = Delivery::read(values, part, &auth);
+    let listeners = ["gateway", "ingest", "processor", "analytics", "grpc", "metrics"].map(|role| {
+        (role != "metrics" || truth("metrics.enabled")).then(|| addresses(&format!("listen.{role}")))
+    });
+    let wrong_listeners = listeners.iter().filter_map(|listener| listener.as_ref()?.as_ref().err().cloned());
+    let problems: Vec<Problem> =
+        wrong_auth.into_iter().chain(delivery.as_ref().err().cloned()).chain(wrong_listeners).collect();
+    let (Ok(delivery), true) = (delivery, problems.is_empty()) else { return Err(problems) };
+    let [gateway, ingest, processor, analytics, grpc, metrics] =
+        listeners.map(|listener| listener.and_then(Result::ok).unwrap_or_default());
     Ok(Settings {
-        gateway: addresses("listen.gateway")?,
-        ingest: addresses("listen.ingest")?,
-        processor: addresses("listen.processor")?,
-        analytics: addresses("listen.analytics")?,
+        gateway,
+        ingest,
+        processor,
+        analytics,
         analytics_bounds: truth("analytics.enabled").then(|| engine_analytics::Bounds {
             events: number("analytics.events_max"),
             // Short texts take about 100 bytes an event.
@@ -417,8 +431,8 @@ fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Problem> {
         }),
         analytics_snapshot_interval: time("analytics.snapshot_interval"),
         live_viewers_max: number("live.viewers_max"),
-        grpc: addresses("listen.grpc")?,
-        metrics: if truth("metrics.enabled") { addresses("listen.metrics")? } else { Vec::new() },
+        grpc,
+        metrics,
         metrics_path: text("metrics.path"),
         cores: number("engine.cores"),
         driver: match text("engine.driver").as_str() {
@@ -428,7 +442,7 @@ fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Problem> {
         },
         pin: truth("engine.pin"),
         partition_key: text("engine.partition_key"),
-        delivery: Delivery::read(values, part, &auth)?,
+        delivery,
         auth,
         kafka_topics: kafka_topics(values),
         remote_named: ["remote.ingest_url", "remote.processor_url"]

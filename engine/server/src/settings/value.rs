@@ -121,9 +121,11 @@ pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::String(_, text) => toml_string(text),
         Value::Bool(_, value) => value.to_string(),
-        Value::Num(_, number) => {
-            number.to_u128().map_or_else(|| format!("{:?}", number.to_f64()), |n| n.to_string())
-        }
+        Value::Num(_, number) => match (number.to_u128(), number.to_i128(), number.to_f64()) {
+            (Some(number), ..) => number.to_string(),
+            (None, Some(number), _) => number.to_string(),
+            (None, None, number) => number.unwrap_or(f64::NAN).to_string(),
+        },
         Value::Array(_, list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(", ")),
         Value::Dict(..) => "a table".to_owned(),
         Value::Char(_, one) => format!("{one:?}"),

@@ -12,7 +12,10 @@ use rdkafka::{
 };
 use serde_json::Value;
 
-use crate::harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get};
+use crate::{
+    harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get, post_json},
+    live_page::Watching,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// With an outbox the default is `durable`.
@@ -239,7 +242,21 @@ fn what_a_broker_refuses_for_ever_is_a_dead_letter_and_what_follows_goes_on() {
     let refused = post(&server, DELIVERED, &format!(r#"{{"data":"{}"}}"#, "x".repeat(900_000)));
     assert_eq!(refused.status, 422, "{}", refused.text());
     assert!(refused.text().contains("nats"), "{}", refused.text());
+    if let Some(watching) = Watching::start(&server, &[]) {
+        let (_, present) = watching.until("present", |present| present["verdict"]["state"] != "good");
+        let reason = present["verdict"]["reason"].as_str().unwrap();
+        assert!(reason.starts_with("1 of "), "{reason}");
+        assert!(reason.contains(" accepted messages were refused for ever"), "{reason}");
+        assert!(reason.contains("max_payload"), "{reason}");
+    }
     assert_eq!(post(&server, DELIVERED, r#"{"data":"after"}"#).json()["ack"], "delivered");
+    // Sent once more, it is refused once more, and lies there anew.
+    let told = post_json(server.gateway(), "/live/dead-letters/replay", r#"{"all":true}"#).json();
+    assert_eq!(told["sent"].as_u64().unwrap() + told["failed"].as_u64().unwrap(), 1, "{told}");
+    eventually("it is back", || {
+        let listed = get(server.gateway(), "/live/dead-letters").json();
+        (listed["count"].as_u64()? >= 1).then_some(())
+    });
     let list = Command::new(TIDEGATE)
         .args(["dlq", "list", "--directory"])
         .arg(folder.path().join("data"))

@@ -17,6 +17,7 @@ use tonic_health::pb::{
 use crate::{
     brokers::{can_be_had, kafka, nats},
     harness::{Answer, Peer, Scratch, Server, Start, eventually, get, on_runtime, root, tool},
+    live_page::Watching,
 };
 
 /// A word for a status and what the body calls it.
@@ -197,6 +198,11 @@ fn a_core_that_stands_still_fails_the_liveness_of_all_and_nothing_else_does() {
     for peer in &mut peers {
         assert_eq!(ask(peer).status, 200);
     }
+    // As for viewers: those on the core that turns go on.
+    let watchers: Vec<Watching> = (0..6).filter_map(|_| Watching::start(&server, &[])).collect();
+    for watching in &watchers {
+        watching.until("present", |present| present["verdict"]["state"] == "good");
+    }
     let mut tracer = Command::new(python)
         .args(["-c", STOP_A_THREAD, &cores[1].1])
         .stdin(Stdio::piped())
@@ -218,6 +224,14 @@ fn a_core_that_stands_still_fails_the_liveness_of_all_and_nothing_else_does() {
         (answer.status == 503).then_some(answer)
     });
     assert_eq!(answer.json()["stalled_cores"], serde_json::json!([1]));
+    if !watchers.is_empty() {
+        eventually("the live page says so, too", || {
+            let mut lines = watchers.iter().flat_map(Watching::heard);
+            let told = lines.find(|line| line.contains("stands still"))?;
+            assert!(told.contains(r#""state":"degraded""#) && told.contains("core 1 of 2"), "{told}");
+            Some(())
+        });
+    }
     // Its input ends, it ends, and the thread goes on.
     tracer.stdin.take().unwrap().flush().unwrap();
     tracer.wait().unwrap();

@@ -86,6 +86,28 @@ fn an_unknown_key_names_its_neighbour_wherever_it_stands() {
 }
 
 #[test]
+fn a_number_out_of_range_in_the_file_is_said_as_it_stands_there() {
+    let home = Scratch::new();
+    for (value, shown) in
+        [("0", "0 is out of range"), ("-5", "-5 is out of range"), ("1.5", "1.5 is out of range")]
+    {
+        home.write("tidegate.toml", format!("[queue]\nsize = {value}\n"));
+        let said = tidegate(&home, &[], &["config", "check"]);
+        assert!(said.code == Some(1) && said.err.contains(shown) && !said.err.contains("None"), "{said:?}");
+    }
+}
+
+#[test]
+fn check_says_what_is_wrong_with_keys_and_with_delivery_at_once() {
+    let home = Scratch::new();
+    let variables = [("API_KEYS", "hidden,hidden")];
+    let said = tidegate(&home, &variables, &["config", "check", "--set", "ack.default=delivered"]);
+    assert!(said.code == Some(1) && said.err.contains("auth.api_keys"), "{said:?}");
+    assert!(said.err.contains("ack.default"), "{said:?}");
+    assert!(!said.err.contains("hidden"), "{said:?}");
+}
+
+#[test]
 fn the_server_does_not_start_on_settings_that_are_wrong() {
     for pair in
         ["queue.sise=5", "queue.size=many", "queue.size=0", "log.level=loud", "timeouts.idle=5 minutes"]

@@ -32,17 +32,15 @@ pub(super) fn rules(message: &str) -> Value {
             "required": ["event"],
             "additionalProperties": false,
             // A request that only asks whether an event is good is answered, whatever the event is.
-            "anyOf": [
-                {"properties": {"event": {"$ref": "#/components/schemas/EventRules"}}},
-                {
-                    "required": ["options"],
-                    "properties": {"options": {
-                        "type": "object",
-                        "required": ["validateOnly"],
-                        "properties": {"validateOnly": {"const": true}},
-                    }},
-                },
-            ],
+            "if": {
+                "required": ["options"],
+                "properties": {"options": {
+                    "type": "object",
+                    "required": ["validateOnly"],
+                    "properties": {"validateOnly": {"const": true}},
+                }},
+            },
+            "else": {"properties": {"event": {"$ref": "#/components/schemas/EventRules"}}},
         }),
         "IngestEventsRequest" => json!({
             "required": ["events"],
@@ -91,10 +89,8 @@ pub(super) fn rules(message: &str) -> Value {
         }),
         "FunnelStep" => json!({
             "properties": {"filters": {"propertyNames": {"pattern": FUNNEL_FILTERS}}},
-            "anyOf": [
-                {"required": ["eventType"], "properties": {"eventType": {"type": "string", "minLength": 1}}},
-                {"required": ["filters"], "properties": {"filters": {"type": "object", "minProperties": 1}}},
-            ],
+            "if": {"required": ["eventType"], "properties": {"eventType": {"type": "string", "minLength": 1}}},
+            "else": {"required": ["filters"], "properties": {"filters": {"type": "object", "minProperties": 1}}},
         }),
         // Our metrics have no labels to ask for.
         "GetMetricsRequest" => json!({"properties": {"labels": {"maxProperties": 0}}}),
@@ -116,8 +112,13 @@ pub(super) fn event_rules() -> Value {
             "userId": {"type": "string", "minLength": 1, "maxLength": EVENT_NAME_BYTES_MAX},
             "sessionId": {"maxLength": EVENT_NAME_BYTES_MAX},
             "source": {"maxLength": EVENT_NAME_BYTES_MAX},
-            "eventType": {"enum": [
-                "EVENT_TYPE_USER", "EVENT_TYPE_TRANSACTION", "EVENT_TYPE_SYSTEM", "EVENT_TYPE_CUSTOM", 1, 2, 3, 4,
+            // Each list of one type: some generators take no mixed ones.
+            "eventType": {"anyOf": [
+                {
+                    "type": "string",
+                    "enum": ["EVENT_TYPE_USER", "EVENT_TYPE_TRANSACTION", "EVENT_TYPE_SYSTEM", "EVENT_TYPE_CUSTOM"],
+                },
+                {"type": "integer", "enum": [1, 2, 3, 4]},
             ]},
             "timestamp": counted(),
             "userEvent": {

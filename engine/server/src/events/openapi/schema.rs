@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     super::{rest::descriptor, validate::SECONDS_MAX},
-    rules::rules,
+    comments::comment,
+    rules::{self, rules},
 };
 
 /// A number as text that is not `NaN` or an infinity.
@@ -43,8 +44,20 @@ impl Schemas {
         self.0.insert(name.to_owned(), schema);
     }
 
-    pub(super) fn into_value(self) -> Value {
-        self.0.into()
+    pub(super) fn into_map(self) -> Map<String, Value> {
+        self.0
+    }
+
+    /// A reference to an event that is sent alone: the rules for events, which of a batch break no request, are laid over
+    /// its fields. In one schema, because generators of clients make nothing of two that hold together.
+    pub(super) fn event_alone(&mut self) -> Value {
+        let name = "EventAlone";
+        if let Ok(event) = descriptor("Event") {
+            let mut schema = self.message(&event, Place::Body);
+            overlay(&mut schema, rules::event_rules());
+            self.insert(name, schema);
+        }
+        json!({ "$ref": format!("#/components/schemas/{name}") })
     }
 
     /// A reference to a message's schema, which is described if it was not yet. What is taken has another name than
@@ -69,13 +82,21 @@ impl Schemas {
             .fields()
             .map(|field| {
                 let or_null = place == Place::Body && !requires(&rules, &field);
-                (field.json_name().to_owned(), self.field(&field, place, or_null))
+                let mut schema = self.field(&field, place, or_null);
+                if let Some(said) = comment(message.name(), field.name())
+                    && schema.get("$ref").is_none()
+                {
+                    schema["description"] = said.into();
+                }
+                (field.json_name().to_owned(), schema)
             })
             .collect();
         let mut schema = json!({"type": "object", "properties": properties});
         if place == Place::Body {
             for one_of in message.oneofs() {
-                schema["anyOf"] = at_most_one(&one_of.fields().collect::<Vec<_>>());
+                if let Some(condition) = at_most_one(&one_of.fields().collect::<Vec<_>>()) {
+                    overlay(&mut schema, condition);
+                }
             }
             overlay(&mut schema, rules);
         }
@@ -193,13 +214,24 @@ pub(super) fn requires(rules: &Value, field: &FieldDescriptor) -> bool {
     rules["required"].as_array().is_some_and(|names| names.iter().any(|name| name == field.json_name()))
 }
 
-/// Of the fields of a `oneof`, all but one are absent, or `null`.
-fn at_most_one(fields: &[FieldDescriptor]) -> Value {
-    let others = |one: &FieldDescriptor| -> Map<String, Value> {
-        let others = fields.iter().filter(|other| *other != one);
-        others.map(|other| (other.json_name().to_owned(), json!({"type": "null"}))).collect()
-    };
-    fields.iter().map(|one| json!({"properties": others(one)})).collect()
+/// Of the fields of a `oneof`, all but one are absent, or `null`: where the first is there, the others are not; else the same of
+/// the rest. As a condition, because a generator of clients takes the branches of an `anyOf` for types of their own.
+fn at_most_one(fields: &[FieldDescriptor]) -> Option<Value> {
+    let [one, others @ ..] = fields else { return None };
+    let name = one.json_name();
+    let absent: Map<String, Value> =
+        others.iter().map(|other| (other.json_name().to_owned(), json!({"type": "null"}))).collect();
+    let mut condition = json!({
+        "if": {"required": [name], "properties": {name: {"type": "object"}}},
+        "then": {"properties": absent},
+    });
+    // Of the last one alone nothing is to be said.
+    if others.len() > 1
+        && let Some(rest) = at_most_one(others)
+    {
+        condition["else"] = rest;
+    }
+    Some(condition)
 }
 
 /// Lays a schema over another one.

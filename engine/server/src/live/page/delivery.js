@@ -52,6 +52,6 @@ export class Delivery {
     }
     const letters = byId("dead-letters");
     letters.hidden = present.dead_letters === 0;
-    say(letters, `${count(present.dead_letters)} messages could not be delivered and lie in the dead letters (tidegate dlq list).`);
+    say(letters, `${count(present.dead_letters)} messages could not be delivered and lie in the dead letters, which are listed below.`);
   }
 }

@@ -46,6 +46,13 @@ export function span(seconds) {
   return `${Math.floor(minutes / 1440)}${TIGHT}d ${Math.floor((minutes % 1440) / 60)}${TIGHT}h`;
 }
 
+/** A time of day, with the date if it is another day's. */
+export function moment(ms) {
+  const at = new Date(ms);
+  const time = at.toLocaleTimeString("en-GB");
+  return at.toDateString() === new Date().toDateString() ? time : `${at.toISOString().slice(0, 10)} ${time}`;
+}
+
 /** A share of one as per cent. */
 export const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)}${TIGHT}%`;
 

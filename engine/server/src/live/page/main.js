@@ -2,17 +2,21 @@
 
 import { Lines, coreLines } from "./charts.js";
 import { Delivery } from "./delivery.js";
+import { Errors } from "./errors.js";
 import { showEvents } from "./events.js";
 import { Feed, key } from "./feed.js";
 import { byId, bytes, count, fill, say, short, span } from "./format.js";
 import { Funnel } from "./funnel.js";
 import { History, shown } from "./history.js";
 import { Latency } from "./latency.js";
+import { Letters } from "./letters.js";
 
 const NOTHING = "Nothing was read yet.";
 const history = new History();
 const latency = new Latency();
 const delivery = new Delivery();
+const letters = new Letters();
+const errors = new Errors();
 const throughput = new Lines(byId("throughput"), short);
 const refusals = new Lines(byId("refusals"), short);
 const queue = new Lines(byId("queue"), short);
@@ -50,6 +54,8 @@ function show() {
   delivery.showSinks(history, present);
   if (present) {
     delivery.showLevels(present, hello.ack_default);
+    letters.show(present.dead_letters);
+    errors.show(present.errors_noted);
     showEvents(present.events, hello.events_minutes);
   }
   byId("start").hidden = latest.received + turnedAway(latest) > 0;
@@ -66,7 +72,8 @@ function tiles(latest) {
   say(byId("errors-total"), count(latest.errors));
   say(byId("refused-rate"), short(history.rateNow(turnedAway)));
   say(byId("unavailable-total"), count(unavailable(latest)));
-  say(byId("callers-total"), count(turnedAway(latest) - unavailable(latest)));
+  say(byId("callers-total"), count(turnedAway(latest) - unavailable(latest) - latest.refusals.rejected));
+  say(byId("rejected-total"), latest.refusals.rejected ? `${count(latest.refusals.rejected)} refused for ever where they go, ` : "");
   say(byId("queued"), short(latest.queued));
   say(byId("queue-capacity"), count(hello.queue_capacity));
   say(byId("connections"), count(latest.connections));

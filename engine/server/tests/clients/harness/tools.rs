@@ -18,7 +18,9 @@ pub(crate) fn tool(name: &str) -> Option<PathBuf> {
     let pinned = match name {
         "python" => Some(".tools/python/bin/python"),
         "schemathesis" => Some(".tools/python/bin/schemathesis"),
-        // Written when all of the module is there.
+        "openapi-python-client" => Some(".tools/generators/python/bin/openapi-python-client"),
+        // Written when all of the modules are there.
+        "openapi-typescript" => Some(".tools/generators/installed"),
         "playwright-core" => Some(".tools/browser/installed"),
         _ => None,
     };
