@@ -22,6 +22,9 @@ pub enum Kind {
 /// Longest detail that is kept with an event, in bytes. Of a longer one nothing is, for half of it says something else.
 pub const DETAIL_BYTES_MAX: usize = 4096;
 
+/// The times that events have: the years 1 to 9999, as protobuf's `Timestamp` has them. Sums and differences of them fit.
+pub const TIMES_MS: std::ops::RangeInclusive<i64> = -62_135_596_800_000..=253_402_300_799_999;
+
 /// An event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Event<'a> {
@@ -37,7 +40,7 @@ pub struct Event<'a> {
     pub name: &'a str,
     /// Where it comes from.
     pub source: &'a str,
-    /// When it happened, in milliseconds of the Unix epoch.
+    /// When it happened, in milliseconds of the Unix epoch; what is outside [`TIMES_MS`] counts as its end.
     pub timestamp_ms: i64,
     /// What it earned, in millionths of a currency unit; negative for a refund. `None`: it is no transaction.
     pub amount_micros: Option<i64>,

@@ -28,7 +28,7 @@ mod snapshot;
 mod users;
 
 pub use buckets::{Bucket, DAY_MS, HOUR_MS, MINUTE_MS, Values};
-pub use event::{DETAIL_BYTES_MAX, Event, Kind};
+pub use event::{DETAIL_BYTES_MAX, Event, Kind, TIMES_MS};
 pub use filter::Filter;
 pub use funnel::{STEPS_MAX, Step, funnel};
 pub use names::Names;

@@ -11,7 +11,7 @@ use crate::{
     buckets::{Bucket, Buckets, DAY_MS, Numbers},
     chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
     counted::CountedIds,
-    event::Event,
+    event::{Event, TIMES_MS},
     lendable::Lendable,
     names::Names,
     quantiles::Quantiles,
@@ -87,6 +87,8 @@ impl Part {
     /// Adds an event, unless one of its user and its id is kept: that one is counted. Events come in any order of time; one
     /// without an id is new. Says whether it was added.
     pub fn add(&mut self, event: &Event<'_>) -> bool {
+        let timestamp_ms = event.timestamp_ms.clamp(*TIMES_MS.start(), *TIMES_MS.end());
+        let event = &Event { timestamp_ms, ..*event };
         let user_hash = self.users.hash(event.user);
         if !event.id.is_empty() {
             let hash = self.users.event_hash(user_hash, event.id);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use engine_analytics::{
-    Bucket, Counted, DAY_MS, Filter, Found, Profile, STEPS_MAX, Step, Values, View, funnel, scan,
+    Bucket, Counted, DAY_MS, Filter, Found, Profile, STEPS_MAX, Step, TIMES_MS, Values, View, funnel, scan,
     sessions_begun,
 };
 use prost::Message;
@@ -58,6 +58,8 @@ pub fn query_turns() -> Arc<Semaphore> {
 }
 
 pub(super) fn timestamp(ms: i64) -> Timestamp {
+    // A range that is rounded up may end behind the last time there is.
+    let ms = ms.clamp(*TIMES_MS.start(), *TIMES_MS.end());
     Timestamp { seconds: ms.div_euclid(1000), nanos: (ms.rem_euclid(1000) * 1_000_000) as i32 }
 }
 
@@ -659,7 +661,9 @@ impl AnalyticsService for Platform {
         }
         let timeout_ms = request
             .step_timeout
-            .map(|timeout| timeout.seconds.saturating_mul(1000) + i64::from(timeout.nanos) / 1_000_000)
+            .map(|timeout| {
+                timeout.seconds.saturating_mul(1000).saturating_add(i64::from(timeout.nanos) / 1_000_000)
+            })
             .filter(|timeout| *timeout != 0);
         if timeout_ms.is_some_and(|timeout| timeout < 0) {
             return Err(Status::invalid_argument("step_timeout: expected 0 or more"));

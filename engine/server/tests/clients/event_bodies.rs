@@ -1,6 +1,6 @@
 //! Bodies of events that could be understood in two ways, and those that could not be: both lanes read them alike.
 
-use crate::harness::{Answer, Peer, Server, post_json};
+use crate::harness::{Answer, Peer, Server, get, post_json};
 
 const JSON_EVENT: &str = "/analytics.v1.EventIngestionService/IngestEvent";
 const JSON_EVENTS: &str = "/analytics.v1.EventIngestionService/IngestEvents";
@@ -239,4 +239,40 @@ fn values_out_of_their_range_are_refused_and_those_at_its_ends_are_taken_in_both
     }
     let answer = post_json(server.gateway(), "/v1/events", &waits("301")).json();
     assert_eq!(answer["details"][0]["fieldViolations"][0]["field"], "options.timeout_seconds");
+}
+
+#[test]
+fn the_first_and_the_last_time_there_is_are_times_like_any_other() {
+    let server = Server::start();
+    let times = [i64::MIN, i64::MIN + 1, -1, 1, i64::MAX / 1000, i64::MAX - 1, i64::MAX];
+    for (place, first) in times.iter().enumerate() {
+        for second in times {
+            for time in [*first, second] {
+                for path in ["/events", "/events/async"] {
+                    let body = format!(
+                        r#"{{"id":"e-{place}-{second}-{time}-{path}","user_id":"u-{place}-{second}","event_type":"page_view","timestamp":{time}}}"#
+                    );
+                    let answer = post_json(server.gateway(), path, &body);
+                    assert!(matches!(answer.status, 200 | 202), "{path} {body}: {}", answer.text());
+                }
+                let message = format!(r#"{{"id":"","source":"s","payload":"","timestamp":{time}}}"#);
+                assert_eq!(post_json(server.processor(), "/enqueue", &message).status, 202, "{message}");
+            }
+        }
+    }
+    server.settled();
+    for place in 0..times.len() {
+        let answer = get(server.gateway(), &format!("/v1/analytics/users/u-{place}-1"));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let funnel = r#"{"steps":[{"name":"a","event_type":"page_view"},{"name":"b","event_type":"page_view"}],
+        "time_range":{"start":"1970-01-01T00:00:00Z","end":"9999-12-31T23:59:59Z"},"step_timeout":"315576000000s"}"#;
+    let all = "time_range.start=1970-01-01T00:00:00Z&time_range.end=9999-12-31T23:59:59.999Z";
+    let answer = post_json(server.gateway(), "/v1/analytics/funnel", funnel);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for path in ["summary", "users/u-1-1", "users/u-0-1"].map(|of| format!("/v1/analytics/{of}?{all}")) {
+        let answer = get(server.gateway(), &path);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    assert_eq!(get(server.gateway(), "/livez").status, 200);
 }
