@@ -176,7 +176,7 @@ pub fn decode_event(bytes: &[u8], now_ms: i64) -> Option<EventProto<'_>> {
                 pairs += 1;
             }
             (10..=13, Value::Delimited(about)) => {
-                event.about = read_about(number, about.bytes)?;
+                event.about = read_about(number, about.bytes, true)?;
                 event.about_wire = &bytes[start..wire.at];
             }
             (1..=7 | 10..=13, _) => return None,
@@ -239,7 +239,7 @@ pub fn read_event(bytes: &[u8]) -> Option<EventProto<'_>> {
                 event.about_wire = &bytes[start..wire.at];
             }
             (number @ 11..=13, Value::Delimited(about)) => {
-                event.about = read_about(number, about.bytes).unwrap_or_default();
+                event.about = read_about(number, about.bytes, false).unwrap_or_default();
                 event.about_wire = &bytes[start..wire.at];
             }
             _ => {}
@@ -283,7 +283,10 @@ fn timestamp_ms(bytes: &[u8], now_ms: i64) -> Option<i64> {
     (ms <= now_ms.saturating_add(EVENT_AHEAD_MS_MAX)).then_some(ms)
 }
 
-fn read_about(number: u32, bytes: &[u8]) -> Option<About<'_>> {
+fn read_about(number: u32, bytes: &[u8], is_new: bool) -> Option<About<'_>> {
+    /// All of an event's enums end with this number. One of an earlier version's events may be beyond.
+    const ENUM_MAX: u64 = 4;
+    let is_known = |value: u64| !is_new || value <= ENUM_MAX;
     // What the rules ask for; a field that is absent is empty.
     let mut name = &b""[..];
     match number {
@@ -308,17 +311,19 @@ fn read_about(number: u32, bytes: &[u8]) -> Option<About<'_>> {
             let good = !name.is_empty()
                 && (0.0..=1e12).contains(&amount)
                 && currency.len() == 3
-                && currency.iter().all(u8::is_ascii_alphabetic);
+                && currency.iter().all(u8::is_ascii_alphabetic)
+                && is_known(kind)
+                && is_known(status);
             good.then_some(About::Transaction { amount, kind, status })
         }
         12 => {
-            let mut kind = 0;
-            check(&SYSTEM_EVENT, bytes, |number, value| {
-                if let (2, Value::Varint(value)) = (number, value) {
-                    kind = enum_value(value);
-                }
+            let (mut kind, mut severity) = (0, 0);
+            check(&SYSTEM_EVENT, bytes, |number, value| match (number, value) {
+                (2, Value::Varint(value)) => kind = enum_value(value),
+                (3, Value::Varint(value)) => severity = enum_value(value),
+                _ => {}
             })?;
-            Some(About::System { kind })
+            (is_known(kind) && is_known(severity)).then_some(About::System { kind })
         }
         _ => {
             check(&CUSTOM_EVENT, bytes, |number, value| {

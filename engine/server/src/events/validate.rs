@@ -1,7 +1,10 @@
 //! What an event must be (docs/events.md).
 
 use prost_types::Timestamp;
-use tidegate_proto::analytics::v1::{Event, EventType, ValidationError, event::EventData};
+use tidegate_proto::analytics::v1::{
+    Event, EventType, SystemEvent, SystemEventType, SystemSeverity, TransactionEvent, TransactionStatus,
+    TransactionType, ValidationError, event::EventData,
+};
 use transports::message::{EVENT_AHEAD_MS_MAX, EVENT_ID_CHARS_MAX, EVENT_NAME_BYTES_MAX};
 
 /// The last second of the year 9999, where `google.protobuf.Timestamp` ends.
@@ -89,6 +92,22 @@ pub(super) fn check(event: &Event, at: &str, now_ms: i64) -> Vec<ValidationError
             }
         }
         Some(EventData::SystemEvent(_)) | None => {}
+    }
+    let mut known = |field: &str, value: i32, is_known: bool| {
+        if !is_known {
+            say(field, "INVALID", format!("there is no value {value}"));
+        }
+    };
+    match &event.event_data {
+        Some(EventData::TransactionEvent(TransactionEvent { r#type, status, .. })) => {
+            known("transaction_event.type", *r#type, TransactionType::try_from(*r#type).is_ok());
+            known("transaction_event.status", *status, TransactionStatus::try_from(*status).is_ok());
+        }
+        Some(EventData::SystemEvent(SystemEvent { r#type, severity, .. })) => {
+            known("system_event.type", *r#type, SystemEventType::try_from(*r#type).is_ok());
+            known("system_event.severity", *severity, SystemSeverity::try_from(*severity).is_ok());
+        }
+        _ => {}
     }
     wrong
 }

@@ -189,6 +189,29 @@ fn a_line_that_is_no_event_is_named() {
 }
 
 #[test]
+fn a_number_that_no_enum_has_is_refused_wherever_it_stands() {
+    let money = |field: &str| {
+        format!(
+            r#"{{"user_id":"u","event_type":2,"transaction_event":{{"transaction_id":"t","currency":"EUR",{field}}}}}"#
+        )
+    };
+    let system = |field: &str| format!(r#"{{"user_id":"u","event_type":3,"system_event":{{{field}}}}}"#);
+    let mut cases = Vec::new();
+    for (event, words) in [
+        (money(r#""type":5"#), "transaction_event.type"),
+        (money(r#""type":-1916707745"#), "transaction_event.type"),
+        (money(r#""status":5"#), "transaction_event.status"),
+        (system(r#""type":-1"#), "system_event.type"),
+        (system(r#""severity":5"#), "system_event.severity"),
+        (r#"{"user_id":"u","event_type":5}"#.to_owned(), "event_type"),
+    ] {
+        cases.push((JSON_EVENT, format!(r#"{{"event":{event}}}"#), words));
+        cases.push(("/v1/events", event, words));
+    }
+    are_refused(cases.iter().map(|(path, body, words)| (*path, body.as_str(), *words)));
+}
+
+#[test]
 fn values_out_of_their_range_are_refused_and_those_at_its_ends_are_taken_in_both_lanes() {
     let server = Server::start();
     let money = |amount: &str, currency: &str| {

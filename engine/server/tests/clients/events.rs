@@ -344,7 +344,8 @@ fn the_description_of_the_routes_is_served_and_shown() {
         } else {
             get(server.gateway(), &path)
         };
-        assert!(answer.json().is_object() && answer.status != 405, "{path}: {}", answer.text());
+        let is_answer = answer.text().is_empty() && answer.status == 202 || answer.json().is_object();
+        assert!(is_answer && answer.status != 405, "{path}: {}", answer.text());
     }
     assert!(get(server.gateway(), "/docs").text().contains("/v1/analytics/funnel"));
 }

@@ -136,6 +136,15 @@ pub(super) fn event_rules() -> Value {
                         "pattern": "^([0-9]{1,12}(\\.[0-9]+)?|1000000000000)$",
                     },
                     "currency": {"type": "string", "pattern": "^[A-Za-z]{3}$"},
+                    // As numbers.
+                    "type": {"minimum": 0, "maximum": 4},
+                    "status": {"minimum": 0, "maximum": 4},
+                },
+            },
+            "systemEvent": {
+                "properties": {
+                    "type": {"minimum": 0, "maximum": 4},
+                    "severity": {"minimum": 0, "maximum": 4},
                 },
             },
             "customEvent": {
