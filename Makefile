@@ -99,9 +99,11 @@ composite-compare: ## Which ids the stream and the topic of `make services` do n
 	$(CARGO) build --release --package ledger
 	@. .tools/services/environment && $(TARGET)/release/ledger compare --nats $$NATS_URL --kafka $$KAFKA_BROKERS
 
+# CI takes the binary that the tests have built: another build costs minutes, and shows nothing more.
+H2SPEC_PROFILE ?= release
 h2spec: tools ## HTTP/2 conformance against the running binary
-	$(CARGO) build --release --package tidegate
-	tools/clients/h2spec $(BINARY)
+	$(CARGO) build --profile $(H2SPEC_PROFILE) --package tidegate
+	tools/clients/h2spec $(TARGET)/$(if $(filter dev,$(H2SPEC_PROFILE)),debug,$(H2SPEC_PROFILE))/tidegate
 
 tools: ## Install the foreign clients that tests use, into .tools
 	@tools/clients/install

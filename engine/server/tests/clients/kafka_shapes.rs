@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
     process::Command,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -34,6 +34,8 @@ use crate::{
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// How long records are waited for.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 fn kafka(folder: &Scratch) -> (Process, String) {
     let kafka = process::kafka(folder.path()).unwrap();
@@ -71,9 +73,15 @@ fn records(brokers: &str, topic: &str, partitions: i32, count: usize) -> Vec<See
         list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
     }
     consumer.assign(&list).unwrap();
-    let mut seen = Vec::new();
+    let (mut seen, since) = (Vec::new(), Instant::now());
     while seen.len() < count {
-        let message = consumer.poll(TIMEOUT).expect("a record").unwrap();
+        let polled = consumer.poll(Duration::from_secs(1));
+        let Some(Ok(message)) = polled else {
+            // A broker that was started again a moment ago may not be found at once.
+            let found = seen.len();
+            assert!(since.elapsed() < PATIENCE, "{found} of {count} records after {PATIENCE:?}: {polled:?}");
+            continue;
+        };
         let headers = message.headers().into_iter().flat_map(Headers::iter);
         seen.push(Seen {
             key: String::from_utf8(message.key().unwrap().to_vec()).unwrap(),
