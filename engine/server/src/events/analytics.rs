@@ -295,7 +295,7 @@ impl Platform {
             return Ok(());
         }
         Err(Status::not_found(format!(
-            "event_types: nobody has sent {unknown:?}; expected USER, TRANSACTION, SYSTEM, CUSTOM, or a type that the older \
+            "event_types: nobody has sent {unknown:?}, or it is among those counted as `other`; expected USER, TRANSACTION, SYSTEM, CUSTOM, or a type that the older \
              systems' events had"
         )))
     }
@@ -318,7 +318,7 @@ impl Platform {
         }
         if !COUNTED.contains(&request.metric.as_str()) && !self.has_metric(&request.metric) {
             return Err(Status::not_found(format!(
-                "metric: nobody has sent `{}`; expected one of {}, or the name of a metric that custom events carried",
+                "metric: nobody has sent `{}`, or it is among those counted as `other`; expected one of {}, or the name of a metric that custom events carried",
                 request.metric,
                 COUNTED.join(", ")
             )));

@@ -98,7 +98,7 @@ impl Platform {
         }
         let own: Vec<&str> = OWN.iter().map(|(name, ..)| *name).collect();
         Err(Status::not_found(format!(
-            "metric_names: nobody has sent {:?}; expected {}, or the name of a metric that custom events carried",
+            "metric_names: nobody has sent {:?}, or it is among those counted as `other`; expected {}, or the name of a metric that custom events carried",
             unknown,
             own.join(", ")
         )))
