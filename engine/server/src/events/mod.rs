@@ -42,7 +42,7 @@ pub use ingestion::Rules;
 pub use kafka::EventShapes;
 pub use legacy::BATCH_PATHS as OLDER_BATCH_PATHS;
 pub use legacy_grpc::{Consumed, Older};
-pub use record::{Worker, is_event, judge_record};
+pub use record::{Worker, event_type, is_event, judge_record};
 
 /// The aggregates of every core.
 pub type Parts = Arc<[Arc<Mutex<Part>>]>;
