@@ -55,7 +55,7 @@ export class Letters {
     const body = element("div", {},
       element("b", {}, id || "without an id"), ` ${moment(at_ms)}, ${side}: ${code}`,
       element("small", {}, `${reason} (${count(payload_bytes)} bytes)`));
-    if (payload) body.append(beginning(payload, payload_bytes));
+    if (payload && payload_bytes > 0) body.append(beginning(payload, payload_bytes));
     return element("li", {}, body, button);
   }
 
