@@ -38,6 +38,7 @@ pub mod remote;
 pub mod secret;
 pub mod status;
 pub mod stored;
+pub mod tap;
 pub mod window;
 pub mod work;
 pub mod written;

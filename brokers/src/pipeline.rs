@@ -24,6 +24,7 @@ use crate::{
     inbound::InboundPort,
     journal::Journal,
     stored::Stored,
+    tap::Tap,
     window::{Id, Seen, Window},
     work::{Fate, Work},
 };
@@ -80,6 +81,7 @@ pub struct Pipeline<P> {
     inbound: Vec<InboundPort>,
     journal: Option<Journal>,
     onlooker: Option<Onlooker>,
+    tap: Option<Tap>,
     doorbell: Doorbell,
 }
 
@@ -118,8 +120,8 @@ impl<P: Process> Pipeline<P> {
         doorbell: Doorbell,
     ) -> Self {
         let works_at_once = works_at_once || matches!(way, Way::Memory);
-        let (repeats, journal, onlooker) = (HashMap::new(), None, None);
-        Self { way, works_at_once, window, claims, repeats, work, inbound, journal, onlooker, doorbell }
+        let (repeats, journal, onlooker, tap) = (HashMap::new(), None, None, None);
+        Self { way, works_at_once, window, claims, repeats, work, inbound, journal, onlooker, tap, doorbell }
     }
 
     /// Whether another core has this id; `None`: it is not known yet, and is asked for all of the batch that need it.
@@ -156,6 +158,13 @@ impl<P: Process> Pipeline<P> {
     #[must_use]
     pub fn onlooker(mut self, onlooker: Option<Onlooker>) -> Self {
         self.onlooker = onlooker;
+        self
+    }
+
+    /// With a place for those who watch what it takes.
+    #[must_use]
+    pub fn tap(mut self, tap: Option<Tap>) -> Self {
+        self.tap = tap;
         self
     }
 
@@ -222,6 +231,7 @@ impl<P: Process> Pipeline<P> {
 impl<P: Process> Sink for Pipeline<P> {
     fn submit(&mut self, batch: &mut Batch<'_>) {
         let mut now = None;
+        let is_watched = self.tap.as_ref().is_some_and(Tap::is_watched);
         self.claims.take_verdicts();
         while let Some(view) = batch.peek() {
             let record = view.record();
@@ -294,6 +304,12 @@ impl<P: Process> Sink for Pipeline<P> {
             if let (Some(Fate::Processed), Some(journal)) = (fate, &mut self.journal) {
                 journal.append(&record);
             }
+            if is_watched
+                && !probe
+                && let Some(tap) = &mut self.tap
+            {
+                tap.see(&record, *now.get_or_insert_with(Instant::now));
+            }
             let Some(ticket) = batch.take() else { break };
             match &mut self.way {
                 Way::Log(stored) if !probe => stored.keep(ticket, id),
@@ -360,6 +376,9 @@ impl<P: Process> Sink for Pipeline<P> {
         }
         self.take_inbound();
         self.work.publish();
+        if let Some(tap) = &mut self.tap {
+            tap.attend();
+        }
         if let Some(onlooker) = &mut self.onlooker {
             let log = match &self.way {
                 Way::Log(stored) => stored.worked_upto(),

@@ -4,7 +4,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Waker,
@@ -28,6 +28,7 @@ use brokers::{
     remote::{Forward, RemoteStatus, RemoteThread, forward},
     status::SideStatus,
     stored::{Onward, Stored},
+    tap::{Taps, taps},
     window::{Id, Ids, Window},
     work::{Work, WorkCounters, Worked},
 };
@@ -108,6 +109,8 @@ pub struct Behind {
     progress: [AtomicU64; 2],
     /// What makes that outlive the process, where there is a place for it.
     pub snapshots: Option<Arc<Snapshots>>,
+    /// Where those begin who watch what the cores take; there once the cores are.
+    pub taps: OnceLock<Taps>,
     /// What recognises repeats at the workers, by core, until these have it.
     windows: Mutex<Vec<Option<Window>>>,
 }
@@ -152,6 +155,7 @@ impl Behind {
             analyses,
             progress: Default::default(),
             snapshots,
+            taps: OnceLock::new(),
             windows: Mutex::new(windows),
             brokers: places.map(broker).collect(),
             dead_letters: DeadLetters::new(dead_letter_folder(&data)),
@@ -216,8 +220,11 @@ impl Behind {
         let works_at_once = self.delivery.consume && self.delivery.providers.contains(&Provider::Memory);
         let recall = self.fill_windows(doorbells.len()).into_iter().zip(claims(doorbells));
         let mut journals = self.journals(doorbells)?;
-        let sinks = ways.drain(..).zip(inbound).zip(recall).zip(doorbells).enumerate();
-        let sinks = sinks.map(|(core, (((way, inbound), (window, claims)), doorbell))| -> BoxedSink {
+        let (ends, taps) = taps(doorbells, events::event_type);
+        // Sinks are made once.
+        let _ = self.taps.set(ends);
+        let sinks = ways.drain(..).zip(inbound).zip(recall).zip(taps).zip(doorbells).enumerate();
+        let sinks = sinks.map(|(core, ((((way, inbound), (window, claims)), tap), doorbell))| -> BoxedSink {
             let counters = Arc::clone(&self.work[core]);
             let worker = Worker::new(self.analyses.then(|| Arc::clone(&self.parts[core])));
             let work = Work::new(worker, self.windows.lock()[core].take(), counters);
@@ -225,7 +232,7 @@ impl Behind {
             doorbell.ring();
             let pipeline = Pipeline::new(way, works_at_once, window, claims, work, inbound, doorbell.clone());
             let onlooker = self.snapshots.as_ref().map(|snapshots| snapshots.onlooker(core));
-            Box::new(pipeline.journal(journals[core].take()).onlooker(onlooker))
+            Box::new(pipeline.journal(journals[core].take()).onlooker(onlooker).tap(Some(tap)))
         });
         let sinks = sinks.collect();
         if let Some(snapshots) = &self.snapshots {

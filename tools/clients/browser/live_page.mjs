@@ -1,7 +1,8 @@
 // Opens the live page in a real Chromium, as wide as a phone and as a desk, and says what a person would see.
 //
 // node live_page.mjs PLAN, a JSON object: `modules` (where playwright-core is), `chromium`, `url`, and what to do: `key` to
-// give when asked, `verdict` and `texts` to wait for (by element id), `unknown` (an event type that nobody sends), `funnel` to count (`type`, `property`, `value` of each step), `replay` to send the newest dead letter once more, `shots`
+// give when asked, `verdict` and `texts` to wait for (by element id), `unknown` (an event type that nobody sends), `funnel` to count (`type`, `property`, `value` of each step), `replay` to send the newest dead letter once more, `tail` to watch messages with this text
+// in them (a line says that it is watching; it goes on when `found` of them are listed), `shots`
 // (a folder for pictures), `dark`. Writes a line of JSON per width. With `ending` the last page stays open after that,
 // and a further line says what it shows when the server has gone.
 
@@ -71,6 +72,7 @@ async function look(width, height) {
   await page.waitForSelector("#throughput canvas");
   const funnel = plan.funnel ? await count(page) : null;
   const replayed = plan.replay ? await replay(page) : null;
+  const tail = plan.tail === undefined ? null : await watch(page);
   const offered = plan.unknown ? await offers(page) : null;
   if (plan.shots) {
     await page.screenshot({ path: join(plan.shots, `${width}${plan.dark ? "-dark" : ""}.png`), fullPage: true });
@@ -82,6 +84,7 @@ async function look(width, height) {
     funnel,
     offered,
     replayed,
+    tail,
     letters: await page.$$eval("#letters-list li b", (all) => all.map((one) => one.textContent)),
     errors: await page.$$eval("#errors-list li", (all) => all.map((one) => one.textContent)),
     status: await page.textContent("#status"),
@@ -116,6 +119,20 @@ async function replay(page) {
   await page.click("#letters-list li button");
   await page.waitForFunction((left) => document.querySelectorAll("#letters-list li").length === left, before - 1);
   return page.textContent("#letters-said");
+}
+
+// What the tail lists of messages that come once it watches.
+async function watch(page) {
+  await page.fill("#tail-text", plan.tail);
+  await page.click("#tail-watch");
+  await page.waitForFunction(() => /^0 of 0 /.test(document.getElementById("tail-said").textContent));
+  write({ watching: true });
+  await page.waitForFunction((found) => document.querySelectorAll("#tail-list li").length === found, plan.found);
+  await page.waitForFunction((found) => document.getElementById("tail-said").textContent.startsWith(`${found} of ${found} `), plan.found);
+  const listed = await page.$$eval("#tail-list li > div", (all) => all.map((one) => one.textContent));
+  const said = await page.textContent("#tail-said");
+  if (!plan.shots) await page.click("#tail-stop");
+  return { listed, said, trouble: await page.textContent("#tail-trouble") };
 }
 
 async function count(page) {

@@ -5,6 +5,7 @@ time to the clock, of a text to its bytes. Where values that are valid by themse
 right here before they are sent; a value that is not valid by itself stays as it is.
 """
 
+import itertools
 import re
 from datetime import datetime, timedelta, timezone
 
@@ -21,6 +22,9 @@ GRANULARITIES = ["UNSPECIFIED", "MINUTE", "HOUR", "DAY", "WEEK", "MONTH"]
 BUCKETS_MAX = 9_990
 NAME_BYTES_MAX = 1024
 NAME_CHARACTERS = NAME_BYTES_MAX // 4
+# Routes of the older system's events.
+OLDER = ["/events", "/events/async", "/events/batch", "/batch"]
+NUMBERS = itertools.count()
 
 
 def moment(value):
@@ -92,6 +96,31 @@ def repair_event(event):
             place[name] = value[:NAME_CHARACTERS]
 
 
+def repair_timestamp(values):
+    """To JSON Schema 1.0 is a whole number; the server reads digits."""
+    time = values.get("timestamp")
+    if isinstance(time, float) and time.is_integer():
+        values["timestamp"] = int(time)
+
+
+def repair_older(body):
+    """An id that comes again with another content is another message's; and a name has a bound in bytes."""
+    events = body.get("events")
+    for event in [body, *(events if isinstance(events, list) else [])]:
+        if not isinstance(event, dict):
+            continue
+        for name in ("id", "user_id", "event_type", "source"):
+            value = event.get(name)
+            if isinstance(value, str) and len(value) <= NAME_BYTES_MAX < len(value.encode()):
+                event[name] = value[:NAME_CHARACTERS]
+        repair_timestamp(event)
+        written = event.get("id")
+        if isinstance(written, str) and written:
+            number = f"-{next(NUMBERS)}"
+            if len(written.encode()) + len(number) <= NAME_BYTES_MAX:
+                event["id"] = written + number
+
+
 def repair_body(body):
     if isinstance(body.get("timeRange"), dict):
         repair_range(body["timeRange"], "start", "end")
@@ -113,3 +142,10 @@ def before_call(context, case, kwargs):
         repair_query(case.query)
     if isinstance(case.body, dict):
         repair_body(case.body)
+        if case.path in OLDER:
+            repair_older(case.body)
+        if case.path == "/enqueue":
+            repair_timestamp(case.body)
+            if case.body.get("id") and case.headers:
+                # The key is the id, and a message has one.
+                case.headers.pop("Idempotency-Key", None)

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use engine_analytics::{Bounds, Part};
+use engine_core::AckLevel;
 use http::{HeaderMap, header::CONTENT_TYPE};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
@@ -42,7 +43,7 @@ pub use ingestion::Rules;
 pub use kafka::EventShapes;
 pub use legacy::BATCH_PATHS as OLDER_BATCH_PATHS;
 pub use legacy_grpc::{Consumed, Older};
-pub use record::{Worker, is_event, judge_record};
+pub use record::{Worker, event_type, is_event, judge_record};
 
 /// The aggregates of every core.
 pub type Parts = Arc<[Arc<Mutex<Part>>]>;
@@ -66,12 +67,15 @@ const BODY_BYTES_MAX: usize = 10 << 20;
 /// Every route of the platform; bodies may be packed with gzip or zstd.
 pub fn routes(platform: Platform) -> axum::Router {
     let (has_keys, all_ask) = (!platform.guard.is_open(), platform.scope.all);
+    let levels = AckLevel::ALL.into_iter().zip(&platform.acks.unreachable);
+    let levels: Vec<&str> = levels.filter(|(_, why)| why.is_none()).map(|(level, _)| level.name()).collect();
+    let description = openapi::routes(has_keys, all_ask, &levels);
     rest::routes(platform.clone())
         .merge(legacy::routes(platform.clone()))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(RequestDecompressionLayer::new())
         .merge(producer::routes(platform))
-        .merge(openapi::routes(has_keys, all_ask))
+        .merge(description)
 }
 
 /// What the services of the platform work with.

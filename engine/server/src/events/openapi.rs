@@ -164,9 +164,9 @@ const ROUTES: [Route; 13] = [
 ];
 
 /// Serves the description, and a page that shows it. `has_keys`: whether only who has a key may ask the platform's routes;
-/// `all_ask`: and all others.
-pub(super) fn routes(has_keys: bool, all_ask: bool) -> Router {
-    let document = document(has_keys, all_ask);
+/// `all_ask`: and all others. `levels`: what accepting can mean with these settings.
+pub(super) fn routes(has_keys: bool, all_ask: bool, levels: &[&str]) -> Router {
+    let document = document(has_keys, all_ask, levels);
     let page = page::page(&document);
     let document = document.to_string();
     Router::new()
@@ -175,7 +175,7 @@ pub(super) fn routes(has_keys: bool, all_ask: bool) -> Router {
 }
 
 /// The whole description.
-fn document(has_keys: bool, all_ask: bool) -> Value {
+fn document(has_keys: bool, all_ask: bool, levels: &[&str]) -> Value {
     let mut schemas = Schemas::default();
     schemas.insert("Error", error_schema());
     schemas.insert("EventRules", rules::event_rules());
@@ -187,7 +187,7 @@ fn document(has_keys: bool, all_ask: bool) -> Value {
         }
     }
     let mut schemas = schemas.into_map();
-    others::add(&mut paths, &mut schemas, all_ask);
+    others::add(&mut paths, &mut schemas, all_ask, levels);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -195,7 +195,8 @@ fn document(has_keys: bool, all_ask: bool) -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Messages in, the older systems' events, and what the process says of itself. Under /v1: analytics.v1 over REST, by the rules of grpc-gateway: proto JSON, 64-bit numbers as text. Fields \
                 of bodies and queries are taken in both spellings, user_id and userId; those that are not known are dropped, \
-                but refused beside an event or events and among the options.",
+                but refused beside an event or events and among the options. Left out: /metrics, which is Prometheus' text and no JSON, \
+                and /live/**, which is for the live page at / and may change with it.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         // Where this description is, the routes are, too, whatever stands in front.
@@ -384,7 +385,7 @@ mod tests {
 
     #[test]
     fn every_reference_leads_somewhere_and_every_message_has_fields() {
-        let document = document(false, false);
+        let document = document(false, false, &["queued"]);
         let text = document.to_string();
         for part in text.split("#/components/").skip(1) {
             let name = part.split('"').next().unwrap();
@@ -398,7 +399,7 @@ mod tests {
     }
 
     fn parameters(path: &str) -> Vec<Value> {
-        let document = document(false, false);
+        let document = document(false, false, &["queued"]);
         let parameters = document["paths"][path]["get"]["parameters"].as_array().unwrap();
         parameters.iter().filter(|parameter| parameter.get("$ref").is_none()).cloned().collect()
     }
@@ -428,7 +429,7 @@ mod tests {
 
     #[test]
     fn every_body_and_every_answer_has_an_example() {
-        let document = document(false, false);
+        let document = document(false, false, &["queued"]);
         for (path, methods) in document["paths"].as_object().unwrap() {
             for (method, operation) in methods.as_object().unwrap() {
                 let answers = operation["responses"].as_object().unwrap().values();
@@ -446,7 +447,7 @@ mod tests {
 
     #[test]
     fn every_hot_route_that_speaks_json_is_described() {
-        let document = document(false, false);
+        let document = document(false, false, &["queued"]);
         let served = transports::ENDPOINTS
             .iter()
             .filter(|row| !row.path.contains('.') && !row.path.contains("Service/"));
@@ -458,7 +459,7 @@ mod tests {
 
     #[test]
     fn every_operation_has_a_name_of_its_own() {
-        let document = document(false, false);
+        let document = document(false, false, &["queued"]);
         let operations = document["paths"]
             .as_object()
             .unwrap()
@@ -494,7 +495,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_and_what_is_answered_differ() {
-        let document = document(false, false);
+        let document = document(false, false, &["queued"]);
         let schemas = &document["components"]["schemas"];
         let kind = |message: &str, field: &str| schemas[message]["properties"][field]["type"].clone();
         assert_eq!(kind("Event", "userId"), "string");
@@ -507,8 +508,8 @@ mod tests {
 
     #[test]
     fn keys_are_asked_for_where_there_are_some() {
-        assert_eq!(document(false, false)["security"], json!([]));
-        let document = document(true, false);
+        assert_eq!(document(false, false, &["queued"])["security"], json!([]));
+        let document = document(true, false, &["queued"]);
         assert_eq!(document["security"].as_array().unwrap().len(), 2);
         assert_eq!(document["paths"]["/v1/events/health"]["get"]["security"], json!([]));
     }

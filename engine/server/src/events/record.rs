@@ -13,6 +13,7 @@ use engine_core::{
 };
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use prost::Message;
+use serde::Deserialize;
 use smallvec::SmallVec;
 use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, TransactionStatus, TransactionType};
 use transports::{
@@ -70,6 +71,31 @@ fn counted(record: &Record<'_>) -> Option<&'static [u8]> {
 /// Whether a record is an event that is counted.
 pub fn is_event(record: &Record<'_>) -> bool {
     counted(record).is_some()
+}
+
+/// The type of a record's event, as its sender wrote it. Empty: the record is no event; or its type is written with escapes,
+/// or its payload is none.
+pub fn event_type<'a>(record: &Record<'a>) -> &'a str {
+    #[derive(Deserialize)]
+    struct Legacy<'a> {
+        event_type: &'a str,
+    }
+    #[derive(Deserialize)]
+    struct Produced<'a> {
+        #[serde(rename = "type")]
+        event_type: &'a str,
+    }
+    let found = match schema(record) {
+        Some(EVENT_SCHEMA) => read_event(record.payload)
+            .and_then(|event| EventType::try_from(i32::from(event.event_type)).ok())
+            .map(|event_type| event_type.as_str_name()),
+        Some(LEGACY_SCHEMA) => {
+            serde_json::from_slice(record.payload).ok().map(|Legacy { event_type }| event_type)
+        }
+        Some(_) => serde_json::from_slice(record.payload).ok().map(|Produced { event_type }| event_type),
+        None => None,
+    };
+    found.unwrap_or_default()
 }
 
 /// Judges an event that came as a record, by the rules of the routes that take events of this schema.

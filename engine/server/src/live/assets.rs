@@ -49,6 +49,7 @@ files! {
     "delivery.js", SCRIPT, "page/delivery.js";
     "letters.js", SCRIPT, "page/letters.js";
     "errors.js", SCRIPT, "page/errors.js";
+    "tail.js", SCRIPT, "page/tail.js";
     "events.js", SCRIPT, "page/events.js";
     "funnel.js", SCRIPT, "page/funnel.js";
     "favicon.svg", "image/svg+xml", "page/favicon.svg";

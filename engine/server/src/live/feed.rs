@@ -63,7 +63,7 @@ impl Default for Feed {
 }
 
 /// An event of a stream (HTML, "Server-sent events"). JSON has no line breaks, so one data line is enough.
-fn frame(event: &str, id: Option<(u64, u64)>, data: &impl Serialize) -> Bytes {
+pub fn frame(event: &str, id: Option<(u64, u64)>, data: &impl Serialize) -> Bytes {
     let mut text = String::new();
     // Writing to a String does not fail.
     if let Some((run, number)) = id {

@@ -17,7 +17,6 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
 use brokers::dead_letter::{self, Letter};
 use engine_core::Record;
 use http::{
@@ -27,7 +26,7 @@ use http::{
 use serde::{Deserialize, Serialize};
 use tonic::Code;
 
-use super::{Live, admitted, refusal};
+use super::{Live, admitted, payload::Payload, refusal};
 use crate::{
     cold::House,
     resend::{Peer, Server, Told},
@@ -35,8 +34,6 @@ use crate::{
 
 /// Letters that are listed: the newest.
 const LISTED_MAX: usize = 50;
-/// Bytes of a payload that are shown.
-const PAYLOAD_BYTES_MAX: usize = 1024;
 /// Letters that are sent at a time.
 const SENT_MAX: usize = 1000;
 /// Nothing more is begun after this long.
@@ -71,28 +68,6 @@ struct Shown {
     payload: Option<Payload>,
 }
 
-/// The beginning of a payload.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Payload {
-    Text(String),
-    Base64(String),
-}
-
-impl Payload {
-    fn new(bytes: &[u8]) -> Self {
-        let start = &bytes[..bytes.len().min(PAYLOAD_BYTES_MAX)];
-        match str::from_utf8(start) {
-            Ok(text) => Self::Text(text.to_owned()),
-            // Cut within a letter.
-            Err(error) if error.error_len().is_none() && start.len() < bytes.len() => {
-                Self::Text(String::from_utf8_lossy(&start[..error.valid_up_to()]).into_owned())
-            }
-            Err(_) => Self::Base64(STANDARD.encode(start)),
-        }
-    }
-}
-
 impl Shown {
     fn new(letter: &Letter<'_>, has_payload: bool) -> Self {
         let Letter { offset, at_ms, cause, record } = letter;
@@ -107,7 +82,7 @@ impl Shown {
             reason: cause.reason.clone(),
             attempts: cause.attempts,
             payload_bytes: record.payload.len(),
-            payload: has_payload.then(|| Payload::new(record.payload)),
+            payload: has_payload.then(|| Payload::new(record.payload, record.payload.len())),
         }
     }
 }
@@ -295,20 +270,5 @@ fn send_one(peer: &mut Peer<'_>, record: &Record<'_>) -> Result<(), NotSent> {
             Err(NotSent { why: format!("answered {status}: {why}"), answers: status < 500 })
         }
         Err(error) => Err(NotSent { why: format!("{error:#}"), answers: false }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_is_shown_as_text_where_it_is_text_and_never_whole_when_it_is_long() {
-        let of = |bytes: &[u8]| serde_json::to_value(Payload::new(bytes)).unwrap();
-        assert_eq!(of(b"{\"a\":1}"), serde_json::json!({"text": "{\"a\":1}"}));
-        assert_eq!(of(&[0xff, 0]), serde_json::json!({"base64": "/wA="}));
-        // The letter at the bound has two bytes.
-        let long = format!("{}\u{e4}{}", "x".repeat(PAYLOAD_BYTES_MAX - 1), "y".repeat(10));
-        assert_eq!(of(long.as_bytes())["text"].as_str().unwrap().len(), PAYLOAD_BYTES_MAX - 1);
     }
 }

@@ -5,14 +5,16 @@
 //! ```
 //!
 //! The page and its files are part of the program and ask no other host for anything. They hold no data; what does,
-//! `/live/events` and `/live/dead-letters`, asks for a key where `/v1/**` does.
+//! `/live/events`, `/live/errors`, `/live/tail` and `/live/dead-letters`, asks for a key where `/v1/**` does.
 
 mod assets;
 mod events_seen;
 mod feed;
 mod letters;
+mod payload;
 mod reading;
 mod refusals;
+mod tail;
 mod verdict;
 
 use std::sync::Arc;
@@ -53,6 +55,8 @@ struct Live {
     places: Arc<Semaphore>,
     /// The turn to read or replay the dead letters.
     letters: Arc<Semaphore>,
+    /// Places for those who watch messages.
+    tails: Arc<Semaphore>,
     /// Tells this run's samples from those of a run before: when it began, in milliseconds since the epoch.
     run: u64,
 }
@@ -74,6 +78,7 @@ where
         feed: Feed::default(),
         places: Arc::new(Semaphore::new(places)),
         letters: Arc::new(Semaphore::new(1)),
+        tails: Arc::new(Semaphore::new(tail::WATCHERS_MAX)),
     });
     tokio::spawn(feed::sample(Arc::clone(&live)));
     let elsewhere = not_found.clone();
@@ -94,6 +99,7 @@ where
         .route("/", axum::routing::any(page))
         .route("/live/events", get(events))
         .route("/live/errors", get(errors))
+        .route("/live/tail", get(tail::watch))
         .route("/live/dead-letters", get(letters::list))
         .route("/live/dead-letters/replay", post(letters::replay))
         .route("/live/{file}", get(file))

@@ -194,7 +194,7 @@ pub fn judge(facts: &Facts<'_>, recent: &Recent) -> Verdict {
         let numbers: Vec<String> = facts.stalled.iter().map(usize::to_string).collect();
         let (all, numbers) = (facts.stalled.len() >= facts.cores, numbers.join(", "));
         let of = facts.cores;
-        (all, format!("core {numbers} of {of} stands still, and so do its connections: /livez says so, too; restart the process"))
+        (all, format!("core {numbers} of {of} stands still, and its connections with it: restart the process (/livez is 503, too)"))
     });
     let lost = (!facts.lost.is_empty()).then(|| {
         (false, format!("a thread has ended by itself ({}): restart the process", facts.lost.join(", ")))
@@ -210,7 +210,13 @@ pub fn judge(facts: &Facts<'_>, recent: &Recent) -> Verdict {
         [recent.refusals(facts.level), recent.rejections(facts.rejection), stalled, lost, trouble, still];
     let found: Vec<(bool, String)> = found.into_iter().flatten().collect();
     let state = if found.iter().any(|(much, _)| *much) { "refusing" } else { "degraded" };
-    let reasons: Vec<&str> = found.iter().map(|(_, why)| why.as_str()).collect();
+    let mut reasons: Vec<&str> = Vec::new();
+    for (_, why) in &found {
+        // What turned requests away is often the trouble itself.
+        if !reasons.iter().any(|said| said.contains(why.as_str())) {
+            reasons.push(why);
+        }
+    }
     if reasons.is_empty() {
         Verdict { state: "good", reason: None }
     } else {
@@ -270,6 +276,16 @@ mod tests {
         let state = |facts: Facts<'_>| judge(&facts, &Recent::default()).state;
         assert_eq!(state(Facts { draining: true, ..well() }), "refusing");
         assert_eq!(state(Facts { lost: &["kafka"], ..well() }), "degraded");
+    }
+
+    #[test]
+    fn a_trouble_that_turns_requests_away_is_named_once() {
+        let away = Condition::Degraded("nats: away".to_owned());
+        let turned = recent([Moment::default(), Moment { unavailable: 5, ..Moment::default() }]);
+        let why = judge(&Facts { level: Some("nats: away"), ..facts(&away) }, &turned).reason.unwrap();
+        assert_eq!(why.matches("nats: away").count(), 1, "{why}");
+        let other = judge(&Facts { level: Some("kafka: away"), ..facts(&away) }, &turned).reason.unwrap();
+        assert!(other.ends_with(": kafka: away; nats: away"), "{other}");
     }
 
     #[test]

@@ -48,10 +48,15 @@ pub(crate) struct Watching {
 
 impl Watching {
     pub(crate) fn start(server: &Server, arguments: &[&str]) -> Option<Self> {
+        Self::stream(server, "/live/events", arguments)
+    }
+
+    /// At another stream than that of samples.
+    pub(crate) fn stream(server: &Server, path: &str, arguments: &[&str]) -> Option<Self> {
         let mut child = Command::new(tool("curl")?)
             .args(["--silent", "--show-error", "--noproxy", "*", "--no-buffer", "--max-time", "60"])
             .args(arguments)
-            .arg(server.url("/live/events"))
+            .arg(server.url(path))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -290,7 +295,7 @@ impl Browser {
 
     /// The next report: of a width, or of the end.
     #[track_caller]
-    fn report(&mut self) -> Value {
+    pub(crate) fn report(&mut self) -> Value {
         let mut line = String::new();
         self.reports.read_line(&mut line).unwrap();
         assert!(!line.is_empty(), "the browser's script has failed: see what it wrote above");
@@ -300,15 +305,19 @@ impl Browser {
     /// What both widths show; that nothing is wrong with either is seen to.
     #[track_caller]
     pub(crate) fn looks(&mut self) -> [Value; 2] {
-        [400, 1280].map(|width| {
-            let report = self.report();
-            assert_eq!(report["width"], width);
-            for list in ["complaints", "elsewhere", "unnamed"] {
-                assert_eq!(report[list], json!([]), "{list} at {width}: {report}");
-            }
-            assert!(report["overflow"].as_i64() <= Some(0), "wider than the window at {width}: {report}");
-            report
-        })
+        [400, 1280].map(|width| self.look(width))
+    }
+
+    /// What the next width shows.
+    #[track_caller]
+    pub(crate) fn look(&mut self, width: u32) -> Value {
+        let report = self.report();
+        assert_eq!(report["width"], width);
+        for list in ["complaints", "elsewhere", "unnamed"] {
+            assert_eq!(report[list], json!([]), "{list} at {width}: {report}");
+        }
+        assert!(report["overflow"].as_i64() <= Some(0), "wider than the window at {width}: {report}");
+        report
     }
 
     #[track_caller]

@@ -27,6 +27,7 @@ mod keys;
 mod levels;
 mod live_lists;
 mod live_page;
+mod live_tail;
 mod metrics;
 mod older_probes;
 mod openapi;

@@ -4,12 +4,21 @@
 use serde_json::{Map, Value, json};
 use transports::message::EVENT_NAME_BYTES_MAX;
 
-/// Adds the routes and their schemas. `asks`: whether they ask for a key (`auth.scope = all`).
-pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Map<String, Value>, asks: bool) {
+/// Adds the routes and their schemas. `asks`: whether they ask for a key (`auth.scope = all`); `levels`: what accepting can
+/// mean with these settings.
+pub(super) fn add(
+    paths: &mut Map<String, Value>,
+    schemas: &mut Map<String, Value>,
+    asks: bool,
+    levels: &[&str],
+) {
     if let Value::Object(known) = forms() {
         schemas.extend(known);
     }
     let mut put = |method: &str, path: &str, mut operation: Value| {
+        if let Some(level) = operation.pointer_mut("/parameters/0/schema") {
+            level["enum"] = json!(levels);
+        }
         if !asks {
             operation["security"] = json!([]);
         }
@@ -109,6 +118,11 @@ pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Map<String, Valu
     }
 }
 
+/// No control character (Unicode's Cc) is in it.
+const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// RFC 4648 §4, with padding, whose last bits are zero (§3.5).
+const BASE64: &str = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
+
 fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
@@ -131,12 +145,12 @@ fn sent(id: &str, summary: &str, body: &str, mut responses: Value, error: &str) 
     responses["default"] = json!({"description": "What is wrong", "content": content(error)});
     let ack = json!({
         "name": "Tidegate-Ack", "in": "header",
-        "description": "The level to wait for; without it, ack.default.",
-        "schema": {"type": "string", "enum": ["queued", "durable", "delivered"]},
+        "description": "The level to wait for, of those that these settings can have; without it, ack.default.",
+        "schema": {"type": "string"},
     });
     let key = json!({
         "name": "Idempotency-Key", "in": "header",
-        "description": "The message's id: sent again with the same key, it is not taken twice.",
+        "description": "The message's id: sent again with the same key, it is not taken twice. In /enqueue it is the id of the body, where that has one.",
         "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
     });
     let is_message = matches!(body, "IngestMessage" | "StageMessage");
@@ -156,14 +170,22 @@ fn asked(id: &str, summary: &str, form: &str) -> Value {
 /// The forms of bodies and answers, each with an example.
 fn forms() -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
+    // Fields that may be null, which is as if they were not there.
+    let or_null = |description: &str| json!({"type": ["string", "null"], "description": description});
+    let seconds = |description: &str| json!({"type": "integer", "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX, "description": description});
+    let id = json!({
+        "type": "string", "minLength": 1, "maxLength": EVENT_NAME_BYTES_MAX, "pattern": PRINTABLE,
+        "description": "Its id; required.",
+    });
+    let free = |description: &str| json!({"type": "string", "maxLength": EVENT_NAME_BYTES_MAX, "description": description});
     let name = |description: &str| json!({"type": "string", "minLength": 1, "maxLength": EVENT_NAME_BYTES_MAX, "description": description});
     let number = |description: &str| json!({"type": "integer", "description": description});
     json!({
         "IngestMessage": {
             "type": "object",
             "properties": {
-                "source": text("Where it comes from."),
-                "data": text("The payload; it arrives byte for byte."),
+                "source": or_null("Where it comes from."),
+                "data": or_null("The payload; it arrives byte for byte."),
                 "metadata": {
                     "type": ["object", "null"], "additionalProperties": true, "description": "Free pairs. What is no text arrives as its JSON text; null is left out.",
                 },
@@ -196,11 +218,18 @@ fn forms() -> Value {
         "StageMessage": {
             "type": "object",
             "properties": {
-                "id": text("Its id."),
-                "timestamp": number("Seconds of the Unix epoch."),
-                "source": text("Where it comes from."),
-                "payload": {"type": "string", "contentEncoding": "base64", "description": "The payload."},
-                "metadata": {"type": ["object", "null"], "additionalProperties": {"type": "string"}, "description": "Free pairs."},
+                "id": {"type": ["string", "null"], "pattern": PRINTABLE, "description": "Its id."},
+                "timestamp": {
+                    "type": ["integer", "string", "null"], "format": "int64", "minimum": i64::MIN, "maximum": i64::MAX,
+                    "pattern": "^-?[0-9]{1,18}$", "description": "Seconds of the Unix epoch, as a number or as text.",
+                },
+                "source": or_null("Where it comes from."),
+                "payload": {
+                    "type": ["string", "null"], "contentEncoding": "base64", "pattern": BASE64, "description": "The payload.",
+                },
+                "metadata": {
+                    "type": ["object", "null"], "additionalProperties": true, "description": "Free pairs. What is no text arrives as its JSON text; null is left out.",
+                },
             },
             "examples": [{"id": "m-1", "timestamp": 1_700_000_000, "source": "shop", "payload": "aGVsbG8=", "metadata": {"k": "v"}}],
         },
@@ -208,23 +237,24 @@ fn forms() -> Value {
             "type": "object",
             "required": ["id", "event_type"],
             "properties": {
-                "id": name("Its id; required."),
-                "user_id": text("Whose it is."),
+                "id": id,
+                "user_id": free("Whose it is."),
                 "event_type": name("Free text, such as page_view; required."),
                 "properties": {"type": ["object", "null"], "additionalProperties": {"type": "string"}, "description": "Free pairs."},
-                "timestamp": number("Seconds of the Unix epoch; 0: now."),
-                "source": text("Where it comes from."),
+                "timestamp": seconds("Seconds of the Unix epoch; 0: now."),
+                "source": free("Where it comes from."),
             },
             "examples": [{"id": "e-1", "user_id": "u-1", "event_type": "page_view", "source": "web", "properties": {"page": "/"}}],
         },
         "OlderBatchItem": {
             "type": "object",
-                        "properties": {
+            "description": "An event as it is read. One that is not as it should be fails alone, as long as another one is.",
+            "properties": {
                 "id": text("Its id; required."),
                 "user_id": text("Whose it is."),
                 "event_type": text("Free text, such as page_view; required."),
                 "properties": {"type": ["object", "null"], "additionalProperties": {"type": "string"}, "description": "Free pairs."},
-                "timestamp": number("Seconds of the Unix epoch; 0: now."),
+                "timestamp": seconds("Seconds of the Unix epoch; 0: now."),
                 "source": text("Where it comes from."),
             },
             "examples": [{"id": "e-1", "user_id": "u-1", "event_type": "page_view", "source": "web", "properties": {"page": "/"}}],
@@ -241,7 +271,7 @@ fn forms() -> Value {
         "OlderBatch": {
             "type": "object",
             "required": ["events"],
-            "properties": {"events": {"type": "array", "minItems": 1, "maxItems": 1000, "items": reference("OlderBatchItem"), "description": "The events."}},
+            "properties": {"events": {"type": "array", "minItems": 1, "maxItems": 1000, "items": reference("OlderBatchItem"), "contains": reference("OlderEvent"), "description": "The events, of which one at least is as it should be."}},
             "examples": [{"events": [{"id": "e-2", "user_id": "u-1", "event_type": "page_view"}]}],
         },
         "OlderBatchAnswer": {

@@ -8,8 +8,8 @@ export function showEvents(events, minutes) {
     say(note, "Events are not added up here: analytics.enabled is off.");
     return;
   }
-  const what = `In the last ${minutes} minutes, by the events' own times`;
-  say(note, events.total ? `${what}: ${count(events.total)} events.` : `No events yet. ${what}.`);
+  const what = `in the last ${minutes} minutes, by their own times.`;
+  say(note, events.total ? `${count(events.total)} ${events.total === 1 ? "event" : "events"} ${what}` : `No events ${what}`);
   byId("sources-title").hidden = events.total === 0;
   bars(byId("event-types"), events.by_type, events.total);
   bars(byId("event-sources"), events.by_source, events.total);

@@ -2,7 +2,7 @@
 
 const KEY = "tidegate-key";
 /** The server says something every second, or that it is still there: this long without a byte, and the line is dead. */
-const SILENCE_MS = 15_000;
+export const SILENCE_MS = 15_000;
 /** What the server says when it goes: a stream's last word, or the answer to who comes then. */
 const ENDING = "the server is shutting down";
 
@@ -23,6 +23,34 @@ export async function trouble(response) {
   } catch {
     return text.slice(0, 300) || `HTTP ${response.status}`;
   }
+}
+
+/** The events of a stream as they come; `heard` is called whenever anything does. */
+export async function* frames(response, heard) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    heard();
+    text += value;
+    for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+      const frame = read(text.slice(0, end));
+      text = text.slice(end + 2);
+      if (frame) yield frame;
+    }
+  }
+}
+
+function read(frame) {
+  let [id, name, data] = ["", "message", ""];
+  for (const line of frame.split("\n")) {
+    const [field, value] = [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trimStart()];
+    if (field === "id") id = value;
+    if (field === "event") name = value;
+    if (field === "data") data += value;
+  }
+  return data && { id, name, data: JSON.parse(data) };
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -81,37 +109,24 @@ export class Feed {
         await pause(5000);
         return false;
       }
-      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-      let text = "";
       let outcome = "watched";
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) return outcome;
+      const heard = () => {
         clearTimeout(timer);
         timer = setTimeout(() => abort.abort(), SILENCE_MS);
-        text += value;
-        for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
-          if (this.#take(text.slice(0, end)) === "ending") outcome = "ending";
-          text = text.slice(end + 2);
-        }
+      };
+      for await (const frame of frames(response, heard)) {
+        if (this.#take(frame) === "ending") outcome = "ending";
       }
+      return outcome;
     } finally {
       clearTimeout(timer);
     }
   }
 
-  #take(frame) {
-    let [name, data] = ["message", ""];
-    for (const line of frame.split("\n")) {
-      const [field, value] = [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1).trimStart()];
-      if (field === "id") this.#seen = value;
-      if (field === "event") name = value;
-      if (field === "data") data += value;
-    }
-    if (!data) return "";
-    const parsed = JSON.parse(data);
-    if (name === "ending") this.#on.state("ending", parsed);
-    else this.#on.event(name, parsed);
+  #take({ id, name, data }) {
+    if (id) this.#seen = id;
+    if (name === "ending") this.#on.state("ending", data);
+    else this.#on.event(name, data);
     return name;
   }
 }

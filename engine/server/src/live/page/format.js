@@ -71,6 +71,14 @@ export function element(name, attributes = {}, ...children) {
   return made;
 }
 
+/** The beginning of a payload that has so many bytes. */
+export function beginning(payload, bytes) {
+  const text = payload.text ?? payload.base64;
+  const shown = payload.text === undefined ? atob(text).length : new TextEncoder().encode(text).length;
+  const name = `Payload${payload.text === undefined ? ", as base64" : ""}${shown < bytes ? `, the first ${count(shown)} bytes` : ""}`;
+  return element("details", {}, element("summary", {}, name), element("pre", {}, text));
+}
+
 /** A bar for the eye alone; the number stands beside it. */
 export const bar = () => element("div", { class: "bar", "aria-hidden": "true" }, element("div"));
 

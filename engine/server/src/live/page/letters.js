@@ -1,7 +1,7 @@
 // The dead letters: the newest of them, and a button to send one or all once more.
 
 import { credentials, trouble } from "./feed.js";
-import { byId, count, element, moment, say } from "./format.js";
+import { beginning, byId, count, element, moment, say } from "./format.js";
 
 /** Between two readings at least: each goes through the whole folder. */
 const PAUSE_MS = 3000;
@@ -55,11 +55,7 @@ export class Letters {
     const body = element("div", {},
       element("b", {}, id || "without an id"), ` ${moment(at_ms)}, ${side}: ${code}`,
       element("small", {}, `${reason} (${count(payload_bytes)} bytes)`));
-    if (payload) {
-      const text = payload.text ?? payload.base64;
-      const name = `Payload${payload.text === undefined ? ", as base64" : ""}${text.length < payload_bytes ? ", its beginning" : ""}`;
-      body.append(element("details", {}, element("summary", {}, name), element("pre", {}, text)));
-    }
+    if (payload && payload_bytes > 0) body.append(beginning(payload, payload_bytes));
     return element("li", {}, body, button);
   }
 

@@ -10,6 +10,7 @@ import { Funnel } from "./funnel.js";
 import { History, shown } from "./history.js";
 import { Latency } from "./latency.js";
 import { Letters } from "./letters.js";
+import { Tail } from "./tail.js";
 
 const NOTHING = "Nothing was read yet.";
 const history = new History();
@@ -26,6 +27,7 @@ let asked = false;
 /** When the latest sample came, by this machine's clock: the difference to the server's is nobody's business. */
 let arrived = 0;
 
+new Tail();
 new Funnel(() => (history.latest ? history.latest.at_ms + (performance.now() - arrived) + 1 : Date.now()));
 
 function refresh() {
