@@ -366,7 +366,7 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
             format!("{MARK}\u{1}\u{7f}é@"),
         ];
         let name = variable(path);
-        for value in good.into_iter().chain(bad) {
+        for (place, value) in good.into_iter().chain(bad).enumerate() {
             // A bare word is a host, which is shown.
             if value == MARK && matches!(path, "nats.url" | "kafka.brokers") {
                 continue;
@@ -387,8 +387,9 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
             if let Some(other) = KEYS.iter().find(|key| key.path == path).unwrap().variables.first() {
                 run(&[(&name, &value), (other, "other")], &["config", "check"]);
             }
-            // Files that cannot be read.
-            for text in [
+            // Files that cannot be read; what the value looks like matters little to them, so each third will do.
+            let files_of = |texts: [String; 8]| texts.into_iter().filter(move |_| place % 3 == 0);
+            for text in files_of([
                 format!("[{table}]\n{key} = \"{value}\n"),
                 format!("[{table}]\n{key} = {value}\n"),
                 format!("[{table}]\n{key} = [{quoted}]\n"),
@@ -397,11 +398,11 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
                 format!("{key} = {quoted}\n"),
                 format!("[{table}]\n{key} = \"\\{value}\"\n"),
                 format!("[{table}]\n{key} = {quoted} {quoted}\n"),
-            ] {
+            ]) {
                 home.write("broken.toml", text);
                 run(&[], &["config", "check", "-c", "broken.toml"]);
             }
-            for text in [
+            for text in files_of([
                 format!("{name} {value}\n"),
                 format!("{name}=\"{value}\n"),
                 format!("{name}='{value}\n"),
@@ -410,11 +411,11 @@ fn no_command_repeats_a_secret_whether_it_can_be_read_or_not() {
                 format!("export {value}\n"),
                 format!("={value}\n"),
                 format!("{name}={value}\n"),
-            ] {
+            ]) {
                 home.write(".env", text);
                 run(&[], &["config", "check"]);
             }
-            std::fs::remove_file(home.path().join(".env")).unwrap();
+            home.write(".env", "");
             run(&[], &["--set", &format!("{path}x={value}"), "config", "check"]);
             run(&[], &["--set", &value.replace('=', ""), "config", "check"]);
             // A plain word where a name stands is a name.
