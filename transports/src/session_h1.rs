@@ -24,7 +24,7 @@ use crate::{
     lane::Accepted,
     message::{transcode_event, transcode_events, transcode_lines},
     routes::{Endpoint, Hot, Route, route},
-    service_h2::pieces,
+    service_h2::{COLLECTED_BYTES_MAX, pieces},
     terms::Terms,
     waiting::{Caller, MessageId, Settled},
 };
@@ -35,6 +35,7 @@ const OUTPUT_BYTES_MAX: usize = 64 << 10;
 /// The HTTP/1.1 state of a connection.
 pub(crate) struct Http1 {
     connection: Connection,
+    room: Room,
     call: Option<Call>,
     /// What the answer waits for.
     waits: Option<Waits>,
@@ -64,8 +65,34 @@ struct Call {
     begun: bool,
 }
 
+/// What a connection has taken of its core's room for requests in pieces; given back when it ends.
+struct Room {
+    core: Rc<Core>,
+    bytes: usize,
+}
+
+impl Room {
+    /// Takes as much as is held now; false when there is no room for it.
+    fn hold(&mut self, bytes: usize) -> bool {
+        let more = bytes.saturating_sub(self.bytes);
+        if more > 0 && !self.core.reserve(more, COLLECTED_BYTES_MAX) {
+            return false;
+        }
+        self.core.release(self.bytes.saturating_sub(bytes));
+        self.bytes = bytes;
+        true
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.core.release(self.bytes);
+    }
+}
+
 impl Http1 {
-    pub(crate) fn new(limits: &crate::Limits) -> Self {
+    pub(crate) fn new(core: &Rc<Core>) -> Self {
+        let limits = &core.shared.limits;
         let limits = Limits {
             head_bytes_max: limits.header_list_bytes_max,
             fields_max: limits.header_fields_max,
@@ -74,6 +101,7 @@ impl Http1 {
         };
         Self {
             connection: Connection::new(limits),
+            room: Room { core: Rc::clone(core), bytes: 0 },
             call: None,
             waits: None,
             draining: false,
@@ -207,6 +235,11 @@ impl Http1 {
                 Ok(taken) => {
                     used += taken;
                     self.recognised = true;
+                    if !self.room.hold(self.connection.body_bytes_held()) {
+                        core.counters.hit(Cause::TooLarge);
+                        self.connection.refuse_body(&core.date.get(), out);
+                        return (input.len(), Wants::Close);
+                    }
                 }
                 Err(close) => {
                     if !self.recognised && !speaks_http(input) {

@@ -30,7 +30,7 @@ use tidegate_proto::analytics::{
     },
 };
 use tokio::sync::watch;
-use tonic::service::Routes;
+use tonic::{codec::CompressionEncoding, service::Routes};
 use tonic_health::ServingStatus;
 use transports::{AckPolicy, Driver, EventPlan, Fleet, Guard, Plan, Role, bind, choose, inject::injector};
 
@@ -381,21 +381,31 @@ async fn grpc_services(house: &Arc<House>, platform: &Platform) -> Routes {
     };
     let ingestion = EventIngestionServiceServer::new(platform.clone())
         .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
+        .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip);
     let analytics = AnalyticsServiceServer::new(platform.clone())
         .max_decoding_message_size(EVENT_MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX);
+        .max_encoding_message_size(EVENT_MESSAGE_BYTES_MAX)
+        .accept_compressed(CompressionEncoding::Gzip);
+    let metrics = MetricsServiceServer::new(platform.clone()).accept_compressed(CompressionEncoding::Gzip);
     let behind = Arc::clone(house);
     let older = Older::new(platform.clone(), move || cold::consumed_so_far(&behind));
-    let mut services = Routes::new(health)
+    let producer = ProducerServiceServer::new(older.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let consumer = ConsumerServiceServer::new(older.clone()).accept_compressed(CompressionEncoding::Gzip);
+    let older = legacy::analytics_service_server::AnalyticsServiceServer::new(older);
+    let mut services = Routes::new(health.accept_compressed(CompressionEncoding::Gzip))
         .add_service(ingestion)
         .add_service(analytics)
-        .add_service(MetricsServiceServer::new(platform.clone()))
-        .add_service(ProducerServiceServer::new(older.clone()))
-        .add_service(ConsumerServiceServer::new(older.clone()))
-        .add_service(legacy::analytics_service_server::AnalyticsServiceServer::new(older));
+        .add_service(metrics)
+        .add_service(producer)
+        .add_service(consumer)
+        .add_service(older.accept_compressed(CompressionEncoding::Gzip));
     match (reflection().build_v1(), reflection().build_v1alpha()) {
-        (Ok(v1), Ok(v1alpha)) => services = services.add_service(v1).add_service(v1alpha),
+        (Ok(v1), Ok(v1alpha)) => {
+            services = services
+                .add_service(v1.accept_compressed(CompressionEncoding::Gzip))
+                .add_service(v1alpha.accept_compressed(CompressionEncoding::Gzip));
+        }
         (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "gRPC reflection is not served"),
     }
     services

@@ -324,6 +324,20 @@ impl Connection {
         self.state = State::Closed;
     }
 
+    /// Bytes of memory that a body takes which is still arriving.
+    pub fn body_bytes_held(&self) -> usize {
+        match &self.state {
+            State::Body(partial) => partial.body.capacity(),
+            _ => 0,
+        }
+    }
+
+    /// There is no room for the rest of a body: it is answered with 503.
+    pub fn refuse_body(&mut self, date: &[u8; 29], out: &mut Vec<u8>) {
+        write_fault(out, date, &Close::in_body(Fault::NoRoom, self.body_bytes_received));
+        self.state = State::Closed;
+    }
+
     fn read_head<A: Application>(
         &mut self,
         input: &[u8],

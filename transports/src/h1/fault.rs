@@ -47,6 +47,7 @@ pub enum Fault {
     TrailerInvalid,
     TrailersTooLarge,
     Timeout,
+    NoRoom,
 }
 
 impl Fault {
@@ -71,7 +72,11 @@ impl Fault {
     /// The `code` member of the error answer.
     #[must_use]
     pub fn code(self) -> &'static str {
-        if self.status() >= 500 { "UNIMPLEMENTED" } else { "INVALID_ARGUMENT" }
+        match self.status() {
+            503 => "UNAVAILABLE",
+            500.. => "UNIMPLEMENTED",
+            _ => "INVALID_ARGUMENT",
+        }
     }
 
     fn describe(self) -> (u16, &'static str, &'static str) {
@@ -132,6 +137,7 @@ impl Fault {
             Self::TrailerInvalid => (400, "trailer", "a trailer line that is not a valid field"),
             Self::TrailersTooLarge => (431, "trailer", "the trailer section is too large"),
             Self::Timeout => (408, "timeout", "the request did not arrive in time"),
+            Self::NoRoom => (503, "body_room", "too many large bodies are arriving at once"),
         }
     }
 }

@@ -167,7 +167,9 @@ pub(super) fn write_fault(out: &mut Vec<u8>, date: &[u8; 29], close: &super::Clo
     let body = format!(r#"{{"status":"error","error":"{close}","code":"{}"}}"#, fault.code());
     let exchange = Exchange { head_only: false, http10: false, persistent: false };
     let content_type = (&b"Content-Type"[..], &b"application/json"[..]);
-    let _closed_anyway = Reply { out, date, exchange }.full(fault.status(), [content_type], body.as_bytes());
+    let retry_after = (fault == Fault::NoRoom).then_some((&b"Retry-After"[..], &b"1"[..]));
+    let fields = [content_type].into_iter().chain(retry_after);
+    let _closed_anyway = Reply { out, date, exchange }.full(fault.status(), fields, body.as_bytes());
 }
 
 /// The date in the form that Date fields have (RFC 9110 §5.6.7); the driver asks once a second.

@@ -139,7 +139,7 @@ pub(crate) struct Service {
 }
 
 /// Body bytes that a core holds of requests that come in pieces. Beyond it a request that needs more is refused.
-const COLLECTED_BYTES_MAX: usize = 256 << 20;
+pub(crate) const COLLECTED_BYTES_MAX: usize = 256 << 20;
 
 /// Bytes of an unwanted body that are read before it is answered. Until then the client may be too busy sending to
 /// see an answer (curl drops it when the stream is reset behind it); beyond, it has to stop.

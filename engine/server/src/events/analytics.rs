@@ -47,9 +47,12 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The metrics that every event is counted in.
 const COUNTED: [&str; 6] = ["events", "unique_users", "sessions", "revenue", "transactions", "errors"];
 
-/// What a metric of custom events is called here: its name, unless that is taken by what every event is counted in.
+/// What a metric of custom events is called here: its name, unless that is taken by what every event is counted in, or by
+/// what another one is called for that reason.
 pub(super) fn custom_name(name: &str) -> Cow<'_, str> {
-    if COUNTED.contains(&name) { format!("custom.{name}").into() } else { name.into() }
+    const PREFIX: &str = "custom.";
+    let is_taken = COUNTED.contains(&name.trim_start_matches(PREFIX));
+    if is_taken { format!("{PREFIX}{name}").into() } else { name.into() }
 }
 
 /// The turns that queries take.

@@ -20,11 +20,12 @@ mod openapi;
 pub mod producer;
 mod record;
 mod rest;
+mod unpack;
 mod validate;
 
 use std::sync::Arc;
 
-use axum::extract::DefaultBodyLimit;
+use axum::{extract::DefaultBodyLimit, middleware};
 use engine_analytics::{Bounds, Part};
 use engine_core::AckLevel;
 use http::{HeaderMap, header::CONTENT_TYPE};
@@ -74,6 +75,7 @@ pub fn routes(platform: Platform) -> axum::Router {
         .merge(legacy::routes(platform.clone()))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(RequestDecompressionLayer::new())
+        .layer(middleware::from_fn(unpack::gzip))
         .merge(producer::routes(platform))
         .merge(description)
 }

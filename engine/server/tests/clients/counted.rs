@@ -306,7 +306,7 @@ fn an_event_that_somebody_else_writes_to_nats_meets_the_rules_or_is_a_dead_lette
 #[test]
 fn a_custom_metric_with_a_name_that_is_taken_has_another_and_the_export_has_each_name_once() {
     let server = Start::new().run();
-    let names = ["revenue", "events", "a.b", "a-b", "errors", "9lives", "\u{fc}"];
+    let names = ["revenue", "events", "custom.events", "a.b", "a-b", "errors", "9lives", "\u{fc}"];
     let metrics: Vec<Value> = names.iter().map(|name| json!({"name": name, "value": 7})).collect();
     let custom = json!({"user_id": "u", "event_type": "EVENT_TYPE_CUSTOM", "timestamp": "2026-06-01T10:00:00Z",
         "custom_event": {"name": "c", "metrics": metrics}});
@@ -322,6 +322,7 @@ fn a_custom_metric_with_a_name_that_is_taken_has_another_and_the_export_has_each
     };
     assert_eq!((value("events"), value("revenue"), value("errors")), (1.0, 0.0, 0.0));
     assert_eq!((value("custom.events"), value("custom.revenue"), value("a.b")), (7.0, 7.0, 7.0));
+    assert_eq!(value("custom.custom.events"), 7.0);
     let path = format!("/v1/analytics/timeseries?metric=custom.revenue&granularity=DAY&{RANGE}");
     let series = get(server.gateway(), &path).json();
     assert_eq!(series["series"][0]["value"], 7.0, "{series}");

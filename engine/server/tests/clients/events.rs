@@ -238,6 +238,17 @@ fn a_batch_may_be_lines_and_packed() {
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     std::io::Write::write_all(&mut packer, &vec![b' '; 64 << 20]).unwrap();
     assert_eq!(post("Content-Encoding: gzip\r\n", &packer.finish().unwrap()).status, 413);
+    // As many members as there are, and nothing behind them that is none.
+    let member = |id: &str| {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        let line = format!("{}\n", json!({"id": id, "user_id": "members", "event_type": 1}));
+        std::io::Write::write_all(&mut packer, line.as_bytes()).unwrap();
+        packer.finish().unwrap()
+    };
+    let members = [member("m-1"), member("m-2"), member("m-3")].concat();
+    assert_eq!(post("Content-Encoding: gzip\r\n", &members).json()["processedCount"], 3);
+    let answer = post("Content-Encoding: GZIP\r\n", &[member("m-4"), b"junk".to_vec()].concat());
+    assert_eq!(answer.status, 400, "{}", answer.text());
 }
 
 #[test]

@@ -552,3 +552,34 @@ fn a_client_may_ping_without_a_stream() {
         assert!(!ended.is_finished());
     });
 }
+
+#[test]
+fn gzip_is_taken_by_every_method_of_both_lanes() {
+    let server = Server::start();
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.grpc()).await;
+        // user_id "u", event_type 1; and one without a user.
+        let (good, bad) = (b"\x12\x01u\x20\x01".as_slice(), b"\x20\x01".as_slice());
+        let field = |number: u8, value: &[u8]| [&[number << 3 | 2, value.len() as u8], value].concat();
+        let one = field(1, good);
+        let with_options = [one.clone(), field(2, b"\x08\x00")].concat();
+        let batch = [field(1, good), field(1, bad)].concat();
+        for (path, message, status) in [
+            ("/analytics.v1.EventIngestionService/IngestEvent", one.clone(), 0),
+            ("/analytics.v1.EventIngestionService/IngestEvent", with_options, 0),
+            ("/analytics.v1.EventIngestionService/IngestEvent", field(1, bad), 3),
+            ("/analytics.v1.EventIngestionService/IngestEvents", batch, 0),
+            ("/analytics.v1.AnalyticsService/GetAnalyticsSummary", Vec::new(), 0),
+            ("/analytics.v1.MetricsService/GetMetrics", Vec::new(), 0),
+            ("/analytics.AnalyticsService/GetAnalyticsSummary", Vec::new(), 0),
+            ("/analytics.ConsumerService/GetConsumerStats", Vec::new(), 0),
+            ("/grpc.health.v1.Health/Check", Vec::new(), 0),
+        ] {
+            let plain = peer.call(path, &[], &framed(0, &message)).await.unwrap();
+            let packed =
+                peer.call(path, &[("grpc-encoding", "gzip")], &framed(1, &gzip(&message))).await.unwrap();
+            assert_eq!(plain.grpc_status(), packed.grpc_status(), "{path}: {}", packed.grpc_message());
+            assert_eq!(packed.grpc_status(), Some(status), "{path}: {}", packed.grpc_message());
+        }
+    });
+}

@@ -1,7 +1,7 @@
 //! Malformed HTTP/1.1: one refusal, the connection closed, nothing enqueued, and what follows never parsed as a
 //! request of its own.
 
-use crate::harness::{Peer, Server};
+use crate::harness::{Peer, Server, Start, eventually, get, post_json};
 
 /// What stands behind every malformed request; taking it for a request would be smuggling.
 const SMUGGLED: &str = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
@@ -182,4 +182,34 @@ fn neighbours_never_notice_a_malformed_request() {
         assert_eq!(neighbour.answer(false).unwrap().status, 200);
     }
     assert_eq!(server.settled(), 20);
+}
+
+#[test]
+fn bodies_that_never_end_take_no_more_memory_than_there_is_for_them() {
+    const PEERS: usize = 32;
+    let server = Start::new().argument("--cores").argument("1").run();
+    let part = vec![b' '; 9 << 20];
+    let mut peers: Vec<Peer> = (0..PEERS)
+        .map(|_| {
+            let mut peer = Peer::connect(server.gateway());
+            peer.send(format!("POST /v1/events HTTP/1.1\r\nHost: t\r\nContent-Length: {}\r\n\r\n", 10 << 20));
+            peer
+        })
+        .collect();
+    for peer in &mut peers {
+        peer.send_if_open(&part);
+    }
+    // 256 MiB are a few more than 16 bodies: each may hold twice what has come of it.
+    eventually("some are turned away, and the others have their room", || {
+        let page = get(server.gateway(), "/metrics").text().to_owned();
+        let line =
+            page.lines().find(|line| line.starts_with(r#"tidegate_limit_hits_total{reason="too_large"}"#))?;
+        let turned_away = line.rsplit(' ').next()?.parse::<f64>().ok()?;
+        (4.0..(PEERS - 12) as f64).contains(&turned_away).then_some(())
+    });
+    drop(peers);
+    eventually("their room is given back", || {
+        let answer = post_json(server.gateway(), "/v1/events", r#"{"user_id":"u","event_type":1}"#);
+        (answer.status == 200).then_some(())
+    });
 }
