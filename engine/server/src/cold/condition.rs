@@ -90,7 +90,14 @@ impl House {
         // Memory and log are read whatever happens to brokers, and to the disk.
         let reads_here = behind.delivery.providers.iter().any(|provider| !provider.is_broker());
         let all_away = !sources.is_empty() && sources.iter().all(|(_, trouble)| trouble.is_some());
-        if !reads_here && all_away { Condition::Unhealthy(why) } else { Condition::Degraded(why) }
+        if !reads_here && all_away {
+            // What is in the way of reading is what is wrong with these; the log's trouble is in the way of taking in.
+            let away =
+                sources.iter().filter_map(|(name, trouble)| Some(format!("{name}: {}", trouble.as_ref()?)));
+            Condition::Unhealthy(away.collect::<Vec<_>>().join("; "))
+        } else {
+            Condition::Degraded(why)
+        }
     }
 
     /// What the port of this role is for.

@@ -18,11 +18,11 @@ mod rpcs;
 use std::time::Instant;
 
 use axum::{Router, body::Body, extract::MatchedPath};
-use http::{HeaderMap, HeaderValue, Method, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use transports::{
-    Role,
+    ENDPOINTS, Role,
     cold::{Abandoned, Arrival, ColdAnswer, ColdCall, ColdReceiver},
 };
 
@@ -79,6 +79,8 @@ async fn answer_one(
 ) -> Result<Answered, Abandoned> {
     let farewell = Farewell::of(&request);
     let rpc = rpcs::called(&request);
+    // Who is turned away for want of a key has not come to the router, which would know the route.
+    let hot = ENDPOINTS.iter().map(|row| row.path).find(|path| *path == request.uri().path());
     let response = match router.oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
@@ -86,6 +88,9 @@ async fn answer_one(
     let (mut parts, mut body) = response.into_parts();
     let endpoint = match parts.extensions.get::<MatchedPath>() {
         Some(path) => short_pattern(path.as_str()).to_owned(),
+        None if parts.status == StatusCode::UNAUTHORIZED && hot.is_some() => {
+            short_pattern(hot.unwrap_or_default()).to_owned()
+        }
         // Paths that nobody serves are one series, or a scan would fill the memory.
         None => "unmatched".to_owned(),
     };

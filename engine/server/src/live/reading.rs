@@ -249,7 +249,10 @@ fn sinks<'a>(behind: &'a Behind, stats: &[ShardStat], processed: u64, errors: u6
 }
 
 fn shortened(reason: Option<String>) -> Option<String> {
-    reason.map(|reason| reason.chars().take(REASON_CHARS_MAX).collect())
+    reason.map(|reason| match reason.char_indices().nth(REASON_CHARS_MAX) {
+        Some((end, _)) => format!("{} …", &reason[..end]),
+        None => reason,
+    })
 }
 
 fn present(live: &Live, stats: &[ShardStat], recent: &Recent) -> Present {

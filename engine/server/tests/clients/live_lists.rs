@@ -175,6 +175,16 @@ fn the_latest_errors_are_warnings_and_refusals_with_their_reason_and_count() {
     let malformed = noted(&server, "/ingest answered 400", 3);
     assert_eq!(malformed["kind"], "refusal");
     assert!(malformed["reason"].as_str().unwrap().contains("malformed"), "{malformed}");
+    let server = Start::new().variable("API_KEYS", "secret").run();
+    for _ in 0..2 {
+        assert_eq!(post_json(server.gateway(), "/v1/events", r#"{"user_id":"u"}"#).status, 401);
+    }
+    let with_key = || ask(&server, "GET", "/live/errors", "x-api-key: secret\r\n", "").json();
+    eventually("that a key was missing is noted", || {
+        let told = with_key();
+        let errors = told["errors"].as_array()?;
+        errors.iter().find(|one| one["text"] == "/v1/events answered 401" && one["count"] == 2).map(drop)
+    });
     // Nobody listens on port 1.
     let server = Start::new().set("queue.type=nats").set("nats.url=nats://user:hidden@127.0.0.1:1").run();
     for _ in 0..2 {

@@ -4,6 +4,8 @@
 use serde_json::{Map, Value, json};
 use transports::message::EVENT_NAME_BYTES_MAX;
 
+use super::rules::PRINTABLE;
+
 /// Adds the routes and their schemas. `asks`: whether they ask for a key (`auth.scope = all`); `levels`: what accepting can
 /// mean with these settings.
 pub(super) fn add(
@@ -118,8 +120,6 @@ pub(super) fn add(
     }
 }
 
-/// No control character (Unicode's Cc) is in it.
-const PRINTABLE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
 /// RFC 4648 §4, with padding, whose last bits are zero (§3.5).
 const BASE64: &str = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$";
 

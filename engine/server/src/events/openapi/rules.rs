@@ -19,10 +19,14 @@ use super::{
 };
 
 /// What no id has: control characters.
-const PRINTABLE: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]*$";
+pub(super) const PRINTABLE: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]*$";
 /// What a filter may ask for; funnels are over users, so theirs may not ask for one.
 const FILTERS: &str = "^(user_id|session_id|source|event_type)$|^properties\\.";
 const FUNNEL_FILTERS: &str = "^(session_id|source|event_type)$|^properties\\.";
+
+/// A whole number of 0 to 300 as text.
+const TIMEOUT_SECONDS_TEXT: &str = r"^(?:\+?0{0,6}(?:[0-9]{1,2}|[12][0-9]{2}|300)|-0{1,9})$";
+const _: () = assert!(TIMEOUT_SECONDS_MAX == 300, "TIMEOUT_SECONDS_TEXT has another bound");
 
 /// The rules for a message that is asked with; they are laid over the schema of its fields. What is required may not be
 /// `null` either.
@@ -49,7 +53,9 @@ pub(super) fn rules(message: &str) -> Value {
         }),
         "IngestOptions" => json!({
             "additionalProperties": false,
-            "properties": {"timeoutSeconds": {"minimum": 0, "maximum": TIMEOUT_SECONDS_MAX}},
+            "properties": {"timeoutSeconds": {
+                "minimum": 0, "maximum": TIMEOUT_SECONDS_MAX, "pattern": TIMEOUT_SECONDS_TEXT,
+            }},
         }),
         "TimeRange" => {
             json!({"required": ["start", "end"], "properties": {"start": counted(), "end": counted()}})
