@@ -31,6 +31,17 @@ pub struct Choice {
     allowed: BTreeMap<Vec<u8>, String>,
 }
 
+impl Kind {
+    /// Whether this is a name of one, in words.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, name: &str) -> Result<(), String> {
+        let Kind { word, is_name, .. } = self;
+        if is_name(name) { Ok(()) } else { Err(format!("`{name}` is no {word}'s name")) }
+    }
+}
+
 impl Choice {
     /// Reads a template with one field in braces, `source` or the name of a metadata key, and the names allowed, separated
     /// by commas.

@@ -455,7 +455,10 @@ fn answer_facade(
 /// Whether a content type is one of lines of JSON.
 pub(crate) fn is_lines(content_type: Option<&[u8]>) -> bool {
     let known = [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"];
-    content_type.is_some_and(|content_type| known.iter().any(|lines| content_type.starts_with(lines)))
+    let begins_with = |content_type: &[u8], lines: &[u8]| {
+        content_type.get(..lines.len()).is_some_and(|start| start.eq_ignore_ascii_case(lines))
+    };
+    content_type.is_some_and(|content_type| known.iter().any(|lines| begins_with(content_type, lines)))
 }
 
 /// What the parser calls.

@@ -244,7 +244,7 @@ fn processor(settings: &Settings, addresses: &[(Role, SocketAddr)]) -> Option<Pr
         });
     }
     let own = addresses.iter().find(|(role, _)| *role == Role::Processor);
-    own.map(|(_, address)| Processor::own(*address, settings.auth.own_key.clone()))
+    own.map(|(_, address)| Processor::own(*address, settings.auth.key_for_messages()))
 }
 
 /// Says what is made of a URL of another process, and refuses one that leads back here.

@@ -106,7 +106,7 @@ fn is_lines(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     [&b"application/x-ndjson"[..], b"application/ndjson", b"application/jsonl"]
         .iter()
-        .any(|known| content_type.starts_with(known))
+        .any(|known| content_type.get(..known.len()).is_some_and(|start| start.eq_ignore_ascii_case(known)))
 }
 
 /// The events of such a body, each with the number of its line, from 1.

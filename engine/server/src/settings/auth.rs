@@ -50,7 +50,7 @@ impl Auth {
     }
 
     /// What is shown with messages that are sent on: also where only events ask for a key, as a message may be one.
-    pub(super) fn key_for_messages(&self) -> Option<HeaderValue> {
+    pub fn key_for_messages(&self) -> Option<HeaderValue> {
         self.own_key.clone().or_else(|| field(self.guard.first()?).ok())
     }
 

@@ -310,6 +310,8 @@ fn breaker(values: &Values) -> BreakerConfig {
 
 fn nats(values: &Values) -> Result<NatsConfig, Problem> {
     let servers = Servers::parse(&values.text("nats.url"));
+    let subject = destination::SUBJECTS.check(&values.text("nats.subject"));
+    subject.map_err(|wrong| values.problem("nats.subject", &wrong))?;
     if values.text("nats.value") == "raw" && values.number("nats.pack_messages") > 1 {
         let text = "nats.value = raw has no packs: a payload may hold any byte; set it to 1";
         return Err(values.problem("nats.pack_messages", text));
@@ -365,6 +367,10 @@ fn message_value(values: &Values, path: &str) -> MessageValue {
 
 fn kafka(values: &Values) -> Result<KafkaConfig, Problem> {
     let text = |name: &str| values.text(&format!("kafka.{name}"));
+    for path in ["kafka.topic", "kafka.topic_analytics", "kafka.topic_producer"] {
+        let topic = destination::TOPICS.check(&values.text(path));
+        topic.map_err(|wrong| values.problem(path, &wrong))?;
+    }
     Ok(KafkaConfig {
         topic_choice: choice(values, destination::TOPICS, "kafka.topic_template", "kafka.topics_allowed")?,
         brokers: text("brokers"),

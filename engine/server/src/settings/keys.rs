@@ -161,7 +161,7 @@ pub const KEYS: &[Key] = &[
         Kind::Text,
         r#""/metrics""#,
         &["METRICS_PATH", "PROMETHEUS_PATH"],
-        "A further path under which metrics are served; /metrics always answers.",
+        "A further path under which metrics are served, such as /numbers; /metrics always answers.",
     ),
     key(
         "engine.cores",
@@ -313,7 +313,7 @@ pub const KEYS: &[Key] = &[
         Kind::Secret,
         r#""""#,
         &[],
-        "What is shown to the other process as x-api-key, with every message. Empty: with auth.scope = all the first of this process's own keys or tokens, else none.",
+        "What is shown to the other process as x-api-key, with every message. Empty: the first of this process's own keys or tokens, if it has any.",
     ),
     key(
         "remote.connections_max",

@@ -412,8 +412,19 @@ fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Vec<Problem>> {
         (role != "metrics" || truth("metrics.enabled")).then(|| addresses(&format!("listen.{role}")))
     });
     let wrong_listeners = listeners.iter().filter_map(|listener| listener.as_ref()?.as_ref().err().cloned());
-    let problems: Vec<Problem> =
-        wrong_auth.into_iter().chain(delivery.as_ref().err().cloned()).chain(wrong_listeners).collect();
+    let metrics_path = text("metrics.path");
+    let is_path = metrics_path.starts_with('/') && metrics_path.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_taken = transports::ENDPOINTS.iter().any(|row| row.path == metrics_path);
+    let wrong_path = (!is_path || is_taken).then(|| {
+        let why = if is_taken { "another route has this path" } else { "it begins with / and has no blanks" };
+        values.problem("metrics.path", &format!("{why}; give one such as /numbers"))
+    });
+    let problems: Vec<Problem> = wrong_path
+        .into_iter()
+        .chain(wrong_auth)
+        .chain(delivery.as_ref().err().cloned())
+        .chain(wrong_listeners)
+        .collect();
     let (Ok(delivery), true) = (delivery, problems.is_empty()) else { return Err(problems) };
     let [gateway, ingest, processor, analytics, grpc, metrics] =
         listeners.map(|listener| listener.and_then(Result::ok).unwrap_or_default());
@@ -433,7 +444,7 @@ fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Vec<Problem>> {
         live_viewers_max: number("live.viewers_max"),
         grpc,
         metrics,
-        metrics_path: text("metrics.path"),
+        metrics_path,
         cores: number("engine.cores"),
         driver: match text("engine.driver").as_str() {
             "io_uring" => DriverChoice::IoUring,

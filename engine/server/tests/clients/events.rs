@@ -233,6 +233,13 @@ fn a_batch_may_be_lines_and_packed() {
     };
     assert_eq!(post("Content-Encoding: gzip\r\n", &packed).json()["processedCount"], 500);
     assert_eq!(post("", lines.as_bytes()).json()["processedCount"], 500);
+    let mut peer = Peer::connect(server.gateway());
+    let line = r#"{"user_id":"u","event_type":1}"#;
+    peer.send(format!(
+        "POST /v1/events/batch HTTP/1.1\r\nHost: t\r\nContent-Type: Application/X-NDJSON\r\nContent-Length: {}\r\n\r\n{line}\n{line}",
+        2 * line.len() + 1
+    ));
+    assert_eq!(peer.answer(false).unwrap().json()["processedCount"], 2);
     assert_eq!(post("", b"{\"user_id\":\"u\"\n").status, 400);
     // A body that unpacks to more than may be is refused, not unpacked.
     let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

@@ -109,6 +109,20 @@ fn the_newest_dead_letters_are_listed_and_the_rest_is_counted() {
 fn with_keys_the_lists_ask_for_one_and_show_payloads_to_who_has_it() {
     let folder = Scratch::new();
     bury(folder.path(), 1);
+    // An event as well, for which the key is asked on the way back.
+    let mut metadata = Vec::new();
+    let mut writer = engine_core::MetadataWriter::new(&mut metadata);
+    writer.push(engine_core::KEY_OVERRIDE, b"u");
+    writer.push(engine_core::schema::SCHEMA_KEY, engine_core::schema::EVENTS[0]);
+    let event = Record {
+        id: b"e",
+        payload: b"\x12\x01u\x20\x01",
+        metadata: &metadata,
+        kind: engine_core::KIND_EVENT,
+        ..Record::default()
+    };
+    let cause = Cause { side: "nats".into(), code: "X".into(), reason: "r".into(), attempts: 1 };
+    DeadLetters::new(folder.path().join("dead-letter")).append(&cause, &event).unwrap();
     let server = on(folder.path()).variable("API_KEYS", "secret").run();
     let all = json!({"all": true}).to_string();
     for (method, path, body) in [
@@ -124,7 +138,7 @@ fn with_keys_the_lists_ask_for_one_and_show_payloads_to_who_has_it() {
     }
     let key = "x-api-key: secret\r\n";
     let listed = ask(&server, "GET", "/live/dead-letters", key, "").json();
-    assert_eq!(listed["letters"][0]["payload"]["text"], "what was in 0");
+    assert_eq!(listed["letters"][1]["payload"]["text"], "what was in 0");
     assert_eq!(ask(&server, "GET", "/live/errors", key, "").status, 200);
     let told = ask(
         &server,
@@ -133,7 +147,7 @@ fn with_keys_the_lists_ask_for_one_and_show_payloads_to_who_has_it() {
         &format!("{key}Content-Type: application/json\r\n"),
         &all,
     );
-    assert_eq!(told.json()["sent"], 1, "{}", told.text());
+    assert_eq!(told.json()["sent"], 2, "{}", told.text());
 }
 
 #[test]

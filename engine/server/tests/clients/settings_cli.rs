@@ -427,6 +427,11 @@ fn check_refuses_brokers_that_cannot_be_what_is_meant() {
         (&[("QUEUE_TYPE", "nats"), ("NATS_URL", "")], "NATS_URL is set and empty"),
         (&[("KAFKA_BROKERS", " , ")], "kafka.brokers"),
         (&[("KAFKA_BROKERS", "http://a:9092")], "kafka.brokers"),
+        (&[("TIDEGATE_NATS_SUBJECT", "foo bar")], "nats.subject"),
+        (&[("TIDEGATE_NATS_SUBJECT", "a.*")], "nats.subject"),
+        (&[("DIPLOM_KAFKA_TOPIC", "a/b")], "kafka.topic"),
+        (&[("METRICS_PATH", "noslash")], "metrics.path"),
+        (&[("METRICS_PATH", "/api/v1/ingest")], "metrics.path"),
     ] {
         let said = tidegate(&home, variables, &["config", "check"]);
         assert!(said.code == Some(1) && said.err.contains(says), "{variables:?}: {said:?}");
