@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File, TryLockError},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::{
@@ -32,6 +32,8 @@ const SEGMENT_BYTES: u64 = 16 << 20;
 const LINES_A_SECOND: u32 = 10;
 /// The cursor of what was replayed, all below it.
 const REPLAYED: &str = "replayed";
+/// The file that is locked while somebody replays.
+const REPLAY_LOCK: &str = "replay.lock";
 /// The file that names those which were replayed alone, an offset to a line.
 const REPLAYED_ALONE: &str = "replayed-alone";
 /// Digits of an offset in it: as many as the largest has.
@@ -239,6 +241,23 @@ pub fn mark_one_replayed(directory: &Path, offset: u64) -> Result<(), LogError> 
         fs::File::open(directory)?.sync_all()
     };
     written().map_err(LogError::io("write", &path))
+}
+
+/// The turn of the one who replays the letters of a folder, in whatever process; it ends when this is dropped.
+#[derive(Debug)]
+pub struct ReplayTurn(#[expect(dead_code, reason = "its lock goes with it")] File);
+
+/// Takes the turn to replay; `None`: somebody else has it, and would send the same letters.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn take_turn(directory: &Path) -> io::Result<Option<ReplayTurn>> {
+    let file = File::options().create(true).append(true).open(directory.join(REPLAY_LOCK))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(ReplayTurn(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// The offsets of those that were replayed alone.

@@ -52,9 +52,14 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Commits a message; whether it was acknowledged, and under which offset.
 fn append(writer: &mut ShardWriter, payload: &str) -> (u64, bool) {
-    let Ok(offset) = writer.append(7, |out| out.extend_from_slice(payload.as_bytes())) else {
-        return (0, false);
-    };
+    let mut appended = Err(Pushback::Busy);
+    // The next segment may be a moment away.
+    eventually("it is taken or has failed", || {
+        writer.commit();
+        appended = writer.append(7, |out| out.extend_from_slice(payload.as_bytes()));
+        appended != Err(Pushback::Busy) || writer.has_failed()
+    });
+    let Ok(offset) = appended else { return (0, false) };
     eventually("it is durable or has failed", || {
         writer.commit();
         writer.durable_upto() > offset || writer.has_failed()

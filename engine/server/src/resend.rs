@@ -138,10 +138,22 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
         writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
         return Ok(ExitCode::SUCCESS);
     }
+    let Some(_turn) = dead_letter::take_turn(folder)? else {
+        bail!("somebody else replays the dead letters of {} now, here or on the live page", folder.display());
+    };
     let mut peer = Peer::new(server)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
+    let mut last = None;
+    // What comes back while this goes on is for another time.
+    dead_letter::list(folder, |letter| {
+        last = Some(letter.offset);
+        true
+    })?;
     dead_letter::list(folder, |letter| {
         let offset = letter.offset;
+        if last.is_none_or(|last| offset > last) {
+            return false;
+        }
         match peer.send(&letter.record).with_context(|| format!("dead letter {offset}")) {
             Ok(Told::Taken) => sent += 1,
             // Another try changes nothing about it, and the ones behind it may be good.

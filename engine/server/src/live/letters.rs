@@ -185,12 +185,20 @@ async fn in_turn<T: Serialize + Send + 'static>(
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }
+        Ok(Err(error)) if error.is::<Busy>() => {
+            refusal(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, &error.to_string())
+        }
         Ok(Err(error)) => {
             refusal(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, &format!("dead letters: {error:#}"))
         }
         Err(_) => refusal(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "dead letters: cut short"),
     }
 }
+
+/// The command line has the turn.
+#[derive(Debug, thiserror::Error)]
+#[error("`tidegate dlq replay` is sending the dead letters now: try again in a moment")]
+struct Busy;
 
 fn newest(directory: &Path, payloads: bool) -> anyhow::Result<Listed> {
     let mut listed =
@@ -206,6 +214,12 @@ fn newest(directory: &Path, payloads: bool) -> anyhow::Result<Listed> {
 
 /// Sends the letter at this offset, or all.
 fn send(directory: &Path, only: Option<u64>, server: &Server) -> anyhow::Result<Replayed> {
+    if !directory.is_dir() {
+        return only.map_or_else(|| Ok(Replayed::default()), gone);
+    }
+    let Some(_turn) = dead_letter::take_turn(directory)? else {
+        return Err(Busy.into());
+    };
     let mut peer = Peer::new(server)?;
     let (mut replayed, began) = (Replayed::default(), Instant::now());
     let mut last = None;

@@ -7,7 +7,7 @@ use engine_core::Record;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get, post_json},
+    harness::{Answer, Peer, Scratch, Server, Start, TIDEGATE, eventually, get, post_json, run_command},
     live_page::Browser,
 };
 
@@ -148,6 +148,32 @@ fn with_keys_the_lists_ask_for_one_and_show_payloads_to_who_has_it() {
         &all,
     );
     assert_eq!(told.json()["sent"], 2, "{}", told.text());
+}
+
+#[test]
+fn two_do_not_send_the_same_letters_at_once() {
+    let folder = Scratch::new();
+    bury(folder.path(), 3);
+    let server = on(folder.path()).run();
+    let url = format!("http://{}", server.processor());
+    let replay = || {
+        let place = ["dlq", "replay", "--directory", folder.path().to_str().unwrap(), "--url", &url];
+        run_command(&folder, &[], &place)
+    };
+    let turn = brokers::dead_letter::take_turn(&folder.path().join("dead-letter")).unwrap().unwrap();
+    let output = replay();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("somebody else replays"), "{said}");
+    let answer = post_json(server.gateway(), "/live/dead-letters/replay", r#"{"all":true}"#);
+    assert!(
+        answer.status == 503 && answer.text().contains("dlq replay"),
+        "{} {}",
+        answer.status,
+        answer.text()
+    );
+    drop(turn);
+    assert!(replay().status.success());
+    assert_eq!(server.settled(), 3);
 }
 
 #[test]
