@@ -23,9 +23,10 @@ const JSON_DEPTH_MAX: usize = 64;
 /// A keyed hash of it. How a message was sent is no part of it.
 pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
     let (mut pairs, mut is_event, mut is_older_event) = (0_u64, false, false);
+    let may_be_event = record.kind & KIND_EVENT != 0;
     for pair in MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key)) {
-        is_event |= record.kind & KIND_EVENT != 0 && pair == EVENT;
-        is_older_event |= record.kind & KIND_EVENT != 0 && pair == OLDER_EVENT;
+        is_event |= may_be_event && pair == EVENT;
+        is_older_event |= may_be_event && pair == OLDER_EVENT;
         let (key, value) = pair;
         // An object or an array in a metadata object arrives as its JSON text.
         let json = if value.first() == Some(&b'{') || value.first() == Some(&b'[') {

@@ -93,7 +93,7 @@ impl Stored {
     }
 
     /// Fills the window with what the shard's last messages were, so that their repeats are still recognised. Gives `each`
-    /// their ids, with the age that these have there.
+    /// the id of each, with when it came.
     ///
     /// # Errors
     /// When the log cannot be read.

@@ -107,7 +107,6 @@ fn run(seed: u64) {
     let mut all: Vec<Sent> = Vec::new();
     let mut outcomes: HashMap<u64, Outcome> = HashMap::new();
     let mut sent_by: HashMap<(usize, String), Vec<String>> = HashMap::new();
-    let mut arrivals = Vec::new();
     let turn = |shards: &mut Vec<Shard<Boxed>>, core: usize, outcomes: &mut HashMap<u64, Outcome>| {
         shards[core].poll();
         outcomes.extend(shards[core].take_replies().map(|reply| (reply.token, reply.outcome)));
@@ -127,7 +126,6 @@ fn run(seed: u64) {
         };
         let arrival = numbers.below(count);
         all.push(sent.clone());
-        arrivals.push(arrival);
         send(&mut shards, arrival, all.len() as u64, &sent);
         if let Some(key) = sent.key {
             sent_by.entry((arrival, key)).or_default().push(sent.payload);
