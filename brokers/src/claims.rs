@@ -20,10 +20,10 @@
 //! Verdicts that are waited for: one for each message offered, so `cores × BATCH` a core. What has been decided and not
 //! been told: one for each message under way, which the slabs bound; it waits here when the ring is full.
 
-use std::{collections::VecDeque, time::Instant};
+use std::collections::VecDeque;
 
 use engine_core::{
-    BATCH, Doorbell, Outcome,
+    BATCH, Doorbell, Outcome, clock,
     ring::{Consumer, Producer, ring},
 };
 
@@ -178,7 +178,7 @@ impl Claims {
             let Some(Lane { heard, verdicts_out, doorbell, .. }) = lane else { continue };
             heard.take(usize::MAX, |said| match said {
                 Said::Claim(id) => {
-                    let now = *now.get_or_insert_with(Instant::now);
+                    let now = *now.get_or_insert_with(clock::now);
                     let granted = window.claim(id, core, now);
                     let staged = verdicts_out.stage(Verdict { id, granted });
                     debug_assert!(staged.is_ok(), "a ring of verdicts holds all that can be waited for");

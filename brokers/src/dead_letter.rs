@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine_core::Record;
+use engine_core::{Record, clock};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -109,8 +109,8 @@ impl DeadLetters {
     /// Says that a message was put aside; at most so many lines a second, and with the next one how many had none.
     fn say(&self, cause: &Cause, record: &Record<'_>, to: &str) {
         let mut lines = self.lines.lock();
-        if lines.since.is_none_or(|since| since.elapsed() >= Duration::from_secs(1)) {
-            (lines.since, lines.said) = (Some(Instant::now()), 0);
+        if lines.since.is_none_or(|since| clock::since(since) >= Duration::from_secs(1)) {
+            (lines.since, lines.said) = (Some(clock::now()), 0);
         }
         if lines.said >= LINES_A_SECOND {
             lines.unsaid += 1;

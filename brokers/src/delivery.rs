@@ -18,11 +18,11 @@ use std::{
     },
     task::Waker,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use engine_core::{
-    Doorbell, Record,
+    Doorbell, Record, clock,
     ring::{Consumer, Producer, ring},
 };
 
@@ -181,8 +181,8 @@ impl DeliveryThread {
     pub fn stop(self, patience: Duration) {
         self.stop.store(true, Ordering::Release);
         self.waker.wake();
-        let deadline = Instant::now() + patience;
-        while !self.thread.is_finished() && Instant::now() < deadline {
+        let deadline = clock::now() + patience;
+        while !self.thread.is_finished() && clock::now() < deadline {
             thread::park_timeout(Duration::from_millis(5));
         }
         if self.thread.is_finished() {
@@ -262,7 +262,7 @@ fn start<P: Publisher>(
             Ok(publisher) => {
                 // The starter waits for it.
                 let _ = sender.send(Ok(publisher.waker()));
-                let breaker = Breaker::new(plan.breaker, Instant::now());
+                let breaker = Breaker::new(plan.breaker, clock::now());
                 Delivery { plan, feed, publisher, breaker, acks: Vec::new() }.run(&asked);
             }
             Err(error) => {
@@ -439,7 +439,7 @@ impl<P: Publisher> Delivery<P> {
     }
 
     fn watch(&mut self, answered: bool) {
-        let (status, now) = (&self.plan.status, Instant::now());
+        let (status, now) = (&self.plan.status, clock::now());
         let in_flight = self.publisher.in_flight();
         let is_well = answered || (self.publisher.is_connected() && in_flight == 0);
         if is_well {

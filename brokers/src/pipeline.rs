@@ -10,10 +10,11 @@
 //! another core, the message waits in the queue until that core has said that nobody else has the id
 //! ([`claims`](crate::claims)).
 
-use std::{collections::HashMap, time::Instant};
+use std::collections::HashMap;
 
 use engine_core::{
     AckLevel, Batch, Completions, Doorbell, KIND_PROBE, Outcome, Process, Receipt, Rejection, Sink, Ticket,
+    clock,
 };
 
 #[cfg(feature = "remote")]
@@ -248,7 +249,7 @@ impl<P: Process> Sink for Pipeline<P> {
                     }
                     None => break,
                 }
-                let seen = self.window.look(key, &record, *now.get_or_insert_with(Instant::now));
+                let seen = self.window.look(key, &record, *now.get_or_insert_with(clock::now));
                 let level = record.level;
                 match seen {
                     Seen::New => id = Some(key),
@@ -308,7 +309,7 @@ impl<P: Process> Sink for Pipeline<P> {
                 && !probe
                 && let Some(tap) = &mut self.tap
             {
-                tap.see(&record, *now.get_or_insert_with(Instant::now));
+                tap.see(&record, *now.get_or_insert_with(clock::now));
             }
             let Some(ticket) = batch.take() else { break };
             match &mut self.way {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine_core::{AckLevel, Completions, Outcome, Process, Record, Rejection, Ticket};
+use engine_core::{AckLevel, Completions, Outcome, Process, Record, Rejection, Ticket, clock};
 
 use crate::{
     delivered::Delivered,
@@ -105,7 +105,7 @@ impl Stored {
         age_max: Duration,
         mut each: impl FnMut(Instant, Id),
     ) -> Result<(), LogError> {
-        let (now, now_ms) = (Instant::now(), crate::log::now_ms());
+        let (now, now_ms) = (clock::now(), clock::wall_ms());
         let from = log.durable_upto(shard).saturating_sub(entries_max as u64).max(log.first_offset(shard));
         let mut reader = log.reader(shard, from);
         reader.read(usize::MAX, |offset, appended_ms, bytes| {

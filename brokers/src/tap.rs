@@ -19,11 +19,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use engine_core::{
-    AckLevel, Doorbell, KIND_EVENT, MetadataPairs, Record,
+    AckLevel, Doorbell, KIND_EVENT, MetadataPairs, Record, clock,
     ring::{Consumer, Producer, ring},
 };
 use memchr::memmem::Finder;
@@ -76,7 +76,7 @@ impl std::fmt::Debug for Glimpse {
 impl Glimpse {
     fn new(record: &Record<'_>, event_type: &str, has_payload: bool) -> Self {
         let mut glimpse = Self {
-            at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+            at_ms: clock::wall_ms(),
             is_event: record.kind & KIND_EVENT != 0,
             level: record.level,
             payload_bytes: record.payload.len(),

@@ -1,14 +1,11 @@
 //! Working on messages: the processing step with its counts, and each message once though it comes from several sides.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Instant,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use engine_core::{Outcome, Process, Record};
+use engine_core::{Outcome, Process, Record, clock};
 
 use crate::window::{Seen, Window};
 
@@ -97,7 +94,7 @@ impl<P: Process> Work<P> {
             None => None,
             Some(seen) => {
                 let id = seen.id(record);
-                match seen.look(id, record, Instant::now()) {
+                match seen.look(id, record, clock::now()) {
                     Seen::New => Some(id),
                     // The same id with another content is another message: only its sender can have erred.
                     Seen::Conflict => None,

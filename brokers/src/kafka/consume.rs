@@ -12,9 +12,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Wake, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use engine_core::clock;
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Statistics, TopicPartitionList,
@@ -209,7 +210,7 @@ impl KafkaSource {
 
 impl Source for KafkaSource {
     fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
-        let deadline = Instant::now() + timeout;
+        let deadline = clock::now() + timeout;
         let mut taken = 0;
         // Also without room: the client lives by being polled.
         while taken < max.max(1) {
@@ -236,7 +237,7 @@ impl Source for KafkaSource {
                 Some(Err(error)) => tracing::debug!(broker = self.status.name, %error, "nothing to take"),
                 None if taken > 0
                     || self.bell.0.swap(false, Ordering::AcqRel)
-                    || Instant::now() >= deadline =>
+                    || clock::now() >= deadline =>
                 {
                     break;
                 }

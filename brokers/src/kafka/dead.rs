@@ -7,10 +7,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use engine_core::clock;
 use rdkafka::{
     ClientContext, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -143,7 +144,7 @@ fn letter(message: &OwnedMessage, error: &str) -> Vec<u8> {
         original_value,
         original_value_encoding,
         error,
-        timestamp: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs(),
+        timestamp: clock::wall_ms() / 1000,
         headers: headers.map(|(name, value)| (name, lossy(value))).collect(),
     };
     // Text and numbers into a Vec: nothing can fail.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use engine_core::{MetadataPairs, Record};
+use engine_core::{MetadataPairs, Record, clock};
 use parking_lot::Mutex;
 use rdkafka::{
     ClientContext, Message, Statistics,
@@ -257,7 +257,7 @@ impl KafkaPublisher {
                 let took = match self.sample {
                     Some((sampled, since)) if sampled == number => {
                         self.sample = None;
-                        Some(since.elapsed())
+                        Some(clock::since(since))
                     }
                     _ => None,
                 };
@@ -338,7 +338,7 @@ impl KafkaPublisher {
         }
         // A refusal needs no pause: what is sent next is something else.
         let pause = if refused.is_empty() { self.backoff.next_pause() } else { Duration::ZERO };
-        self.again_at = Some(Instant::now() + pause);
+        self.again_at = Some(clock::now() + pause);
         self.sample = None;
         self.retired = false;
         self.renew = true;
@@ -346,7 +346,7 @@ impl KafkaPublisher {
 
     /// Makes the producer anew and gives it what failed, oldest first.
     fn send_again(&mut self) {
-        if self.retired || self.again_at.is_none_or(|at| Instant::now() < at) {
+        if self.retired || self.again_at.is_none_or(|at| clock::now() < at) {
             return;
         }
         if self.renew {
@@ -357,7 +357,7 @@ impl KafkaPublisher {
                 }
                 Err(error) => {
                     self.status.set_trouble(Some(error));
-                    self.again_at = Some(Instant::now() + self.backoff.next_pause());
+                    self.again_at = Some(clock::now() + self.backoff.next_pause());
                     return;
                 }
             }
@@ -372,7 +372,7 @@ impl KafkaPublisher {
             record.headers = message.headers().cloned();
             if self.producer.send(record).is_err() {
                 self.again.push_front(failed);
-                self.again_at = Some(Instant::now() + self.backoff.next_pause());
+                self.again_at = Some(clock::now() + self.backoff.next_pause());
                 return;
             }
             self.sent.push_back(Some(failed.tag));
@@ -395,13 +395,13 @@ impl KafkaPublisher {
     /// Asks a broker that has not been heard of for a second whether it is still there: one that stands still refuses
     /// nothing, and with nothing under way nobody would notice.
     fn ask_if_still_there(&mut self) {
-        if self.heard.is_some_and(|heard| heard.elapsed() < ASK_AGAIN) {
+        if self.heard.is_some_and(|heard| clock::since(heard) < ASK_AGAIN) {
             return;
         }
-        let asked = Instant::now();
+        let asked = clock::now();
         self.asked = Some(asked);
         match self.producer.client().fetch_metadata(Some(&self.topics[0].name), STILL_THERE_TIMEOUT) {
-            Ok(metadata) => self.note_told(&metadata, asked.elapsed()),
+            Ok(metadata) => self.note_told(&metadata, clock::since(asked)),
             Err(error) => {
                 self.connected.store(false, Ordering::Release);
                 let text =
@@ -427,19 +427,19 @@ impl KafkaPublisher {
 
     /// Asks a broker whether it and the topics are there; makes a topic if it is not.
     fn ask(&mut self) {
-        if self.asked.is_some_and(|asked| asked.elapsed() < ASK_AGAIN) {
+        if self.asked.is_some_and(|asked| clock::since(asked) < ASK_AGAIN) {
             return;
         }
         if self.connected.load(Ordering::Acquire) {
             return self.ask_if_still_there();
         }
-        self.asked = Some(Instant::now());
+        self.asked = Some(clock::now());
         let mut absent = Vec::new();
         for topic in &self.topics {
-            let asked = Instant::now();
+            let asked = clock::now();
             match self.producer.client().fetch_metadata(Some(&topic.name), ASK_TIMEOUT) {
                 Ok(metadata) => {
-                    self.note_told(&metadata, asked.elapsed());
+                    self.note_told(&metadata, clock::since(asked));
                     let error = metadata.topics().iter().find_map(|found| found.error());
                     match error.map(RDKafkaErrorCode::from) {
                         None => {}
@@ -553,7 +553,7 @@ impl Publisher for KafkaPublisher {
         }
         self.in_flight += 1;
         self.sent.push_back(Some(tag));
-        self.sample.get_or_insert_with(|| (number, Instant::now()));
+        self.sample.get_or_insert_with(|| (number, clock::now()));
         Ok(())
     }
 
@@ -572,7 +572,7 @@ impl Publisher for KafkaPublisher {
             self.note(event, acks);
         }
         if acks.iter().any(|ack| ack.outcome.is_ok()) {
-            self.heard = Some(Instant::now());
+            self.heard = Some(clock::now());
         }
         if !acks.is_empty() && !self.retired {
             self.backoff.reset();

@@ -29,9 +29,10 @@ use std::{
     io::{self, Read, Write},
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
+use engine_core::clock;
 use parking_lot::Mutex;
 
 pub use self::{
@@ -414,7 +415,7 @@ impl Log {
                 // Counted before the lock is taken: it takes that of every shard.
                 let all = self.bytes();
                 let Some(next) = state.next_after_passed(passed) else { break };
-                let age = Duration::from_millis(now_ms().saturating_sub(next.created_ms));
+                let age = Duration::from_millis(clock::wall_ms().saturating_sub(next.created_ms));
                 if all <= self.config().retention_bytes && age <= self.config().retention_age {
                     break;
                 }
@@ -580,10 +581,4 @@ fn take_lock(directory: &Path) -> Result<File, LogError> {
     let owner = format!("process {}\n", std::process::id());
     file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(LogError::io("write", &path))?;
     Ok(file)
-}
-
-/// Milliseconds of the Unix epoch.
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

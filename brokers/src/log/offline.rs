@@ -8,10 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use engine_core::clock;
+
 use super::{
     LogError, Positions, cursor,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
-    now_ms,
     segment::{self, After, Scan, scan},
     take_lock,
 };
@@ -231,7 +232,7 @@ fn write_anew(
         }
         if header.offset > due {
             lost.push((due, header.offset));
-            format::append_gap(&mut records, epoch, due, header.offset, now_ms());
+            format::append_gap(&mut records, epoch, due, header.offset, clock::wall_ms());
         }
         format::append(&mut records, epoch, (header.offset, 0), header.appended_ms, header.key_hash, |out| {
             out.extend_from_slice(payload);
@@ -241,10 +242,10 @@ fn write_anew(
     });
     if let Some(next) = next_segment.filter(|next| *next > due) {
         lost.push((due, next));
-        format::append_gap(&mut records, epoch, due, next, now_ms());
+        format::append_gap(&mut records, epoch, due, next, clock::wall_ms());
         due = next;
     }
-    format::append_seal(&mut records, epoch, due, now_ms());
+    format::append_seal(&mut records, epoch, due, clock::wall_ms());
     let folder = segment::folder_of(directory, report.shard);
     let length = (SEGMENT_HEADER_BYTES + records.len()) as u64;
     let file = segment::prepare(&folder, length).map_err(LogError::io("allocate a segment in", &folder))?;
@@ -254,7 +255,7 @@ fn write_anew(
         shard: report.shard as u32,
         epoch,
         first_offset: report.first_offset,
-        created_ms: now_ms(),
+        created_ms: clock::wall_ms(),
     };
     // It takes the damaged one's name and place.
     segment::put_in_use(&folder, &file, &header).map_err(LogError::io("put in use a segment in", &folder))?;

@@ -13,10 +13,11 @@ use std::{
     path::Path,
 };
 
+use engine_core::clock;
+
 use super::{
     LogError,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
-    now_ms,
     segment::{self, After, Scan, Segment, scan},
 };
 
@@ -198,7 +199,7 @@ fn rewrite(
         .map_err(LogError::io("allocate a segment in", folder))?;
     std::os::unix::fs::FileExt::write_all_at(&file, &bytes, SEGMENT_HEADER_BYTES as u64)
         .map_err(LogError::io("write a segment in", folder))?;
-    let header = SegmentHeader { shard: shard as u32, epoch, first_offset, created_ms: now_ms() };
+    let header = SegmentHeader { shard: shard as u32, epoch, first_offset, created_ms: clock::wall_ms() };
     segment::put_in_use(folder, &file, &header).map_err(LogError::io("put in use a segment in", folder))
 }
 

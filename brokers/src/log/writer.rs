@@ -16,16 +16,16 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use engine_core::clock;
 use parking_lot::{Condvar, Mutex};
 
 use super::{
     Log, Sync,
     commit::Committer,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
-    now_ms,
     segment::{self, Segment},
 };
 
@@ -202,7 +202,7 @@ impl ShardWriter {
         }
         let (start, offset) = (self.open.len(), self.next_offset);
         if self.gathered == 0 {
-            self.batch_ms = now_ms();
+            self.batch_ms = clock::wall_ms();
         }
         let place = (offset, self.gathered);
         format::append(&mut self.open, self.epoch, place, self.batch_ms, key_hash, encode);
@@ -331,13 +331,13 @@ impl Commits {
                 slot.handed_over = false;
                 (slot.next_offset, slot.closing)
             };
-            let started = Instant::now();
+            let started = clock::now();
             if let Err(error) = self.commit(&batch, closing) {
                 self.fail(&error);
                 return;
             }
             let records = next_offset - self.state.durable_upto.load(Ordering::Relaxed);
-            self.state.timings.note(started.elapsed(), records, batch.len());
+            self.state.timings.note(clock::since(started), records, batch.len());
             self.sealed = false;
             batch.clear();
             // Release: pairs with the Acquire in `durable_upto`. What is below was synced.
@@ -393,7 +393,7 @@ impl Commits {
             shard: self.state.shard as u32,
             epoch: self.log.epoch(),
             first_offset: self.state.durable_upto.load(Ordering::Relaxed),
-            created_ms: now_ms(),
+            created_ms: clock::wall_ms(),
         };
         let segment = segment::put_in_use(&folder, &file, &header)?;
         let bytes = segment.bytes;
@@ -498,7 +498,7 @@ impl Commits {
         let Some(current) = &mut self.current else { return Ok(()) };
         let mut seal = Vec::new();
         let next_offset = self.state.durable_upto.load(Ordering::Relaxed);
-        format::append_seal(&mut seal, self.log.epoch(), next_offset, now_ms());
+        format::append_seal(&mut seal, self.log.epoch(), next_offset, clock::wall_ms());
         if current.position + seal.len() as u64 <= current.bytes {
             current.file.write_all_at(&seal, current.position)?;
             current.position += seal.len() as u64;

@@ -18,6 +18,7 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
+use engine_core::clock;
 use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 
@@ -123,8 +124,8 @@ impl NatsSource {
             link,
             client,
             consumer: None,
-            look_at: Instant::now(),
-            lag_at: Instant::now(),
+            look_at: clock::now(),
+            lag_at: clock::now(),
             next: 0,
             unpacked: VecDeque::new(),
             under_way: HashMap::new(),
@@ -137,12 +138,12 @@ impl NatsSource {
     /// The consumer; made if it is not there.
     async fn look(&mut self) {
         if self.consumer.is_some()
-            || Instant::now() < self.look_at
+            || clock::now() < self.look_at
             || !self.link.connected.load(Ordering::Acquire)
         {
             return;
         }
-        self.look_at = Instant::now() + LOOK_AGAIN;
+        self.look_at = clock::now() + LOOK_AGAIN;
         let context = jetstream::new(self.client.clone());
         let found = async {
             let stream = stream(&context, &self.config).await?;
@@ -173,8 +174,8 @@ impl NatsSource {
             tokio::time::sleep(timeout).await;
             return;
         };
-        if Instant::now() >= self.lag_at {
-            self.lag_at = Instant::now() + LAG_EVERY;
+        if clock::now() >= self.lag_at {
+            self.lag_at = clock::now() + LAG_EVERY;
             match consumer.info().await {
                 Ok(info) => {
                     let lag = info.num_pending + info.num_ack_pending as u64;

@@ -30,7 +30,7 @@ use std::{
 };
 
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber, client::PublishErrorKind, jetstream};
-use engine_core::Record;
+use engine_core::{Record, clock};
 use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
 use tokio::{runtime::Runtime, sync::Notify};
@@ -219,7 +219,7 @@ impl NatsPublisher {
             Leave::AtOnce => Duration::ZERO,
         };
         self.unsent = 0;
-        self.hold = Some(Instant::now() + pause);
+        self.hold = Some(clock::now() + pause);
         if let Some((runtime, _)) = self.session.take() {
             runtime.shutdown_background();
         }
@@ -231,7 +231,7 @@ impl NatsPublisher {
             let oldest = self.pending.iter().find(|pending| !pending.done);
             let late = oldest
                 .and_then(|pending| pending.sent)
-                .is_some_and(|sent| sent.elapsed() > self.config.ack_timeout)
+                .is_some_and(|sent| clock::since(sent) > self.config.ack_timeout)
                 && self.unsent > 0;
             if late {
                 self.status.set_trouble(Some(format!(
@@ -245,7 +245,7 @@ impl NatsPublisher {
                 self.go_back(Leave::ForNow);
             }
         }
-        if self.session.is_none() && self.hold.is_none_or(|until| Instant::now() >= until) {
+        if self.session.is_none() && self.hold.is_none_or(|until| clock::now() >= until) {
             match Session::start(&self.config, &self.status, &self.bell.wake) {
                 Ok(session) => {
                     self.hold = None;
@@ -253,7 +253,7 @@ impl NatsPublisher {
                 }
                 Err(error) => {
                     self.status.set_trouble(Some(error));
-                    self.hold = Some(Instant::now() + self.backoff.next_pause());
+                    self.hold = Some(clock::now() + self.backoff.next_pause());
                 }
             }
         }
@@ -293,7 +293,7 @@ impl NatsPublisher {
             }
         };
         let Some((code, description)) = error else {
-            let took = pending.first_sent.filter(|_| place == 0).map(|sent| sent.elapsed());
+            let took = pending.first_sent.filter(|_| place == 0).map(|sent| clock::since(sent));
             self.status.note_acknowledged(took);
             self.backoff.reset();
             self.careful = false;
@@ -392,7 +392,7 @@ impl NatsPublisher {
                 self.status.retries.fetch_add(1, Ordering::Relaxed);
             }
             pending.attempts += 1;
-            let now = Instant::now();
+            let now = clock::now();
             pending.first_sent.get_or_insert(now);
             pending.sent = Some(now);
             let reply = format!("{}.{}", session.inbox, self.first + place as u64);
@@ -491,7 +491,7 @@ impl Publisher for NatsPublisher {
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
         self.keep_session();
         let Some((runtime, mut session)) = self.session.take() else {
-            let hold = self.hold.map(|until| until.saturating_duration_since(Instant::now()));
+            let hold = self.hold.map(|until| until.saturating_duration_since(clock::now()));
             thread::sleep(hold.map_or(timeout, |hold| hold.min(timeout)));
             self.bell.rung.store(false, Ordering::Release);
             return;

@@ -14,6 +14,7 @@
 //! [`worker`] (what happens to a message), [`counters`] (what is told about it).
 
 pub mod ages;
+pub mod clock;
 mod counters;
 pub mod mesh;
 pub mod metadata;

@@ -1,0 +1,1 @@
+//! Tidegate without sockets, disks, brokers and time: the same code in a world that one seed decides.
