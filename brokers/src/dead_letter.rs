@@ -12,7 +12,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
@@ -21,8 +20,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    disk::Machine,
     entry,
-    log::{Log, LogConfig, LogError, ShardWriter, offline},
+    log::{Commits, Log, LogConfig, LogError, ShardWriter, Turn, format, offline},
 };
 
 /// Bytes of dead letters, at most: beyond it the one who has another keeps it and tries again.
@@ -69,7 +69,7 @@ pub struct Letter<'a> {
 #[derive(Debug)]
 pub struct DeadLetters {
     directory: PathBuf,
-    open: Mutex<Option<(Log, ShardWriter)>>,
+    open: Mutex<Option<(ShardWriter, Commits)>>,
     count: AtomicU64,
     lines: Mutex<Lines>,
 }
@@ -145,32 +145,34 @@ impl DeadLetters {
         if open.is_none() {
             *open = Some(self.start().map_err(|error| error.to_string())?);
         }
-        let Some((_, writer)) = &mut *open else { return Err("not open".to_owned()) };
+        let Some((writer, commits)) = &mut *open else { return Err("not open".to_owned()) };
+        let mut letter = Vec::new();
         let head = serde_json::to_vec(cause).map_err(|error| error.to_string())?;
-        let appended = writer.append(record.key_hash, |out| {
-            out.extend_from_slice(&(head.len() as u32).to_le_bytes());
-            out.extend_from_slice(&head);
-            entry::encode(record, out);
-        });
+        letter.extend_from_slice(&(head.len() as u32).to_le_bytes());
+        letter.extend_from_slice(&head);
+        entry::encode(record, &mut letter);
+        if !commits.has_room(format::stride(letter.len())) {
+            return Err(format!("{:?}", writer.health()));
+        }
+        let appended = writer.append(record.key_hash, |out| out.extend_from_slice(&letter));
         let offset = appended.map_err(|pushback| {
             format!("dead letters in {} cannot be written: {pushback:?}", self.directory.display())
         })?;
-        loop {
-            writer.commit();
-            if writer.durable_upto() > offset {
-                self.count.fetch_add(1, Ordering::Relaxed);
-                self.say(cause, record, "data.directory/dead-letter");
-                return Ok(());
-            }
-            if writer.has_failed() {
-                return Err(format!("{:?}", writer.health()));
-            }
-            // The commit thread says nothing to us: a dead letter is rare enough to look again.
-            thread::park_timeout(Duration::from_millis(1));
+        // A dead letter is rare enough to be written by whoever has it.
+        writer.commit();
+        let turn = commits.turn(false);
+        if turn != Turn::Committed || writer.durable_upto() <= offset {
+            let why = format!("{:?}", writer.health());
+            // Whether it is there is unknown: the next one begins with what is.
+            *open = None;
+            return Err(why);
         }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.say(cause, record, "data.directory/dead-letter");
+        Ok(())
     }
 
-    fn start(&self) -> Result<(Log, ShardWriter), LogError> {
+    fn start(&self) -> Result<(ShardWriter, Commits), LogError> {
         let config = LogConfig {
             segment_bytes: SEGMENT_BYTES,
             bytes_max: BYTES_MAX,
@@ -178,8 +180,7 @@ impl DeadLetters {
             ..LogConfig::new(&self.directory, 1)
         };
         let (log, _) = Log::open(config)?;
-        let writer = log.writer(0, Arc::new(|| {}))?;
-        Ok((log, writer))
+        log.writer_apart(0, Arc::new(|| {}))
     }
 }
 
@@ -192,13 +193,13 @@ pub fn list(directory: &Path, mut each: impl FnMut(&Letter<'_>) -> bool) -> Resu
     if !directory.exists() {
         return Ok(());
     }
-    let replayed = offline::cursors(directory)?
+    let replayed = offline::cursors(&Machine, directory)?
         .into_iter()
         .find(|(name, _)| name == REPLAYED)
         .and_then(|(_, positions)| positions.get(&0).copied())
         .unwrap_or(0);
     let alone = replayed_alone(directory)?;
-    offline::dump(directory, None, |dumped| {
+    offline::dump(&Machine, directory, None, |dumped| {
         if dumped.offset < replayed || alone.contains(&dumped.offset) {
             return true;
         }
@@ -212,7 +213,7 @@ pub fn list(directory: &Path, mut each: impl FnMut(&Letter<'_>) -> bool) -> Resu
 /// # Errors
 /// When it cannot be written.
 pub fn mark_replayed(directory: &Path, upto: u64) -> Result<(), LogError> {
-    offline::advance_cursor(directory, REPLAYED, 0, upto)?;
+    offline::advance_cursor(&Machine, directory, REPLAYED, 0, upto)?;
     // Those above were replayed alone and stay so; a file that only names what the cursor has passed is of no use.
     if replayed_alone(directory)?.iter().all(|offset| *offset < upto) {
         let path = directory.join(REPLAYED_ALONE);

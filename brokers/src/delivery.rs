@@ -18,7 +18,7 @@ use std::{
     },
     task::Waker,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine_core::{
@@ -203,6 +203,31 @@ pub fn deliver_log<P: Publisher>(
     doorbells: &[Doorbell],
     publisher: impl FnOnce() -> Result<P, String> + Send + 'static,
 ) -> Result<DeliveryThread, String> {
+    let feed = follow_log(&plan, log, delivered, doorbells)?;
+    start(plan, feed, publisher)
+}
+
+/// The same for who takes the turns himself.
+///
+/// # Errors
+/// When the cursor cannot be had.
+pub fn deliver_log_apart<P: Publisher>(
+    plan: DeliveryPlan,
+    log: &Log,
+    delivered: &[Arc<Delivered>],
+    doorbells: &[Doorbell],
+    publisher: P,
+) -> Result<Delivery<P>, String> {
+    let feed = follow_log(&plan, log, delivered, doorbells)?;
+    Ok(Delivery::new(plan, feed, publisher))
+}
+
+fn follow_log(
+    plan: &DeliveryPlan,
+    log: &Log,
+    delivered: &[Arc<Delivered>],
+    doorbells: &[Doorbell],
+) -> Result<Feed, String> {
     let cursor = log.cursor(&plan.status.name).map_err(|error| error.to_string())?;
     let tails = log.shards().into_iter().map(|shard| {
         let base = cursor.position(shard);
@@ -220,7 +245,7 @@ pub fn deliver_log<P: Publisher>(
             doorbell: doorbells.get(shard).cloned(),
         }
     });
-    start(plan, Feed::Log(tails.collect()), publisher)
+    Ok(Feed::Log(tails.collect()))
 }
 
 /// Delivers what cores send; `capacity` messages of each may be under way.
@@ -233,19 +258,49 @@ pub fn deliver_direct<P: Publisher>(
     capacity: usize,
     publisher: impl FnOnce() -> Result<P, String> + Send + 'static,
 ) -> Result<(DeliveryThread, Vec<DirectPort>), String> {
+    let (feed, halves) = link_cores(doorbells, capacity);
+    let thread = start(plan, feed, publisher)?;
+    let ports = halves.into_iter().map(|half| half.port(thread.waker())).collect();
+    Ok((thread, ports))
+}
+
+/// The same for who takes the turns himself.
+pub fn deliver_direct_apart<P: Publisher>(
+    plan: DeliveryPlan,
+    doorbells: &[Doorbell],
+    capacity: usize,
+    publisher: P,
+) -> (Delivery<P>, Vec<DirectPort>) {
+    let (feed, halves) = link_cores(doorbells, capacity);
+    let ports = halves.into_iter().map(|half| half.port(publisher.waker())).collect();
+    (Delivery::new(plan, feed, publisher), ports)
+}
+
+/// A core's end that lacks the waker.
+struct HalfPort {
+    parcels: Producer<Parcel>,
+    acks: Consumer<CoreAck>,
+    capacity: usize,
+}
+
+impl HalfPort {
+    fn port(self, waker: Waker) -> DirectPort {
+        let Self { parcels, acks, capacity } = self;
+        DirectPort { parcels, acks, in_flight: 0, capacity, waker }
+    }
+}
+
+fn link_cores(doorbells: &[Doorbell], capacity: usize) -> (Feed, Vec<HalfPort>) {
     let capacity = capacity.max(1);
     let (mut links, mut halves) = (Vec::new(), Vec::new());
     for doorbell in doorbells {
         let (parcels_out, parcels) = ring(capacity);
-        let (acks, acks_in) = ring(capacity);
+        let (acks_out, acks) = ring(capacity);
         let doorbell = doorbell.clone();
-        links.push(CoreLink { parcels, acks, doorbell, under_way: Vec::new(), waiting: None });
-        halves.push((parcels_out, acks_in));
+        links.push(CoreLink { parcels, acks: acks_out, doorbell, under_way: Vec::new(), waiting: None });
+        halves.push(HalfPort { parcels: parcels_out, acks, capacity });
     }
-    let thread = start(plan, Feed::Cores(links), publisher)?;
-    let port = |(parcels, acks)| DirectPort { parcels, acks, in_flight: 0, capacity, waker: thread.waker() };
-    let ports = halves.into_iter().map(port).collect();
-    Ok((thread, ports))
+    (Feed::Cores(links), halves)
 }
 
 fn start<P: Publisher>(
@@ -262,8 +317,8 @@ fn start<P: Publisher>(
             Ok(publisher) => {
                 // The starter waits for it.
                 let _ = sender.send(Ok(publisher.waker()));
-                let breaker = Breaker::new(plan.breaker, clock::now());
-                Delivery { plan, feed, publisher, breaker, acks: Vec::new() }.run(&asked);
+                let mut delivery = Delivery::new(plan, feed, publisher);
+                while delivery.turn(asked.load(Ordering::Acquire), POLL) {}
             }
             Err(error) => {
                 let _ = sender.send(Err(error));
@@ -274,34 +329,55 @@ fn start<P: Publisher>(
     Ok(DeliveryThread { stop, waker, thread })
 }
 
-struct Delivery<P> {
+/// What a delivery thread does, turn by turn.
+pub struct Delivery<P> {
     plan: DeliveryPlan,
     feed: Feed,
     publisher: P,
     breaker: Breaker,
     acks: Vec<Ack>,
+    /// Refused for ever, and not among the dead letters yet; oldest first. Nothing new is handed to the client meanwhile, so
+    /// there are as many as its window holds.
+    unburied: VecDeque<Ack>,
+    /// When that is tried again.
+    bury_at: Option<Instant>,
+}
+
+impl<P> std::fmt::Debug for Delivery<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery").field("side", &self.plan.status.name).finish_non_exhaustive()
+    }
 }
 
 impl<P: Publisher> Delivery<P> {
-    fn run(mut self, stop: &AtomicBool) {
-        loop {
-            let stopping = stop.load(Ordering::Acquire);
-            if !stopping || matches!(self.feed, Feed::Cores(_)) {
-                self.offer();
-            }
-            if stopping && self.publisher.in_flight() == 0 {
-                return;
-            }
-            let mut acks = std::mem::take(&mut self.acks);
-            self.publisher.poll(POLL, &mut acks);
-            let answered = !acks.is_empty();
-            for ack in acks.drain(..) {
-                self.settle(ack);
-            }
-            self.acks = acks;
-            self.publish_progress();
-            self.watch(answered);
+    fn new(plan: DeliveryPlan, feed: Feed, publisher: P) -> Self {
+        let breaker = Breaker::new(plan.breaker, clock::now());
+        Self { plan, feed, publisher, breaker, acks: Vec::new(), unburied: VecDeque::new(), bury_at: None }
+    }
+
+    /// One turn, which waits for the client for so long at most. False: it is to stop, and nothing is under way any more.
+    pub fn turn(&mut self, stopping: bool, patience: Duration) -> bool {
+        if self.unburied.is_empty() && (!stopping || matches!(self.feed, Feed::Cores(_))) {
+            self.offer();
         }
+        if stopping && self.publisher.in_flight() == 0 && self.unburied.is_empty() {
+            return false;
+        }
+        let mut acks = std::mem::take(&mut self.acks);
+        self.publisher.poll(patience, &mut acks);
+        let answered = !acks.is_empty();
+        for ack in acks.drain(..) {
+            if ack.outcome.is_err() {
+                self.unburied.push_back(ack);
+            } else {
+                self.settle(&ack);
+            }
+        }
+        self.acks = acks;
+        self.bury();
+        self.publish_progress();
+        self.watch(answered);
+        true
     }
 
     /// Gives the client what it takes.
@@ -364,23 +440,65 @@ impl<P: Publisher> Delivery<P> {
         status.published.fetch_add(taken, Relaxed);
     }
 
-    fn settle(&mut self, ack: Ack) {
+    /// Puts among the dead letters what was refused for ever, as far as that can be done now.
+    fn bury(&mut self) {
+        if self.bury_at.is_some_and(|at| clock::now() < at) {
+            return;
+        }
+        self.bury_at = None;
+        while let Some(ack) = self.unburied.front() {
+            if let Err(error) = self.bury_one(ack) {
+                tracing::error!(
+                    error,
+                    "a dead letter cannot be kept; trying again, the broker's other messages wait"
+                );
+                self.plan.status.set_trouble(Some(format!("a dead letter cannot be kept: {error}")));
+                self.bury_at = Some(clock::now() + DEAD_LETTER_RETRY);
+                return;
+            }
+            if let Some(ack) = self.unburied.pop_front() {
+                self.settle(&ack);
+            }
+        }
+    }
+
+    fn bury_one(&self, ack: &Ack) -> Result<(), String> {
+        let Err(rejected) = &ack.outcome else { return Ok(()) };
+        let index = (ack.tag >> 48) as usize;
+        match &self.feed {
+            Feed::Log(tails) => {
+                let Some(tail) = tails.get(index) else { return Ok(()) };
+                let offset = ack.tag & OFFSET_MASK;
+                let mut buried = Ok(());
+                let mut reader = tail.log.reader(tail.shard, offset);
+                let read = reader.read(1, |_, _, bytes| {
+                    if let Ok(record) = entry::decode(bytes) {
+                        buried = bury(&self.plan, rejected, &record);
+                    }
+                    true
+                });
+                if let Err(error) = read {
+                    tracing::error!(offset, %error, "a refused message cannot be read back");
+                }
+                buried
+            }
+            Feed::Cores(links) => {
+                let parcel = links.get(index).and_then(|link| link.under_way.get(ack.tag as u32 as usize));
+                match parcel.and_then(Option::as_deref).map(entry::decode) {
+                    Some(Ok(record)) => bury(&self.plan, rejected, &record),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn settle(&mut self, ack: &Ack) {
         let index = (ack.tag >> 48) as usize;
         match &mut self.feed {
             Feed::Log(tails) => {
                 let Some(tail) = tails.get_mut(index) else { return };
-                let offset = tail.base + ((ack.tag & OFFSET_MASK) - (tail.base & OFFSET_MASK));
-                if let Err(rejected) = &ack.outcome {
-                    let mut reader = tail.log.reader(tail.shard, offset);
-                    let read = reader.read(1, |_, _, bytes| {
-                        if let Ok(record) = entry::decode(bytes) {
-                            bury(&self.plan, rejected, &record);
-                        }
-                        true
-                    });
-                    if let Err(error) = read {
-                        tracing::error!(offset, %error, "a refused message cannot be read back");
-                    }
+                let offset = ack.tag & OFFSET_MASK;
+                if ack.outcome.is_err() {
                     tail.delivered.refuse(offset);
                 }
                 if let Some(decided) = tail.decided.get_mut((offset - tail.base) as usize) {
@@ -390,11 +508,8 @@ impl<P: Publisher> Delivery<P> {
             Feed::Cores(links) => {
                 let Some(link) = links.get_mut(index) else { return };
                 let tag = ack.tag as u32;
-                let bytes = link.under_way.get_mut(tag as usize).and_then(Option::take);
-                if let Err(rejected) = &ack.outcome
-                    && let Some(Ok(record)) = bytes.as_deref().map(entry::decode)
-                {
-                    bury(&self.plan, rejected, &record);
+                if let Some(parcel) = link.under_way.get_mut(tag as usize) {
+                    *parcel = None;
                 }
                 let staged = link.acks.stage(CoreAck { tag, accepted: ack.outcome.is_ok() });
                 debug_assert!(staged.is_ok(), "the ring holds as many as may be in flight");
@@ -464,20 +579,15 @@ impl<P: Publisher> Delivery<P> {
 
 const OFFSET_MASK: u64 = (1 << 48) - 1;
 
-/// Keeps a refused message among the dead letters; waits until it can.
-fn bury(plan: &DeliveryPlan, rejected: &Rejected, record: &Record<'_>) {
+/// Keeps a refused message among the dead letters.
+fn bury(plan: &DeliveryPlan, rejected: &Rejected, record: &Record<'_>) -> Result<(), String> {
     let cause = Cause {
         side: plan.status.name.clone(),
         code: rejected.code.clone(),
         reason: rejected.reason.clone(),
         attempts: rejected.attempts,
     };
+    plan.dead_letters.append(&cause, record)?;
     plan.status.note_refusal(&rejected.reason);
-    while let Err(error) = plan.dead_letters.append(&cause, record) {
-        tracing::error!(
-            error,
-            "a dead letter cannot be kept; trying again, the broker's other messages wait"
-        );
-        thread::sleep(DEAD_LETTER_RETRY);
-    }
+    Ok(())
 }

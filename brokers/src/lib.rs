@@ -22,6 +22,7 @@ pub mod delivered;
 pub mod delivery;
 pub mod destination;
 pub mod direct;
+pub mod disk;
 pub mod entry;
 pub mod inbound;
 pub mod journal;

@@ -1,8 +1,9 @@
 //! Making bytes durable: written in full, then synced, each checked.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::io;
 
 use super::{Io, Sync, uring::Ring};
+use crate::disk::DiskFile;
 
 /// How one commit thread writes.
 pub(super) enum Committer {
@@ -21,11 +22,18 @@ impl Committer {
     }
 
     /// Writes all of `bytes` at `position` and makes them durable.
-    pub(super) fn commit(&mut self, file: &File, bytes: &[u8], position: u64, sync: Sync) -> io::Result<()> {
-        let written = match self {
-            _ if sync == Sync::Omitted => 0,
-            Committer::Blocking => 0,
-            Committer::Ring(ring) => ring.write_and_sync(file, bytes, position)?,
+    pub(super) fn commit(
+        &mut self,
+        file: &dyn DiskFile,
+        bytes: &[u8],
+        position: u64,
+        sync: Sync,
+    ) -> io::Result<()> {
+        let written = match (self, file.as_file()) {
+            (Committer::Ring(ring), Some(file)) if sync == Sync::Fdatasync => {
+                ring.write_and_sync(file, bytes, position)?
+            }
+            _ => 0,
         };
         if written == bytes.len() {
             return Ok(());

@@ -4,16 +4,11 @@
 //! slot (4096 bytes, two of them)   sequence u64 │ count u32 │ count × (shard u32, position u64) │ CRC32C u32 │ zeros
 //! ```
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
+
+use crate::disk::{self, Disk, DiskFile, Open};
 
 const SLOT_BYTES: usize = 4096;
 /// Shards that fit a slot.
@@ -33,7 +28,7 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    file: File,
+    file: Arc<dyn DiskFile>,
     sequence: u64,
     /// Next offsets to consume, in memory.
     positions: BTreeMap<usize, u64>,
@@ -44,15 +39,16 @@ struct State {
 impl Cursor {
     /// Opens or creates the cursor of a consumer; a new one starts where `start` says.
     pub(super) fn open(
+        disk: &dyn Disk,
         folder: &Path,
         name: &str,
         start: impl FnOnce() -> BTreeMap<usize, u64>,
     ) -> io::Result<Self> {
         let path = folder.join(name);
-        let known = path.exists();
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let known = disk.exists(&path);
+        let file = disk.open(&path, Open::Create)?;
         let mut state = State { file, sequence: 0, positions: BTreeMap::new(), durable: BTreeMap::new() };
-        match read(&state.file)? {
+        match read(&*state.file)? {
             Some((sequence, positions)) => {
                 state.sequence = sequence;
                 state.durable.clone_from(&positions);
@@ -60,7 +56,7 @@ impl Cursor {
             }
             None => {
                 // Created and never written, or torn both: from the start, which repeats but loses nothing.
-                if known && state.file.metadata()?.len() > 0 {
+                if known && state.file.length()? > 0 {
                     tracing::warn!(cursor = %path.display(), "both slots are damaged: this consumer starts over");
                 }
                 state.positions = start();
@@ -68,7 +64,7 @@ impl Cursor {
                 // be deleted there.
                 state.file.write_all_at(&[0; 2 * SLOT_BYTES], 0)?;
                 state.flush()?;
-                File::open(folder)?.sync_all()?;
+                disk.sync_folder(folder)?;
             }
         }
         Ok(Self { shared: Arc::new(Shared { name: name.to_owned(), state: Mutex::new(state) }) })
@@ -116,17 +112,15 @@ impl State {
 }
 
 /// The names of the cursors in a folder, with their positions.
-pub(super) fn all(folder: &Path) -> io::Result<Vec<(String, BTreeMap<usize, u64>)>> {
+pub(super) fn all(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<(String, BTreeMap<usize, u64>)>> {
     let mut found = Vec::new();
-    let entries = match fs::read_dir(folder) {
+    let names = match disk.list(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         other => other?,
     };
-    for entry in entries {
-        let path: PathBuf = entry?.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let positions = read(&File::open(&path)?)?.map(|(_, positions)| positions).unwrap_or_default();
-        found.push((name.to_owned(), positions));
+    for name in names {
+        let file = disk.open(&folder.join(&name), Open::Read)?;
+        found.push((name, read(&*file)?.map(|(_, positions)| positions).unwrap_or_default()));
     }
     found.sort();
     Ok(found)
@@ -150,15 +144,9 @@ fn encode(sequence: u64, positions: &BTreeMap<usize, u64>) -> io::Result<Vec<u8>
 }
 
 /// The newer of the two slots that are whole.
-fn read(file: &File) -> io::Result<Option<(u64, BTreeMap<usize, u64>)>> {
+fn read(file: &dyn DiskFile) -> io::Result<Option<(u64, BTreeMap<usize, u64>)>> {
     let mut bytes = vec![0; 2 * SLOT_BYTES];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], filled as u64)? {
-            0 => break,
-            read => filled += read,
-        }
-    }
+    disk::read_up_to(file, &mut bytes, 0)?;
     Ok(bytes.chunks(SLOT_BYTES).filter_map(decode).max_by_key(|(sequence, _)| *sequence))
 }
 
@@ -179,21 +167,24 @@ fn decode(slot: &[u8]) -> Option<(u64, BTreeMap<usize, u64>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, OpenOptions};
+
     use super::*;
+    use crate::disk::Machine;
 
     #[test]
     fn a_torn_write_leaves_the_position_before() {
         let folder = std::env::temp_dir().join(format!("tidegate-cursor-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let cursor = Cursor::open(&folder, "workers", BTreeMap::new).unwrap();
+        let cursor = Cursor::open(&Machine, &folder, "workers", BTreeMap::new).unwrap();
         for upto in [10, 20] {
             cursor.advance(0, upto);
             cursor.flush().unwrap();
         }
         // The last write was the third: the second slot.
         let file = OpenOptions::new().write(true).open(folder.join("workers")).unwrap();
-        file.write_all_at(&[0xff; 7], SLOT_BYTES as u64 + 20).unwrap();
-        let again = Cursor::open(&folder, "workers", BTreeMap::new).unwrap();
+        DiskFile::write_all_at(&file, &[0xff; 7], SLOT_BYTES as u64 + 20).unwrap();
+        let again = Cursor::open(&Machine, &folder, "workers", BTreeMap::new).unwrap();
         assert_eq!(again.position(0), 10);
         fs::remove_dir_all(folder).unwrap();
     }
@@ -202,7 +193,7 @@ mod tests {
     fn a_position_never_goes_back() {
         let folder = std::env::temp_dir().join(format!("tidegate-cursor-back-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
-        let cursor = Cursor::open(&folder, "nats", || BTreeMap::from([(1, 5)])).unwrap();
+        let cursor = Cursor::open(&Machine, &folder, "nats", || BTreeMap::from([(1, 5)])).unwrap();
         cursor.advance(1, 3);
         assert_eq!((cursor.position(1), cursor.position(0)), (5, 0));
         fs::remove_dir_all(folder).unwrap();

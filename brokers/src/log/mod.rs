@@ -25,8 +25,7 @@ pub mod writer;
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -39,9 +38,10 @@ pub use self::{
     cursor::Cursor,
     reader::Reader,
     recovery::ShardRecovery,
-    writer::{Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter},
+    writer::{Commits, Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter, Turn},
 };
 use self::{segment::Segment, writer::ShardState};
+use crate::disk::{self, Disk, DiskLock, NotLocked, Open};
 
 /// How the log writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,6 +85,8 @@ pub struct LogConfig {
     pub io: Io,
     /// Whether it syncs.
     pub sync: Sync,
+    /// The disk that the folder is on.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl LogConfig {
@@ -99,6 +101,7 @@ impl LogConfig {
             retention_age: Duration::from_secs(86_400),
             io: Io::Auto,
             sync: Sync::Fdatasync,
+            disk: disk::machine(),
         }
     }
 }
@@ -202,7 +205,7 @@ struct Shared {
     id: String,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
     strangers: Vec<(String, Positions)>,
-    _lock: File,
+    _lock: Box<dyn DiskLock>,
 }
 
 impl Log {
@@ -211,26 +214,26 @@ impl Log {
     /// # Errors
     /// [`LogError`], with the setting and the way out.
     pub fn open(config: LogConfig) -> Result<(Log, Recovery), LogError> {
-        let directory = &config.directory;
-        segment::create_folder(directory).map_err(LogError::io("create", directory))?;
-        let lock = take_lock(directory)?;
+        let (disk, directory) = (&*config.disk, &config.directory);
+        disk::create_folders(disk, directory).map_err(LogError::io("create", directory))?;
+        let lock = take_lock(disk, directory)?;
         let cursor_folder = directory.join("cursors");
-        fs::create_dir_all(&cursor_folder).map_err(LogError::io("create", &cursor_folder))?;
+        create_if_absent(disk, &cursor_folder).map_err(LogError::io("create", &cursor_folder))?;
         for shard in 0..config.shards {
             let folder = segment::folder_of(directory, shard);
-            fs::create_dir_all(&folder).map_err(LogError::io("create", &folder))?;
+            create_if_absent(disk, &folder).map_err(LogError::io("create", &folder))?;
         }
-        let id = id_of(directory)?;
-        segment::sync_folder(directory).map_err(LogError::io("sync", directory))?;
-        let cursors = cursor::all(&cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
+        let id = id_of(disk, directory)?;
+        disk.sync_folder(directory).map_err(LogError::io("sync", directory))?;
+        let cursors = cursor::all(disk, &cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
         // 0 is what an unwritten header holds.
         let epoch = fastrand::u64(1..);
         let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
         let mut shards = BTreeMap::new();
-        for shard in segment::shards(directory).map_err(LogError::io("list", directory))? {
+        for shard in segment::shards(disk, directory).map_err(LogError::io("list", directory))? {
             let position = |(_, positions): &(String, Positions)| positions.get(&shard).copied().unwrap_or(0);
             let needed = cursors.iter().map(position).min().unwrap_or(0);
-            let found = recovery::recover(directory, shard, epoch, needed, config.segment_bytes)?;
+            let found = recovery::recover(disk, directory, shard, epoch, needed, config.segment_bytes)?;
             // A log that was emptied by retention goes on where its consumers are: offsets are never used twice.
             let beyond = cursors.iter().map(position).max().unwrap_or(0);
             let next_offset = found.report.next_offset.max(beyond);
@@ -261,6 +264,10 @@ impl Log {
         &self.shared.id
     }
 
+    fn disk(&self) -> &dyn Disk {
+        &*self.shared.config.disk
+    }
+
     fn epoch(&self) -> u64 {
         self.shared.epoch
     }
@@ -281,6 +288,20 @@ impl Log {
     pub fn writer(&self, shard: usize, on_progress: OnProgress) -> Result<ShardWriter, LogError> {
         let state = Arc::clone(self.shard(shard)?);
         ShardWriter::start(self, state, on_progress)
+            .map_err(LogError::io("start writing in", segment::folder_of(&self.config().directory, shard)))
+    }
+
+    /// The writer of a shard without a thread: the caller takes the turns of its other end.
+    ///
+    /// # Errors
+    /// When the first segment cannot be had.
+    pub fn writer_apart(
+        &self,
+        shard: usize,
+        on_progress: OnProgress,
+    ) -> Result<(ShardWriter, Commits), LogError> {
+        let state = Arc::clone(self.shard(shard)?);
+        ShardWriter::apart(self, state, on_progress)
             .map_err(LogError::io("start writing in", segment::folder_of(&self.config().directory, shard)))
     }
 
@@ -316,8 +337,8 @@ impl Log {
             };
             self.shards().into_iter().map(of).collect()
         };
-        let cursor =
-            Cursor::open(&folder, consumer, start).map_err(LogError::io("open", folder.join(consumer)))?;
+        let cursor = Cursor::open(self.disk(), &folder, consumer, start)
+            .map_err(LogError::io("open", folder.join(consumer)))?;
         self.shared.cursors.lock().push(cursor.clone());
         Ok(cursor)
     }
@@ -476,9 +497,9 @@ impl Log {
         let Some(path) = state.segments.lock().first().map(|segment| segment.path.clone()) else {
             return Ok(());
         };
-        fs::remove_file(&path).map_err(LogError::io("delete", &path))?;
+        self.disk().remove(&path).map_err(LogError::io("delete", &path))?;
         let folder = segment::folder_of(&self.config().directory, shard);
-        segment::sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
+        self.disk().sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
         state.segments.lock().remove(0);
         Ok(())
     }
@@ -541,44 +562,36 @@ pub struct ShardStat {
 }
 
 /// The id in the folder's file of that name; made if it is not there. Written beside and renamed: there is all of it or none.
-fn id_of(directory: &Path) -> Result<String, LogError> {
+fn id_of(disk: &dyn Disk, directory: &Path) -> Result<String, LogError> {
     let path = directory.join("id");
-    if let Ok(id) = fs::read_to_string(&path)
+    if let Ok(id) = disk::read(disk, &path)
+        && let Ok(id) = String::from_utf8(id)
         && id.trim().len() == 32
     {
         return Ok(id.trim().to_owned());
     }
     let id = format!("{:032x}", fastrand::u128(..));
     let new = directory.join("id.new");
-    let written = File::create(&new).and_then(|mut file| {
-        file.write_all(format!("{id}\n").as_bytes())?;
+    let written = disk.open(&new, Open::Empty).and_then(|file| {
+        file.write_all_at(format!("{id}\n").as_bytes(), 0)?;
         file.sync_all()
     });
-    written.and_then(|()| fs::rename(&new, &path)).map_err(LogError::io("write", &path))?;
+    written.and_then(|()| disk.rename(&new, &path)).map_err(LogError::io("write", &path))?;
     Ok(id)
 }
 
-/// Keeps every other process out of the folder until the file is closed, which a crash does, too.
-fn take_lock(directory: &Path) -> Result<File, LogError> {
-    let path = directory.join("LOCK");
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(LogError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut owner = String::new();
-            // For the message only.
-            let _ = file.read_to_string(&mut owner);
-            return Err(LogError::Locked { path: directory.to_owned(), owner: owner.trim().to_owned() });
-        }
-        Err(TryLockError::Error(error)) => return Err(LogError::io("lock", &path)(error)),
+fn create_if_absent(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    match disk.create_folder(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
-    let owner = format!("process {}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(LogError::io("write", &path))?;
-    Ok(file)
+}
+
+/// Keeps every other process out of the folder until it is dropped, which a crash does, too.
+fn take_lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn DiskLock>, LogError> {
+    let path = directory.join("LOCK");
+    disk.lock(&path, &format!("process {}\n", std::process::id())).map_err(|why| match why {
+        NotLocked::Taken(owner) => LogError::Locked { path: directory.to_owned(), owner },
+        NotLocked::Io(error) => LogError::io("lock", &path)(error),
+    })
 }

@@ -2,11 +2,7 @@
 //!
 //! All but [`repair`] only read, and may be used while a server writes: what it is just writing shows as a torn tail.
 
-use std::{
-    fs,
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use engine_core::clock;
 
@@ -16,6 +12,7 @@ use super::{
     segment::{self, After, Scan, scan},
     take_lock,
 };
+use crate::disk::{self, Disk, Open};
 
 /// What is wrong in a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,13 +60,13 @@ pub struct SegmentReport {
 ///
 /// # Errors
 /// When files cannot be read.
-pub fn verify(directory: &Path) -> Result<Vec<SegmentReport>, LogError> {
+pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<Vec<SegmentReport>, LogError> {
     let mut reports = Vec::new();
-    for shard in segment::shards(directory).map_err(LogError::io("list", directory))? {
+    for shard in segment::shards(disk, directory).map_err(LogError::io("list", directory))? {
         let folder = segment::folder_of(directory, shard);
-        let paths = segment::paths(&folder).map_err(LogError::io("list", &folder))?;
+        let paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
         for (place, (first_offset, path)) in paths.iter().enumerate() {
-            let bytes = fs::read(path).map_err(LogError::io("read", path))?;
+            let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
             let found = scan(&bytes, |_, _, _| {});
             let next = paths.get(place + 1).map(|(first, _)| *first);
             reports.push(SegmentReport {
@@ -122,20 +119,21 @@ pub struct Dumped<'a> {
 /// # Errors
 /// When files cannot be read. Damaged parts are skipped: [`verify`] is for them.
 pub fn dump(
+    disk: &dyn Disk,
     directory: &Path,
     only: Option<usize>,
     mut each: impl FnMut(Dumped<'_>) -> bool,
 ) -> Result<(), LogError> {
-    for shard in segment::shards(directory).map_err(LogError::io("list", directory))? {
+    for shard in segment::shards(disk, directory).map_err(LogError::io("list", directory))? {
         if only.is_some_and(|only| only != shard) {
             continue;
         }
         let folder = segment::folder_of(directory, shard);
-        let paths = segment::paths(&folder).map_err(LogError::io("list", &folder))?;
+        let paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
         for (place, (_, path)) in paths.iter().enumerate() {
             // What a later segment holds as well counts there.
             let end = paths.get(place + 1).map_or(u64::MAX, |(first, _)| *first);
-            let bytes = fs::read(path).map_err(LogError::io("read", path))?;
+            let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
             let mut go_on = true;
             scan(&bytes, |_, header, payload| {
                 if go_on && header.offset < end {
@@ -155,20 +153,26 @@ pub fn dump(
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn cursors(directory: &Path) -> Result<Vec<(String, Positions)>, LogError> {
+pub fn cursors(disk: &dyn Disk, directory: &Path) -> Result<Vec<(String, Positions)>, LogError> {
     let folder = directory.join("cursors");
-    cursor::all(&folder).map_err(LogError::io("read", &folder))
+    cursor::all(disk, &folder).map_err(LogError::io("read", &folder))
 }
 
 /// Moves a cursor that no server uses.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn advance_cursor(directory: &Path, consumer: &str, shard: usize, upto: u64) -> Result<(), LogError> {
+pub fn advance_cursor(
+    disk: &dyn Disk,
+    directory: &Path,
+    consumer: &str,
+    shard: usize,
+    upto: u64,
+) -> Result<(), LogError> {
     let folder = directory.join("cursors");
     let io = || LogError::io("write a cursor in", &folder);
-    fs::create_dir_all(&folder).map_err(io())?;
-    let cursor = cursor::Cursor::open(&folder, consumer, Default::default).map_err(io())?;
+    disk::create_folders(disk, &folder).map_err(io())?;
+    let cursor = cursor::Cursor::open(disk, &folder, consumer, Default::default).map_err(io())?;
     cursor.advance(shard, upto);
     cursor.flush().map_err(io())
 }
@@ -195,31 +199,39 @@ pub struct Repaired {
 ///
 /// # Errors
 /// When another process uses the folder, or files cannot be read or written.
-pub fn repair(directory: &Path, salvage: &Path) -> Result<Vec<Repaired>, LogError> {
-    let _lock = take_lock(directory)?;
-    fs::create_dir_all(salvage).map_err(LogError::io("create", salvage))?;
+pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<Repaired>, LogError> {
+    let _lock = take_lock(disk, directory)?;
+    disk::create_folders(disk, salvage).map_err(LogError::io("create", salvage))?;
     let mut repaired = Vec::new();
-    let reports = verify(directory)?;
+    let reports = verify(disk, directory)?;
     for (place, report) in reports.iter().enumerate() {
         if !matches!(report.verdict, Verdict::Damaged { .. }) {
             continue;
         }
         let name = format!("shard-{:03}-{:020}.segment", report.shard, report.first_offset);
         let copy = salvage.join(name);
-        fs::copy(&report.path, &copy).map_err(LogError::io("copy", &report.path))?;
+        copy_file(disk, &report.path, &copy).map_err(LogError::io("copy", &report.path))?;
         let next = reports.get(place + 1).filter(|next| next.shard == report.shard);
-        repaired.push(write_anew(directory, report, copy, next.map(|next| next.first_offset))?);
+        repaired.push(write_anew(disk, directory, report, copy, next.map(|next| next.first_offset))?);
     }
     Ok(repaired)
 }
 
+fn copy_file(disk: &dyn Disk, from: &Path, to: &Path) -> std::io::Result<()> {
+    let bytes = disk::read(disk, from)?;
+    let copy = disk.open(to, Open::Empty)?;
+    copy.write_all_at(&bytes, 0)?;
+    copy.sync_all()
+}
+
 fn write_anew(
+    disk: &dyn Disk,
     directory: &Path,
     report: &SegmentReport,
     copy: PathBuf,
     next_segment: Option<u64>,
 ) -> Result<Repaired, LogError> {
-    let bytes = fs::read(&report.path).map_err(LogError::io("read", &report.path))?;
+    let bytes = disk::read(disk, &report.path).map_err(LogError::io("read", &report.path))?;
     // A damaged header takes the epoch with it; any whole record would have to be found without.
     let old_epoch = SegmentHeader::decode(&bytes).map_or(0, |header| header.epoch);
     let epoch = fastrand::u64(1..);
@@ -248,7 +260,8 @@ fn write_anew(
     format::append_seal(&mut records, epoch, due, clock::wall_ms());
     let folder = segment::folder_of(directory, report.shard);
     let length = (SEGMENT_HEADER_BYTES + records.len()) as u64;
-    let file = segment::prepare(&folder, length).map_err(LogError::io("allocate a segment in", &folder))?;
+    let file =
+        segment::prepare(disk, &folder, length).map_err(LogError::io("allocate a segment in", &folder))?;
     file.write_all_at(&records, SEGMENT_HEADER_BYTES as u64)
         .map_err(LogError::io("write a segment in", &folder))?;
     let header = SegmentHeader {
@@ -258,7 +271,8 @@ fn write_anew(
         created_ms: clock::wall_ms(),
     };
     // It takes the damaged one's name and place.
-    segment::put_in_use(&folder, &file, &header).map_err(LogError::io("put in use a segment in", &folder))?;
+    segment::put_in_use(disk, &folder, &*file, &header)
+        .map_err(LogError::io("put in use a segment in", &folder))?;
     let (shard, path) = (report.shard, report.path.clone());
     Ok(Repaired { shard, path, copy, kept, lost, open_end: next_segment.is_none() })
 }

@@ -1,11 +1,12 @@
 //! Reading records in order, from any offset that is still there, as far as they are durable.
 
-use std::{fs::File, os::unix::fs::FileExt, path::PathBuf};
+use std::{path::PathBuf, sync::Arc};
 
 use super::{
     Log, LogError,
     format::{self, Found, Kind, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES},
 };
+use crate::disk::{self, DiskFile, Open as How};
 
 /// Bytes that are read at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -24,7 +25,7 @@ pub struct Reader {
 /// The segment that is being read.
 #[derive(Debug)]
 struct Open {
-    file: File,
+    file: Arc<dyn DiskFile>,
     path: PathBuf,
     epoch: u64,
     first_offset: u64,
@@ -107,22 +108,15 @@ impl Reader {
     fn fill(&mut self, length: usize) -> Result<usize, LogError> {
         if self.open.is_none() || self.offset_is_elsewhere() {
             let (path, epoch, first_offset) = self.log.segment_of(self.shard, self.offset)?;
-            let file = File::open(&path).map_err(LogError::io("open", &path))?;
+            let file = self.log.disk().open(&path, How::Read).map_err(LogError::io("open", &path))?;
             self.open = Some(Open { file, path, epoch, first_offset, position: SEGMENT_HEADER_BYTES as u64 });
         }
         let Some(open) = &self.open else { return Ok(0) };
         if self.buffer.len() < length {
             self.buffer.resize(length, 0);
         }
-        let mut filled = 0;
-        while filled < length {
-            let read = open.file.read_at(&mut self.buffer[filled..length], open.position + filled as u64);
-            match read.map_err(LogError::io("read", &open.path))? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        Ok(filled)
+        disk::read_up_to(&*open.file, &mut self.buffer[..length], open.position)
+            .map_err(LogError::io("read", &open.path))
     }
 
     /// Whether the offset is in a later segment than the open one.

@@ -8,10 +8,7 @@
 //! fdatasync Linux marks pages clean, and reading them back says nothing of the disk. So they are written again, into a
 //! new segment, before they count. The old file keeps them; a segment that begins at their offset takes precedence.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    path::Path,
-};
+use std::path::Path;
 
 use engine_core::clock;
 
@@ -20,6 +17,7 @@ use super::{
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
     segment::{self, After, Scan, Segment, scan},
 };
+use crate::disk::{self, Disk, Open};
 
 /// What recovery found and did in one shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +43,7 @@ pub(super) struct Recovered {
 
 /// Recovers a shard. `needed` is the lowest offset that a consumer still wants: segments below it are not read.
 pub(super) fn recover(
+    disk: &dyn Disk,
     directory: &Path,
     shard: usize,
     epoch: u64,
@@ -52,23 +51,23 @@ pub(super) fn recover(
     segment_bytes: u64,
 ) -> Result<Recovered, LogError> {
     let folder = segment::folder_of(directory, shard);
-    segment::remove_prepared(&folder).map_err(LogError::io("remove", &folder))?;
+    segment::remove_prepared(disk, &folder).map_err(LogError::io("remove", &folder))?;
     let mut report = ShardRecovery { shard, ..ShardRecovery::default() };
     let mut segments: Vec<Segment> = Vec::new();
-    let paths = segment::paths(&folder).map_err(LogError::io("list", &folder))?;
+    let paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
     for (place, (first, path)) in paths.iter().enumerate() {
         let last = place + 1 == paths.len();
         if !last && paths[place + 1].0 <= needed {
-            segments.push(unread(path, shard)?);
+            segments.push(unread(disk, path, shard)?);
             continue;
         }
-        let bytes = fs::read(path).map_err(LogError::io("read", path))?;
+        let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
         let mut tail = Vec::new();
         let found = scan(&bytes, |at, header, _| tail.push((header.offset, at)));
         let Some(header) = found.header.filter(|header| header.first_offset == *first) else {
             if last && bytes.iter().all(|byte| *byte == 0) {
                 // Created, and not a byte of it in use.
-                fs::remove_file(path).map_err(LogError::io("remove", path))?;
+                disk.remove(path).map_err(LogError::io("remove", path))?;
                 continue;
             }
             return Err(damaged(path, 0, "its header is damaged or another segment's"));
@@ -94,12 +93,12 @@ pub(super) fn recover(
         }
         let proven = found.proven.clamp(*first, found.next_offset);
         if found.records == 0 {
-            fs::remove_file(path).map_err(LogError::io("remove", path))?;
-            segment::sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
+            disk.remove(path).map_err(LogError::io("remove", path))?;
+            disk.sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
             continue;
         }
         // Room that was never used, and the torn tail.
-        let file = OpenOptions::new().write(true).open(path).map_err(LogError::io("open", path))?;
+        let file = disk.open(path, Open::Write).map_err(LogError::io("open", path))?;
         file.set_len(found.end).and_then(|()| file.sync_all()).map_err(LogError::io("truncate", path))?;
         kept.bytes = found.end;
         segments.push(kept);
@@ -107,6 +106,7 @@ pub(super) fn recover(
             report.rewritten = found.next_offset - proven;
             let from = tail.iter().find(|(offset, _)| *offset >= proven).map_or(0, |(_, at)| *at as usize);
             let again = rewrite(
+                disk,
                 &folder,
                 shard,
                 epoch,
@@ -127,10 +127,10 @@ pub(super) fn recover(
 }
 
 /// A segment that no consumer needs: only its header is looked at.
-fn unread(path: &Path, shard: usize) -> Result<Segment, LogError> {
-    let file = File::open(path).map_err(LogError::io("open", path))?;
+fn unread(disk: &dyn Disk, path: &Path, shard: usize) -> Result<Segment, LogError> {
+    let file = disk.open(path, Open::Read).map_err(LogError::io("open", path))?;
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).map_err(LogError::io("read", path))?;
+    disk::read_up_to(&*file, &mut bytes, 0).map_err(LogError::io("read", path))?;
     let header = SegmentHeader::decode(&bytes)
         .filter(|header| header.shard as usize == shard)
         .ok_or_else(|| damaged(path, 0, "its header is damaged or another shard's"))?;
@@ -139,7 +139,7 @@ fn unread(path: &Path, shard: usize) -> Result<Segment, LogError> {
         first_offset: header.first_offset,
         epoch: header.epoch,
         created_ms: header.created_ms,
-        bytes: file.metadata().map_err(LogError::io("read", path))?.len(),
+        bytes: file.length().map_err(LogError::io("read", path))?,
     })
 }
 
@@ -170,7 +170,9 @@ fn check_end(path: &Path, found: &Scan, last: bool, next_first: Option<u64>) -> 
 }
 
 /// Writes records again, into a segment of their own.
+#[expect(clippy::too_many_arguments, reason = "what a segment is made of")]
 fn rewrite(
+    disk: &dyn Disk,
     folder: &Path,
     shard: usize,
     epoch: u64,
@@ -195,12 +197,13 @@ fn rewrite(
     }
     format::append_seal(&mut bytes, epoch, offset, last_ms);
     let length = (SEGMENT_HEADER_BYTES + bytes.len()) as u64;
-    let file = segment::prepare(folder, length.min(segment_bytes).max(length))
+    let file = segment::prepare(disk, folder, length.min(segment_bytes).max(length))
         .map_err(LogError::io("allocate a segment in", folder))?;
-    std::os::unix::fs::FileExt::write_all_at(&file, &bytes, SEGMENT_HEADER_BYTES as u64)
+    file.write_all_at(&bytes, SEGMENT_HEADER_BYTES as u64)
         .map_err(LogError::io("write a segment in", folder))?;
     let header = SegmentHeader { shard: shard as u32, epoch, first_offset, created_ms: clock::wall_ms() };
-    segment::put_in_use(folder, &file, &header).map_err(LogError::io("put in use a segment in", folder))
+    segment::put_in_use(disk, folder, &*file, &header)
+        .map_err(LogError::io("put in use a segment in", folder))
 }
 
 fn damaged(path: &Path, position: u64, what: &str) -> LogError {

@@ -1,16 +1,16 @@
 //! Segment files: their names, how they come into being, and how one is read through from end to end.
 
 use std::{
-    fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::format::{
     ALIGNMENT, Found, Kind, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, look,
     next_offset as behind_record,
 };
+use crate::disk::{Disk, DiskFile, Open};
 
 /// A segment that is allocated and not in use yet.
 const PREPARED: &str = "prepared.tmp";
@@ -36,96 +36,58 @@ pub(super) fn folder_of(directory: &Path, shard: usize) -> PathBuf {
 }
 
 /// The shards that have a folder.
-pub(super) fn shards(directory: &Path) -> io::Result<Vec<usize>> {
-    let mut shards = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        shards.extend(name.to_str().and_then(|name| name.strip_prefix("shard-")?.parse::<usize>().ok()));
-    }
+pub(super) fn shards(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<usize>> {
+    let number = |name: &String| name.strip_prefix("shard-")?.parse::<usize>().ok();
+    let mut shards: Vec<usize> = disk.list(directory)?.iter().filter_map(number).collect();
     shards.sort_unstable();
     Ok(shards)
 }
 
 /// The segment files of a folder by first offset, whatever is in them.
-pub(super) fn paths(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(super) fn paths(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    for name in disk.list(folder)? {
         if let Some(first) = name.strip_suffix(".segment").and_then(|digits| digits.parse().ok()) {
-            found.push((first, path));
+            found.push((first, folder.join(name)));
         }
     }
     found.sort();
     Ok(found)
 }
 
-/// Syncs a folder, so that the names in it are durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Creates a folder and those above it, so that they are durable: their names, too.
-pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = match folder.parent() {
-        Some(above) if above.as_os_str().is_empty() => Path::new("."),
-        Some(above) => above,
-        None => return Ok(()),
-    };
-    create_folder(above)?;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    sync_folder(above)
-}
-
 /// Allocates a segment under a name that says that it is not in use.
-pub(super) fn prepare(folder: &Path, bytes: u64) -> io::Result<File> {
-    let path = folder.join(PREPARED);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    let allocated = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes);
-    match allocated {
-        Ok(()) => {}
-        // A file system without it: written out, which allocates as well.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
-            let zeros = vec![0; 1 << 20];
-            let mut at = 0;
-            while at < bytes {
-                let piece = zeros.len().min(usize::try_from(bytes - at).unwrap_or(usize::MAX));
-                file.write_all_at(&zeros[..piece], at)?;
-                at += piece as u64;
-            }
-        }
-        Err(error) => return Err(error.into()),
-    }
+pub(super) fn prepare(disk: &dyn Disk, folder: &Path, bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    let file = disk.open(&folder.join(PREPARED), Open::Empty)?;
+    file.allocate(bytes)?;
     file.sync_all()?;
-    sync_folder(folder)?;
+    disk.sync_folder(folder)?;
     Ok(file)
 }
 
 /// Makes a prepared segment the one with this header. Nothing needs to be allocated for it.
-pub(super) fn put_in_use(folder: &Path, file: &File, header: &SegmentHeader) -> io::Result<Segment> {
+pub(super) fn put_in_use(
+    disk: &dyn Disk,
+    folder: &Path,
+    file: &dyn DiskFile,
+    header: &SegmentHeader,
+) -> io::Result<Segment> {
     file.write_all_at(&header.encode(), 0)?;
     file.sync_all()?;
     let path = folder.join(format!("{:020}.segment", header.first_offset));
-    fs::rename(folder.join(PREPARED), &path)?;
-    sync_folder(folder)?;
+    disk.rename(&folder.join(PREPARED), &path)?;
+    disk.sync_folder(folder)?;
     Ok(Segment {
         path,
         first_offset: header.first_offset,
         epoch: header.epoch,
         created_ms: header.created_ms,
-        bytes: file.metadata()?.len(),
+        bytes: file.length()?,
     })
 }
 
 /// Removes what was prepared and never used.
-pub(super) fn remove_prepared(folder: &Path) -> io::Result<()> {
-    match fs::remove_file(folder.join(PREPARED)) {
+pub(super) fn remove_prepared(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
+    match disk.remove(&folder.join(PREPARED)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

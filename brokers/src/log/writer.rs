@@ -5,12 +5,11 @@
 //! thread    wait ─► write + fdatasync ─► durable_upto ─► on_progress (rings the core's doorbell) ─► wait
 //! ```
 //!
-//! One commit is in flight; what is appended meanwhile is the next one. Two buffers go round between the two.
+//! One commit is in flight; what is appended meanwhile is the next one. Two buffers go round between the two. The thread
+//! does nothing but [`Commits::turn`] again and again; who has no thread for it takes the turns himself.
 
 use std::{
-    fs::File,
     io,
-    os::unix::fs::FileExt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -28,6 +27,7 @@ use super::{
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
     segment::{self, Segment},
 };
+use crate::disk::DiskFile;
 
 /// Bytes of a batch at most, unless a single record is longer.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -68,6 +68,8 @@ struct Slot {
     /// Offset behind the batch's last record.
     next_offset: u64,
     handed_over: bool,
+    /// What was gathered when the core's end went, for after the batch that was under way then.
+    rest: Option<(Vec<u8>, u64)>,
     closing: bool,
 }
 
@@ -156,6 +158,18 @@ pub struct ShardWriter {
 
 impl ShardWriter {
     pub(super) fn start(log: &Log, state: Arc<ShardState>, on_progress: OnProgress) -> io::Result<Self> {
+        let (mut writer, committer) = Self::apart(log, state, on_progress)?;
+        let name = format!("log-{}", writer.state.shard);
+        writer.thread = Some(thread::Builder::new().name(name).spawn(move || committer.run())?);
+        Ok(writer)
+    }
+
+    /// The two ends, without a thread.
+    pub(super) fn apart(
+        log: &Log,
+        state: Arc<ShardState>,
+        on_progress: OnProgress,
+    ) -> io::Result<(Self, Commits)> {
         let next_offset = state.durable_upto.load(Ordering::Acquire);
         let config = log.config();
         let mut committer = Commits {
@@ -167,13 +181,13 @@ impl ShardWriter {
             current: None,
             prepared: None,
             sealed: true,
+            batch: Vec::new(),
+            under_way: None,
             on_progress,
         };
         // The first segment is there before the first message comes, and its lack is said at the start.
         committer.prepare().or_else(|error| committer.out_of_room(error, false))?;
-        let thread =
-            thread::Builder::new().name(format!("log-{}", state.shard)).spawn(move || committer.run())?;
-        Ok(Self {
+        let writer = Self {
             epoch: log.epoch(),
             record_bytes_max: usize::try_from(config.segment_bytes).unwrap_or(usize::MAX)
                 - SEGMENT_HEADER_BYTES
@@ -183,9 +197,10 @@ impl ShardWriter {
             gathered: 0,
             batch_ms: 0,
             next_offset,
-            thread: Some(thread),
+            thread: None,
             state,
-        })
+        };
+        Ok((writer, committer))
     }
 
     /// Appends a record whose payload `encode` writes; returns its offset. It is durable when
@@ -267,18 +282,14 @@ impl ShardWriter {
 }
 
 impl Drop for ShardWriter {
-    /// Finishes what was appended, unless the log has failed or is full, and ends the thread.
+    /// Has the thread finish what was appended, unless the log has failed or is full, and end.
     fn drop(&mut self) {
-        while self.gathered > 0 && !self.state.failed.load(Ordering::Acquire) {
-            if !self.state.busy.load(Ordering::Acquire) {
-                self.hand_over();
-            } else if matches!(*self.state.health.lock(), Health::Full(_)) {
-                break;
-            } else {
-                thread::yield_now();
-            }
+        let mut slot = self.state.slot.lock();
+        if self.gathered > 0 {
+            slot.rest = Some((std::mem::take(&mut self.open), self.next_offset));
         }
-        self.state.slot.lock().closing = true;
+        slot.closing = true;
+        drop(slot);
         self.state.wake.notify_one();
         if let Some(thread) = self.thread.take() {
             // A panic of it was printed, and there is nobody left to tell.
@@ -289,98 +300,165 @@ impl Drop for ShardWriter {
 
 /// The segment that is being written.
 struct Current {
-    file: File,
+    file: Arc<dyn DiskFile>,
     position: u64,
     bytes: u64,
 }
 
+/// What a turn of the thread came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something was written.
+    Committed,
+    /// There is nothing to write.
+    Idle,
+    /// There is no room for what is to be written.
+    NoRoom,
+    /// Nothing more will be written.
+    Ended,
+}
+
 /// The thread's end.
-struct Commits {
+pub struct Commits {
     log: Log,
     state: Arc<ShardState>,
     committer: Committer,
     sync: Sync,
     segment_bytes: u64,
     current: Option<Current>,
-    prepared: Option<File>,
+    prepared: Option<Arc<dyn DiskFile>>,
     /// Nothing was committed since the last seal.
     sealed: bool,
+    batch: Vec<u8>,
+    /// The offset behind the batch, if there is one that is not written.
+    under_way: Option<u64>,
     on_progress: OnProgress,
+}
+
+impl std::fmt::Debug for Commits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commits").field("shard", &self.state.shard).finish_non_exhaustive()
+    }
 }
 
 impl Commits {
     fn run(mut self) {
-        let mut batch = Vec::new();
+        let mut idle = false;
         loop {
-            let (next_offset, closing) = {
-                let state = Arc::clone(&self.state);
-                let mut slot = state.slot.lock();
-                while !slot.handed_over && !slot.closing {
-                    let idle = if self.prepared.is_none() { ROOM_RETRY } else { SEAL_AFTER };
-                    let timed_out = state.wake.wait_for(&mut slot, idle).timed_out();
-                    if timed_out && !slot.handed_over {
-                        drop(slot);
-                        self.use_idle_time();
-                        slot = state.slot.lock();
-                    }
-                }
-                if !slot.handed_over {
-                    break;
-                }
-                std::mem::swap(&mut slot.batch, &mut batch);
-                slot.handed_over = false;
-                (slot.next_offset, slot.closing)
-            };
-            let started = clock::now();
-            if let Err(error) = self.commit(&batch, closing) {
-                self.fail(&error);
-                return;
+            match self.turn(idle) {
+                Turn::Committed => idle = false,
+                Turn::Idle => idle = self.wait_for_a_batch(),
+                Turn::NoRoom => self.wait(ROOM_RETRY, |slot| slot.closing),
+                Turn::Ended => return,
             }
-            let records = next_offset - self.state.durable_upto.load(Ordering::Relaxed);
-            self.state.timings.note(clock::since(started), records, batch.len());
-            self.sealed = false;
-            batch.clear();
-            // Release: pairs with the Acquire in `durable_upto`. What is below was synced.
-            self.state.durable_upto.store(next_offset, Ordering::Release);
-            self.state.busy.store(false, Ordering::Release);
-            (self.on_progress)();
-            if self.prepared.is_none() {
-                self.try_prepare();
-            }
-        }
-        if let Err(error) = self.seal() {
-            tracing::warn!(shard = self.state.shard, %error, "the log's last commit could not be sealed");
         }
     }
 
-    /// Writes and syncs a batch, in the next segment when this one has no room for it.
-    fn commit(&mut self, batch: &[u8], closing: bool) -> io::Result<()> {
-        let fits = |current: &Current| current.position + batch.len() as u64 <= current.bytes;
-        if !self.current.as_ref().is_some_and(fits) {
-            self.switch(closing)?;
+    /// Waits for something to do, or until it is time for what is done in idle time: then it is true.
+    fn wait_for_a_batch(&self) -> bool {
+        let idle = if self.prepared.is_none() { ROOM_RETRY } else { SEAL_AFTER };
+        self.wait(idle, |slot| slot.handed_over || slot.closing);
+        let slot = self.state.slot.lock();
+        !slot.handed_over && !slot.closing
+    }
+
+    fn wait(&self, longest: Duration, until: impl Fn(&Slot) -> bool) {
+        let mut slot = self.state.slot.lock();
+        self.state.wake.wait_while_for(&mut slot, |slot| !until(slot), longest);
+    }
+
+    /// Does the next thing, without waiting: writes and syncs the batch that was handed over; or, in idle time, vouches for the
+    /// last commit and makes the next segment ready.
+    pub fn turn(&mut self, idle: bool) -> Turn {
+        let closing = self.take_batch();
+        let Some(next_offset) = self.under_way else {
+            if closing {
+                if let Err(error) = self.seal() {
+                    tracing::warn!(shard = self.state.shard, %error, "the log's last commit could not be sealed");
+                }
+                return Turn::Ended;
+            }
+            if idle {
+                self.use_idle_time();
+            }
+            return Turn::Idle;
+        };
+        let started = clock::now();
+        match self.commit() {
+            Ok(true) => {}
+            Ok(false) if closing => {
+                self.fail(&io::Error::other("the log is full, and the process ends"));
+                return Turn::Ended;
+            }
+            Ok(false) => return Turn::NoRoom,
+            Err(error) => {
+                self.fail(&error);
+                return Turn::Ended;
+            }
+        }
+        let records = next_offset - self.state.durable_upto.load(Ordering::Relaxed);
+        self.state.timings.note(clock::since(started), records, self.batch.len());
+        self.sealed = false;
+        self.batch.clear();
+        self.under_way = None;
+        // Release: pairs with the Acquire in `durable_upto`. What is below was synced.
+        self.state.durable_upto.store(next_offset, Ordering::Release);
+        self.state.busy.store(false, Ordering::Release);
+        (self.on_progress)();
+        if self.prepared.is_none() {
+            self.try_prepare();
+        }
+        Turn::Committed
+    }
+
+    /// Takes what was handed over, if nothing is under way. Whether the core's end is gone.
+    fn take_batch(&mut self) -> bool {
+        let mut slot = self.state.slot.lock();
+        if self.under_way.is_none() {
+            if slot.handed_over {
+                std::mem::swap(&mut slot.batch, &mut self.batch);
+                slot.handed_over = false;
+                self.under_way = Some(slot.next_offset);
+            } else if let Some((batch, next_offset)) = slot.rest.take() {
+                self.batch = batch;
+                self.under_way = Some(next_offset);
+            }
+        }
+        slot.closing
+    }
+
+    /// Writes and syncs the batch, in the next segment when this one has no room for it. False: there is no room for another.
+    fn commit(&mut self) -> io::Result<bool> {
+        let length = self.batch.len() as u64;
+        let fits = |current: &Current| current.position + length <= current.bytes;
+        if !self.current.as_ref().is_some_and(fits) && !self.switch()? {
+            return Ok(false);
         }
         let Some(current) = &mut self.current else { return Err(io::Error::other("no segment")) };
-        self.committer.commit(&current.file, batch, current.position, self.sync)?;
-        current.position += batch.len() as u64;
-        Ok(())
+        self.committer.commit(&*current.file, &self.batch, current.position, self.sync)?;
+        current.position += length;
+        Ok(true)
     }
 
-    /// Goes on in the prepared segment; waits for room for one.
-    fn switch(&mut self, closing: bool) -> io::Result<()> {
-        while self.prepared.is_none() {
+    /// Whether a batch of so many bytes would be written now, for whoever takes the turns and can do without.
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        let fits = |current: &Current| current.position + bytes as u64 <= current.bytes;
+        if self.prepared.is_none() && !self.current.as_ref().is_some_and(fits) {
+            self.try_prepare();
+        }
+        self.prepared.is_some() || self.current.as_ref().is_some_and(fits)
+    }
+
+    /// Goes on in the prepared segment. False: there is none, and no room for one.
+    fn switch(&mut self) -> io::Result<bool> {
+        if self.prepared.is_none() {
             // What cannot pass by itself ends the log's writing; a lack of room is waited out.
             match self.prepare() {
                 Ok(()) => self.set_health(Health::Writing),
                 Err(error) => self.out_of_room(error, true)?,
             }
-            if self.prepared.is_none() {
-                if closing || self.state.slot.lock().closing {
-                    return Err(io::Error::other("the log is full, and the process ends"));
-                }
-                thread::sleep(ROOM_RETRY);
-            }
         }
-        let Some(file) = self.prepared.take() else { return Err(io::Error::other("no segment")) };
+        let Some(file) = self.prepared.take() else { return Ok(false) };
         if let Some(old) = self.current.take() {
             // Room that was not used; nothing in it counts.
             old.file.set_len(old.position)?;
@@ -395,11 +473,11 @@ impl Commits {
             first_offset: self.state.durable_upto.load(Ordering::Relaxed),
             created_ms: clock::wall_ms(),
         };
-        let segment = segment::put_in_use(&folder, &file, &header)?;
+        let segment = segment::put_in_use(self.log.disk(), &folder, &*file, &header)?;
         let bytes = segment.bytes;
         self.state.segments.lock().push(segment);
         self.current = Some(Current { file, position: SEGMENT_HEADER_BYTES as u64, bytes });
-        Ok(())
+        Ok(true)
     }
 
     /// Allocates the next segment, if the log may grow by one.
@@ -407,13 +485,14 @@ impl Commits {
         let folder = segment::folder_of(&self.log.config().directory, self.state.shard);
         loop {
             let grown = self.log.may_grow(self.segment_bytes).map_err(io::Error::other);
-            let error = match grown.and_then(|()| segment::prepare(&folder, self.segment_bytes)) {
-                Ok(prepared) => {
-                    self.prepared = Some(prepared);
-                    return Ok(());
-                }
-                Err(error) => error,
-            };
+            let error =
+                match grown.and_then(|()| segment::prepare(self.log.disk(), &folder, self.segment_bytes)) {
+                    Ok(prepared) => {
+                        self.prepared = Some(prepared);
+                        return Ok(());
+                    }
+                    Err(error) => error,
+                };
             let wants_room = error.raw_os_error().is_none_or(|code| {
                 let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
                 full.contains(&rustix::io::Errno::from_raw_os_error(code))
@@ -440,8 +519,7 @@ impl Commits {
         let directory = self.log.config().directory.display();
         let text = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
             Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
-                let free = rustix::fs::statvfs(&self.log.config().directory)
-                    .map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+                let free = self.log.disk().free_bytes(&self.log.config().directory).unwrap_or(0);
                 format!(
                     "the disk of data.directory = {directory} has no room for another segment of {} bytes ({free} bytes are free); free some, or set data.directory to another disk",
                     self.segment_bytes

@@ -93,7 +93,7 @@ fn every_flipped_bit_of_a_small_log_is_noticed() {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &flipped).unwrap();
-        let reports = offline::verify(folder.path()).unwrap();
+        let reports = offline::verify(&brokers::disk::Machine, folder.path()).unwrap();
         assert_ne!(reports[0].verdict, offline::Verdict::Whole, "bit {bit}");
     }
 }

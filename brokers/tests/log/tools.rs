@@ -23,7 +23,7 @@ fn repair_copies_the_damage_aside_and_says_exactly_what_is_lost() {
     assert!(folder.open().is_err());
 
     let salvage = folder.path().join("salvage");
-    let repaired = offline::repair(folder.path(), &salvage).unwrap();
+    let repaired = offline::repair(&brokers::disk::Machine, folder.path(), &salvage).unwrap();
     assert_eq!(repaired.len(), 1);
     assert_eq!((repaired[0].lost.as_slice(), repaired[0].kept), (&[(1, 2)][..], 3));
     assert_eq!(fs::read(&repaired[0].copy).unwrap(), bytes);
@@ -33,7 +33,7 @@ fn repair_copies_the_damage_aside_and_says_exactly_what_is_lost() {
     let expected = [(0, "one"), (2, "three"), (3, "four")].map(|(offset, text)| (offset, text.to_owned()));
     assert_eq!(found, expected);
     assert!(
-        offline::verify(folder.path())
+        offline::verify(&brokers::disk::Machine, folder.path())
             .unwrap()
             .iter()
             .all(|report| report.verdict == offline::Verdict::Whole)
@@ -48,7 +48,7 @@ fn dump_shows_every_message_once() {
         append(&mut writer(&log), &["one", "two"]);
     }
     let mut offsets = Vec::new();
-    offline::dump(folder.path(), None, |dumped| {
+    offline::dump(&brokers::disk::Machine, folder.path(), None, |dumped| {
         offsets.push(dumped.offset);
         true
     })

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use brokers::{
+    disk::Machine,
     entry,
     log::offline::{self, Verdict},
 };
@@ -42,7 +43,7 @@ pub fn run(action: &LogAction, default: PathBuf) -> Result<ExitCode> {
 }
 
 fn verify(directory: &Path) -> Result<ExitCode> {
-    let reports = offline::verify(directory)?;
+    let reports = offline::verify(&Machine, directory)?;
     let mut damaged = 0;
     for report in &reports {
         let path = report.path.display();
@@ -78,7 +79,7 @@ fn verify(directory: &Path) -> Result<ExitCode> {
 
 fn dump(directory: &Path, as_json: bool, shard: Option<usize>, out: &mut impl Write) -> Result<()> {
     let mut outcome = Ok(());
-    offline::dump(directory, shard, |dumped| {
+    offline::dump(&Machine, directory, shard, |dumped| {
         outcome = write_message(&dumped, as_json, out);
         outcome.is_ok()
     })?;
@@ -125,7 +126,7 @@ fn time(unix_ms: u64) -> String {
 }
 
 fn stat(directory: &Path) -> Result<ExitCode> {
-    let reports = offline::verify(directory)?;
+    let reports = offline::verify(&Machine, directory)?;
     let mut shard = None;
     for report in &reports {
         if shard != Some(report.shard) {
@@ -149,7 +150,7 @@ fn stat(directory: &Path) -> Result<ExitCode> {
             .max()
             .unwrap_or(0)
     };
-    for (consumer, positions) in offline::cursors(directory)? {
+    for (consumer, positions) in offline::cursors(&Machine, directory)? {
         let lag: u64 = positions.iter().map(|(shard, position)| next(*shard).saturating_sub(*position)).sum();
         let places: Vec<String> =
             positions.iter().map(|(shard, position)| format!("shard {shard} at {position}")).collect();
@@ -159,7 +160,7 @@ fn stat(directory: &Path) -> Result<ExitCode> {
 }
 
 fn repair(directory: &Path, salvage: &Path) -> Result<ExitCode> {
-    let repaired = offline::repair(directory, salvage)?;
+    let repaired = offline::repair(&Machine, directory, salvage)?;
     if repaired.is_empty() {
         writeln!(io::stdout(), "nothing is damaged")?;
     }

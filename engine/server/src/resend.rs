@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use brokers::{data_message, dead_letter, entry, log::offline};
+use brokers::{data_message, dead_letter, disk::Machine, entry, log::offline};
 use engine_core::Record;
 use http::HeaderValue;
 use serde_json::{Value, json};
@@ -50,12 +50,12 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
     let mut peer = Peer::new(&server)?;
     // What the server appends meanwhile is not sent: it may be what was sent here.
     let mut ends: BTreeMap<usize, u64> = BTreeMap::new();
-    offline::dump(directory, arguments.shard, |dumped| {
+    offline::dump(&Machine, directory, arguments.shard, |dumped| {
         ends.insert(dumped.shard, dumped.offset);
         true
     })?;
     let (mut sent, mut outcome) = (0_u64, Ok(()));
-    offline::dump(directory, arguments.shard, |dumped| {
+    offline::dump(&Machine, directory, arguments.shard, |dumped| {
         let before = |position: &Position| match position {
             Position::Offset(offset) => dumped.offset < *offset,
             Position::Time(ms) => dumped.appended_ms < *ms,

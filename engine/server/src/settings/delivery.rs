@@ -221,6 +221,7 @@ impl Delivery {
                 _ => Io::Auto,
             },
             sync: Sync::Fdatasync,
+            disk: brokers::disk::machine(),
         };
         let largest = values
             .number("limits.http_body_bytes_max")
