@@ -5,8 +5,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, TryLockError},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -20,7 +19,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    disk::Machine,
+    disk::{self, Disk, DiskLock, NotLocked, Open},
     entry,
     log::{Commits, Log, LogConfig, LogError, ShardWriter, Turn, format, offline},
 };
@@ -68,6 +67,7 @@ pub struct Letter<'a> {
 /// The dead letters of a process.
 #[derive(Debug)]
 pub struct DeadLetters {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     open: Mutex<Option<(ShardWriter, Commits)>>,
     count: AtomicU64,
@@ -86,10 +86,15 @@ struct Lines {
 impl DeadLetters {
     /// In this folder, which need not exist. What an earlier run put there counts, until it is replayed.
     pub fn new(directory: impl Into<PathBuf>) -> Arc<Self> {
+        Self::on(disk::machine(), directory)
+    }
+
+    /// The same on another disk.
+    pub fn on(disk: Arc<dyn Disk>, directory: impl Into<PathBuf>) -> Arc<Self> {
         let directory = directory.into();
         let mut there = 0;
-        if directory.is_dir()
-            && let Err(error) = list(&directory, |_| {
+        if disk.exists(&directory)
+            && let Err(error) = list(&*disk, &directory, |_| {
                 there += 1;
                 true
             })
@@ -98,7 +103,7 @@ impl DeadLetters {
             tracing::warn!(%path, %error, "the dead letters of earlier runs cannot be read, and are not counted");
         }
         let (open, count, lines) = (Mutex::new(None), AtomicU64::new(there), Mutex::default());
-        Arc::new(Self { directory, open, count, lines })
+        Arc::new(Self { disk, directory, open, count, lines })
     }
 
     /// Where they lie; the folder need not exist.
@@ -177,6 +182,7 @@ impl DeadLetters {
             segment_bytes: SEGMENT_BYTES,
             bytes_max: BYTES_MAX,
             retention_bytes: BYTES_MAX,
+            disk: Arc::clone(&self.disk),
             ..LogConfig::new(&self.directory, 1)
         };
         let (log, _) = Log::open(config)?;
@@ -189,17 +195,21 @@ impl DeadLetters {
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn list(directory: &Path, mut each: impl FnMut(&Letter<'_>) -> bool) -> Result<(), LogError> {
-    if !directory.exists() {
+pub fn list(
+    disk: &dyn Disk,
+    directory: &Path,
+    mut each: impl FnMut(&Letter<'_>) -> bool,
+) -> Result<(), LogError> {
+    if !disk.exists(directory) {
         return Ok(());
     }
-    let replayed = offline::cursors(&Machine, directory)?
+    let replayed = offline::cursors(disk, directory)?
         .into_iter()
         .find(|(name, _)| name == REPLAYED)
         .and_then(|(_, positions)| positions.get(&0).copied())
         .unwrap_or(0);
-    let alone = replayed_alone(directory)?;
-    offline::dump(&Machine, directory, None, |dumped| {
+    let alone = replayed_alone(disk, directory)?;
+    offline::dump(disk, directory, None, |dumped| {
         if dumped.offset < replayed || alone.contains(&dumped.offset) {
             return true;
         }
@@ -212,12 +222,12 @@ pub fn list(directory: &Path, mut each: impl FnMut(&Letter<'_>) -> bool) -> Resu
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn mark_replayed(directory: &Path, upto: u64) -> Result<(), LogError> {
-    offline::advance_cursor(&Machine, directory, REPLAYED, 0, upto)?;
+pub fn mark_replayed(disk: &dyn Disk, directory: &Path, upto: u64) -> Result<(), LogError> {
+    offline::advance_cursor(disk, directory, REPLAYED, 0, upto)?;
     // Those above were replayed alone and stay so; a file that only names what the cursor has passed is of no use.
-    if replayed_alone(directory)?.iter().all(|offset| *offset < upto) {
+    if replayed_alone(disk, directory)?.iter().all(|offset| *offset < upto) {
         let path = directory.join(REPLAYED_ALONE);
-        match fs::remove_file(&path) {
+        match disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(LogError::io("delete", &path)(error));
             }
@@ -232,40 +242,41 @@ pub fn mark_replayed(directory: &Path, upto: u64) -> Result<(), LogError> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn mark_one_replayed(directory: &Path, offset: u64) -> Result<(), LogError> {
+pub fn mark_one_replayed(disk: &dyn Disk, directory: &Path, offset: u64) -> Result<(), LogError> {
     let path = directory.join(REPLAYED_ALONE);
     let written = || -> io::Result<()> {
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let file = disk.open(&path, Open::Create)?;
         // All lines are as long, and begin anew: what a crash has cut is no offset, and does not make one with what follows.
-        file.write_all(format!("\n{offset:0OFFSET_DIGITS$}\n").as_bytes())?;
+        file.write_all_at(format!("\n{offset:0OFFSET_DIGITS$}\n").as_bytes(), file.length()?)?;
         file.sync_all()?;
-        fs::File::open(directory)?.sync_all()
+        disk.sync_folder(directory)
     };
     written().map_err(LogError::io("write", &path))
 }
 
 /// The turn of the one who replays the letters of a folder, in whatever process; it ends when this is dropped.
 #[derive(Debug)]
-pub struct ReplayTurn(#[expect(dead_code, reason = "its lock goes with it")] File);
+pub struct ReplayTurn(#[expect(dead_code, reason = "its lock goes with it")] Box<dyn DiskLock>);
 
 /// Takes the turn to replay; `None`: somebody else has it, and would send the same letters.
 ///
 /// # Errors
 /// When the folder cannot be written to.
-pub fn take_turn(directory: &Path) -> io::Result<Option<ReplayTurn>> {
-    let file = File::options().create(true).append(true).open(directory.join(REPLAY_LOCK))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(ReplayTurn(file))),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+pub fn take_turn(disk: &dyn Disk, directory: &Path) -> io::Result<Option<ReplayTurn>> {
+    let owner = format!("process {}\n", std::process::id());
+    match disk.lock(&directory.join(REPLAY_LOCK), &owner) {
+        Ok(lock) => Ok(Some(ReplayTurn(lock))),
+        Err(NotLocked::Taken(_)) => Ok(None),
+        Err(NotLocked::Io(error)) => Err(error),
     }
 }
 
 /// The offsets of those that were replayed alone.
-fn replayed_alone(directory: &Path) -> Result<BTreeSet<u64>, LogError> {
+fn replayed_alone(disk: &dyn Disk, directory: &Path) -> Result<BTreeSet<u64>, LogError> {
     let path = directory.join(REPLAYED_ALONE);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
+    match disk::read(disk, &path) {
+        Ok(bytes) => {
+            let text = String::from_utf8_lossy(&bytes);
             let whole = text.lines().filter(|line| line.len() == OFFSET_DIGITS);
             Ok(whole.filter_map(|line| line.parse().ok()).collect())
         }
@@ -282,7 +293,10 @@ fn decode(payload: &[u8]) -> Option<(Cause, Record<'_>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::disk::Machine;
 
     #[test]
     fn a_dead_letter_is_listed_until_it_was_replayed() {
@@ -302,7 +316,7 @@ mod tests {
         drop(letters);
         let listed = || {
             let mut found = Vec::new();
-            list(&folder, |letter| {
+            list(&Machine, &folder, |letter| {
                 found.push((letter.offset, letter.cause.code.clone(), letter.record.id.to_vec()));
                 true
             })
@@ -310,7 +324,7 @@ mod tests {
             found
         };
         assert_eq!(listed().len(), 2);
-        mark_replayed(&folder, 1).unwrap();
+        mark_replayed(&Machine, &folder, 1).unwrap();
         assert_eq!(listed(), [(1, "MSG_SIZE_TOO_LARGE".to_owned(), b"b".to_vec())]);
         std::fs::remove_dir_all(folder).unwrap();
     }
@@ -320,7 +334,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tidegate-dead-alone-{}", std::process::id()));
         let listed = || {
             let mut found = Vec::new();
-            list(&folder, |letter| {
+            list(&Machine, &folder, |letter| {
                 found.push(letter.offset);
                 true
             })
@@ -333,17 +347,17 @@ mod tests {
         for _ in 0..4 {
             letters.append(&cause, &Record { payload: b"x", ..Record::default() }).unwrap();
         }
-        mark_one_replayed(&folder, 2).unwrap();
+        mark_one_replayed(&Machine, &folder, 2).unwrap();
         assert_eq!(listed(), [0, 1, 3]);
         // A crash has cut the line.
         let path = folder.join(REPLAYED_ALONE);
         fs::write(&path, "\n00000000000000000002\n0000000").unwrap();
-        mark_one_replayed(&folder, 3).unwrap();
+        mark_one_replayed(&Machine, &folder, 3).unwrap();
         assert_eq!(listed(), [0, 1]);
         fs::write(&path, "\n00000000000000000002\n0000000").unwrap();
-        mark_replayed(&folder, 2).unwrap();
+        mark_replayed(&Machine, &folder, 2).unwrap();
         assert_eq!(listed(), [3]);
-        mark_replayed(&folder, 3).unwrap();
+        mark_replayed(&Machine, &folder, 3).unwrap();
         assert!(!path.exists() && listed() == [3]);
         fs::remove_dir_all(folder).unwrap();
     }

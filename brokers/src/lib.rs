@@ -34,6 +34,7 @@ pub mod nats;
 pub mod pipeline;
 pub mod publisher;
 pub mod raw_message;
+pub mod recall;
 #[cfg(feature = "remote")]
 pub mod remote;
 pub mod secret;

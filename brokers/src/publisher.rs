@@ -31,6 +31,28 @@ pub trait Publisher {
     fn waker(&self) -> Waker;
 }
 
+impl<P: Publisher + ?Sized> Publisher for Box<P> {
+    fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
+        (**self).publish(tag, record)
+    }
+
+    fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
+        (**self).poll(timeout, acks);
+    }
+
+    fn in_flight(&self) -> usize {
+        (**self).in_flight()
+    }
+
+    fn is_connected(&self) -> bool {
+        (**self).is_connected()
+    }
+
+    fn waker(&self) -> Waker {
+        (**self).waker()
+    }
+}
+
 /// The publisher's window is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;

@@ -25,11 +25,12 @@ use brokers::{
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
     nats::{Naming, consume::NatsSource, publish::NatsPublisher},
+    recall,
     remote::{Forward, RemoteStatus, RemoteThread, forward},
     status::SideStatus,
     stored::{Onward, Stored},
     tap::{Taps, taps},
-    window::{Id, Ids, Window},
+    window::Window,
     work::{Work, WorkCounters, Worked},
 };
 use engine_core::{AckLevel, Doorbell};
@@ -218,7 +219,9 @@ impl Behind {
             }
         }
         let works_at_once = self.delivery.consume && self.delivery.providers.contains(&Provider::Memory);
-        let recall = self.fill_windows(doorbells.len()).into_iter().zip(claims(doorbells));
+        let (entries, age) = (self.delivery.idempotency_entries, self.delivery.idempotency_window);
+        let windows = recall::windows(self.log.as_ref(), doorbells.len(), entries, age);
+        let recall = windows.into_iter().zip(claims(doorbells));
         let mut journals = self.journals(doorbells)?;
         let (ends, taps) = taps(doorbells, events::event_type);
         // Sinks are made once.
@@ -249,34 +252,6 @@ impl Behind {
             }
         }
         Ok(sinks)
-    }
-
-    /// What recognises repeats, by core, with the messages that an earlier run kept.
-    fn fill_windows(&self, cores: usize) -> Vec<Window> {
-        let share = self.delivery.idempotency_entries.div_ceil(cores);
-        let age = self.delivery.idempotency_window;
-        // An id may stand in two windows: where its message is, and at its home.
-        let room = if cores > 1 { 2 * share } else { share };
-        let ids = Ids::new(cores);
-        let mut windows: Vec<_> = (0..cores).map(|_| Window::sharing(ids.clone(), room, age)).collect();
-        let Some(log) = &self.log else { return windows };
-        let mut away = Vec::new();
-        for (core, window) in windows.iter_mut().enumerate() {
-            let each = |since, id: Id| {
-                if id.home() != core {
-                    away.push((since, id, core));
-                }
-            };
-            if let Err(error) = Stored::fill_window(log, core, window, share, age, each) {
-                tracing::warn!(core, %error, "repeats of what an earlier run kept are not recognised");
-            }
-        }
-        // The oldest is to be forgotten first.
-        away.sort_by_key(|(since, ..)| *since);
-        for (since, id, core) in away {
-            windows[id.home()].remember_away(id, core, since);
-        }
-        windows
     }
 
     /// Waits until every broker has answered or is seen not to, a moment at most: the cores begin to serve behind this, and

@@ -108,7 +108,7 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (mut count, mut written) = (0, Ok(()));
-    dead_letter::list(folder, |letter| {
+    dead_letter::list(&Machine, folder, |letter| {
         count += 1;
         let (offset, cause, record) = (letter.offset, &letter.cause, &letter.record);
         if as_json {
@@ -138,18 +138,18 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
         writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let Some(_turn) = dead_letter::take_turn(folder)? else {
+    let Some(_turn) = dead_letter::take_turn(&Machine, folder)? else {
         bail!("somebody else replays the dead letters of {} now, here or on the live page", folder.display());
     };
     let mut peer = Peer::new(server)?;
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
     let mut last = None;
     // What comes back while this goes on is for another time.
-    dead_letter::list(folder, |letter| {
+    dead_letter::list(&Machine, folder, |letter| {
         last = Some(letter.offset);
         true
     })?;
-    dead_letter::list(folder, |letter| {
+    dead_letter::list(&Machine, folder, |letter| {
         let offset = letter.offset;
         if last.is_none_or(|last| offset > last) {
             return false;
@@ -173,7 +173,7 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
         outcome.is_ok()
     })?;
     if let Some(upto) = upto {
-        dead_letter::mark_replayed(folder, upto)?;
+        dead_letter::mark_replayed(&Machine, folder, upto)?;
     }
     writeln!(io::stdout(), "{sent} dead letters sent to {}; they are not listed any more", server.url)?;
     outcome.map(|()| ExitCode::SUCCESS)

@@ -17,7 +17,10 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use brokers::dead_letter::{self, Letter};
+use brokers::{
+    dead_letter::{self, Letter},
+    disk::Machine,
+};
 use engine_core::Record;
 use http::{
     HeaderMap, HeaderValue, StatusCode,
@@ -203,7 +206,7 @@ struct Busy;
 fn newest(directory: &Path, payloads: bool) -> anyhow::Result<Listed> {
     let mut listed =
         Listed { count: 0, listed_max: LISTED_MAX, payloads, letters: VecDeque::with_capacity(LISTED_MAX) };
-    dead_letter::list(directory, |letter| {
+    dead_letter::list(&Machine, directory, |letter| {
         listed.count += 1;
         listed.letters.truncate(LISTED_MAX - 1);
         listed.letters.push_front(Shown::new(letter, payloads));
@@ -217,7 +220,7 @@ fn send(directory: &Path, only: Option<u64>, server: &Server) -> anyhow::Result<
     if !directory.is_dir() {
         return only.map_or_else(|| Ok(Replayed::default()), gone);
     }
-    let Some(_turn) = dead_letter::take_turn(directory)? else {
+    let Some(_turn) = dead_letter::take_turn(&Machine, directory)? else {
         return Err(Busy.into());
     };
     let mut peer = Peer::new(server)?;
@@ -225,13 +228,13 @@ fn send(directory: &Path, only: Option<u64>, server: &Server) -> anyhow::Result<
     let mut last = None;
     let mut is_there = false;
     // What comes while this goes on, perhaps by this, is not for now: what is sent is what lay there at the beginning.
-    dead_letter::list(directory, |letter| {
+    dead_letter::list(&Machine, directory, |letter| {
         last = Some(letter.offset);
         true
     })?;
     let Some(last) = last else { return only.map_or(Ok(replayed), gone) };
     let (mut marked, mut answers) = (Ok(()), true);
-    dead_letter::list(directory, |letter| {
+    dead_letter::list(&Machine, directory, |letter| {
         if letter.offset > last || only.is_some_and(|offset| letter.offset > offset) {
             return false;
         }
@@ -245,7 +248,7 @@ fn send(directory: &Path, only: Option<u64>, server: &Server) -> anyhow::Result<
         }
         match send_one(&mut peer, &letter.record) {
             Ok(()) => {
-                marked = dead_letter::mark_one_replayed(directory, letter.offset);
+                marked = dead_letter::mark_one_replayed(&Machine, directory, letter.offset);
                 replayed.sent += 1;
                 return marked.is_ok();
             }

@@ -160,7 +160,9 @@ fn two_do_not_send_the_same_letters_at_once() {
         let place = ["dlq", "replay", "--directory", folder.path().to_str().unwrap(), "--url", &url];
         run_command(&folder, &[], &place)
     };
-    let turn = brokers::dead_letter::take_turn(&folder.path().join("dead-letter")).unwrap().unwrap();
+    let turn = brokers::dead_letter::take_turn(&brokers::disk::Machine, &folder.path().join("dead-letter"))
+        .unwrap()
+        .unwrap();
     let output = replay();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.contains("somebody else replays"), "{said}");
