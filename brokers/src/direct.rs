@@ -35,31 +35,60 @@ pub struct Misses(Sender<Miss>);
 /// The side that missed it, and the message.
 type Miss = (String, Box<[u8]>);
 
+/// Writes down what was missed.
+#[derive(Debug)]
+pub struct MissNotes {
+    receiver: Receiver<Miss>,
+    dead_letters: Arc<DeadLetters>,
+}
+
+impl MissNotes {
+    /// Writes down what waits. Says whether there was something.
+    pub fn turn(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(miss) = self.receiver.try_recv() {
+            self.write(miss);
+            any = true;
+        }
+        any
+    }
+
+    fn write(&self, (side, bytes): Miss) {
+        let Ok(record) = entry::decode(&bytes) else { return };
+        let cause = Cause {
+            reason: format!(
+                "{side} was out of reach, another side has it (composite.strategy = best-effort)"
+            ),
+            side,
+            code: "MISSED".to_owned(),
+            attempts: 0,
+        };
+        if let Err(error) = self.dead_letters.append(&cause, &record) {
+            let id = String::from_utf8_lossy(record.id);
+            tracing::error!(%id, side = cause.side, error, "what a side missed cannot be noted");
+        }
+    }
+}
+
 impl Misses {
     /// Starts the thread that writes them down.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(dead_letters: Arc<DeadLetters>) -> std::io::Result<Self> {
-        let (sender, receiver): (_, Receiver<Miss>) = bounded(MISSES_MAX);
+        let (misses, notes) = Self::apart(dead_letters, MISSES_MAX);
         std::thread::Builder::new().name("misses".to_owned()).spawn(move || {
-            for (side, bytes) in receiver {
-                let Ok(record) = entry::decode(&bytes) else { continue };
-                let cause = Cause {
-                    reason: format!(
-                        "{side} was out of reach, another side has it (composite.strategy = best-effort)"
-                    ),
-                    side,
-                    code: "MISSED".to_owned(),
-                    attempts: 0,
-                };
-                if let Err(error) = dead_letters.append(&cause, &record) {
-                    let id = String::from_utf8_lossy(record.id);
-                    tracing::error!(%id, side = cause.side, error, "what a side missed cannot be noted");
-                }
+            while let Ok(miss) = notes.receiver.recv() {
+                notes.write(miss);
             }
         })?;
-        Ok(Self(sender))
+        Ok(misses)
+    }
+
+    /// The same for who takes the turns himself; so many may wait.
+    pub fn apart(dead_letters: Arc<DeadLetters>, waiting_max: usize) -> (Self, MissNotes) {
+        let (sender, receiver) = bounded(waiting_max);
+        (Self(sender), MissNotes { receiver, dead_letters })
     }
 
     fn note(&self, status: &SideStatus, record: &Record<'_>) {

@@ -55,12 +55,14 @@ impl Reader {
     ) -> Result<usize, LogError> {
         let upto = self.log.durable_upto(self.shard);
         let (mut count, mut bytes) = (0, 0);
-        let mut wanted = CHUNK_BYTES;
+        // Never more than a segment holds.
+        let chunk = CHUNK_BYTES.min(usize::try_from(self.log.config().segment_bytes).unwrap_or(CHUNK_BYTES));
+        let mut wanted = chunk;
         while self.offset < upto && bytes < bytes_max {
             let asked = wanted;
             let filled = self.fill(asked)?;
             let Some(open) = &mut self.open else { break };
-            wanted = CHUNK_BYTES;
+            wanted = chunk;
             let mut at = 0;
             let trouble = loop {
                 if self.offset >= upto || bytes >= bytes_max {
@@ -85,7 +87,7 @@ impl Reader {
                     }
                     // The rest of it is behind the chunk.
                     Found::Partial(needed) => {
-                        wanted = needed.max(CHUNK_BYTES);
+                        wanted = needed.max(chunk);
                         break (at == 0 && filled < asked).then_some("a record ends behind its segment");
                     }
                     Found::Nothing if filled - at < RECORD_HEADER_BYTES && at > 0 => break None,

@@ -71,7 +71,7 @@ impl Folders {
 
     pub(super) fn has_folder(&self, path: &Path) -> bool {
         path.as_os_str().is_empty()
-            || path == Path::new("/")
+            || path == Path::new(".")
             || self.seen.folders.iter().any(|folder| folder == path)
     }
 
@@ -116,6 +116,7 @@ impl Folders {
 
     /// Makes what was changed in a folder durable, and what was changed anywhere before it: a journal has one order.
     pub(super) fn sync(&mut self, folder: &Path) {
+        let folder = if folder == Path::new(".") { Path::new("") } else { folder };
         if let Some(last) = self.changes.iter().rposition(|change| change.folder() == folder) {
             for change in self.changes.drain(..=last) {
                 self.durable.apply(&change);

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use brokers::disk::{Disk, DiskFile, Open};
+use brokers::disk::{Disk, Open};
 
 use super::SimDisk;
 

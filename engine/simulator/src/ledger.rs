@@ -1,0 +1,443 @@
+//! What was promised to the senders, what became of it, and whether that is the same.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::Duration,
+};
+
+use engine_core::{AckLevel, Outcome, Record, Rejection};
+
+use crate::plan::Shape;
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which promise: the same words for the same kind.
+    pub kind: &'static str,
+    /// What happened.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.detail)
+    }
+}
+
+/// A promise that was broken, of this kind.
+pub fn violation<T>(kind: &'static str, detail: impl Into<String>) -> Result<T, Violation> {
+    Err(Violation { kind, detail: detail.into() })
+}
+
+/// A message, which may be sent several times.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Whether its id is its sender's.
+    pub once: bool,
+    /// What it is partitioned by.
+    pub key: u32,
+    /// Bytes of its payload behind its number.
+    filler: usize,
+    /// The strongest that was promised, and where it is.
+    promised: Option<AckLevel>,
+    places: Vec<(usize, u64)>,
+    /// Times it was sent.
+    sent: u32,
+    /// Times it may be stored: those that were not refused and not said to be repeats.
+    stored_max: u32,
+    /// The life in which it was sent first, and last.
+    first_life: usize,
+    last_life: usize,
+    /// Answered `queued` in this life and not known to have come anywhere.
+    queued_in: Option<usize>,
+    /// When it was first promised to be durable: in the simulated time, and among the messages with an id.
+    promised_at: Option<(Duration, u64)>,
+    worked: u32,
+    /// By broker.
+    stored: [u32; 2],
+    /// By broker: among the dead letters. The third is of no broker.
+    put_aside: [bool; 3],
+    /// Dropped at an orderly stop, and said to be.
+    said_lost: bool,
+}
+
+/// One time that a message was sent.
+#[derive(Clone, Debug)]
+struct Sending {
+    number: u32,
+    level: AckLevel,
+    life: usize,
+    target: usize,
+    /// The sender has to be told that it is a repeat.
+    is_known: bool,
+    open: bool,
+}
+
+/// All promises.
+#[derive(Debug)]
+pub struct Ledger {
+    shape: Shape,
+    messages: Vec<Message>,
+    sendings: Vec<Sending>,
+    /// Messages with an id so far.
+    ids: u64,
+    /// Lives that ended without a word, by number.
+    crashes: Vec<usize>,
+    /// Offsets that a repair has said to be lost, by shard.
+    lost: Vec<(usize, u64, u64)>,
+    /// The order in which first ones came, by place (workers, brokers), key, home core and life.
+    order: BTreeMap<(usize, u32, usize, usize), u32>,
+    homes: Vec<usize>,
+    /// Nothing is known of clocks any more, so of ages.
+    pub clock_jumped: bool,
+    /// The disk was damaged, so that windows and counts may be of anything.
+    pub damaged: bool,
+    cores_max: usize,
+    answered: u64,
+}
+
+/// The bytes of a message's payload.
+fn payload(number: u32, filler: usize) -> Vec<u8> {
+    let mut bytes = format!("{number:08}").into_bytes();
+    bytes.extend((0..filler).map(|at| (number as usize * 31 + at * 7) as u8));
+    bytes
+}
+
+/// The number of a message, by its payload.
+pub fn number_of(record: &Record<'_>) -> Option<u32> {
+    std::str::from_utf8(record.payload.get(..8)?).ok()?.parse().ok()
+}
+
+impl Ledger {
+    /// Nothing was promised.
+    pub fn new(shape: &Shape, cores_max: usize) -> Self {
+        Self {
+            shape: shape.clone(),
+            messages: Vec::new(),
+            sendings: Vec::new(),
+            ids: 0,
+            crashes: Vec::new(),
+            lost: Vec::new(),
+            order: BTreeMap::new(),
+            homes: Vec::new(),
+            clock_jumped: false,
+            damaged: false,
+            cores_max,
+            answered: 0,
+        }
+    }
+
+    /// Messages so far.
+    pub fn len(&self) -> u32 {
+        self.messages.len() as u32
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Answers so far.
+    pub fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// A new message. Returns its number.
+    pub fn create(&mut self, once: bool, key: u32, filler: usize, life: usize, home: usize) -> u32 {
+        self.messages.push(Message {
+            once,
+            key,
+            filler,
+            promised: None,
+            places: Vec::new(),
+            sent: 0,
+            stored_max: 0,
+            first_life: life,
+            last_life: life,
+            queued_in: None,
+            promised_at: None,
+            worked: 0,
+            stored: [0; 2],
+            put_aside: [false; 3],
+            said_lost: false,
+        });
+        self.homes.push(home);
+        self.len() - 1
+    }
+
+    /// A message, to be sent.
+    pub fn message(&self, number: u32) -> (&Message, Vec<u8>) {
+        let message = &self.messages[number as usize];
+        (message, payload(number, message.filler))
+    }
+
+    /// Of the messages with an id, one of the last `among`.
+    pub fn one_with_id(&self, random: &mut fastrand::Rng, among: usize) -> Option<u32> {
+        let numbers = self.messages.iter().enumerate().rev();
+        let with_id: Vec<u32> =
+            numbers.filter(|(_, message)| message.once).map(|(at, _)| at as u32).take(among).collect();
+        (!with_id.is_empty()).then(|| with_id[random.usize(0..with_id.len())])
+    }
+
+    /// The token of the next message that is accepted.
+    pub fn next_token(&self) -> u64 {
+        self.sendings.len() as u64 + 1
+    }
+
+    /// A message was accepted into the queue.
+    pub fn accept(&mut self, number: u32, level: AckLevel, life: usize, target: usize, now: Duration) {
+        let share = self.shape.window_entries.div_ceil(self.cores_max) as u64;
+        let ids = self.ids;
+        let (clock_jumped, damaged, age) = (self.clock_jumped, self.damaged, self.shape.window_age);
+        let message = &mut self.messages[number as usize];
+        message.sent += 1;
+        message.stored_max += 1;
+        message.last_life = life;
+        let is_known = message.promised_at.is_some_and(|(at, count)| {
+            !clock_jumped && !damaged && now - at < age.mul_f64(0.9) && ids - count + 1 < share
+        });
+        if message.once {
+            self.ids += 1;
+        }
+        if level == AckLevel::Queued {
+            message.queued_in = Some(life);
+        }
+        self.sendings.push(Sending { number, level, life, target, is_known, open: true });
+    }
+
+    /// What a sender was told.
+    ///
+    /// # Errors
+    /// When that was not true.
+    pub fn answer(&mut self, token: u64, outcome: Outcome, now: Duration) -> Result<(), Violation> {
+        let ids = self.ids;
+        let Some(sending) = self.sendings.get_mut(token as usize - 1).filter(|sending| sending.open) else {
+            return violation("answered twice", format!("token {token}: {outcome:?}"));
+        };
+        sending.open = false;
+        self.answered += 1;
+        let Sending { number, level, target, is_known, .. } = *sending;
+        let message = &mut self.messages[number as usize];
+        match outcome {
+            Outcome::Stored(receipt) if receipt.duplicate => {
+                message.stored_max -= 1;
+                if !message.once || message.sent < 2 {
+                    return violation("a first message is said to be a repeat", format!("message {number}"));
+                }
+            }
+            Outcome::Stored(receipt) => {
+                if is_known {
+                    return violation(
+                        "a repeat was taken twice",
+                        format!("message {number}, the second time as {outcome:?}"),
+                    );
+                }
+                message.places.extend(receipt.offset().map(|offset| (target, offset)));
+            }
+            Outcome::Processed => {}
+            Outcome::Failed | Outcome::Rejected(Rejection::Conflict) => message.stored_max -= 1,
+            Outcome::Rejected(_) => {}
+        }
+        if matches!(outcome, Outcome::Stored(_) | Outcome::Processed) {
+            if message.queued_in == Some(sending.life) {
+                message.queued_in = None;
+            }
+            // Who asked for less was told less, whatever is known now.
+            let reached = match outcome {
+                Outcome::Stored(receipt) => receipt.level.min(level),
+                _ => AckLevel::Queued,
+            };
+            message.promised = message.promised.max(Some(reached));
+            if reached >= AckLevel::Durable && self.shape.has_log() {
+                message.promised_at.get_or_insert((now, ids));
+            }
+            if reached == AckLevel::Delivered {
+                return self.is_delivered(number);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_delivered(&self, number: u32) -> Result<(), Violation> {
+        let message = &self.messages[number as usize];
+        let brokers = self.shape.queue.brokers();
+        let has = message.stored[..brokers].iter().filter(|count| **count > 0).count();
+        let enough = if self.shape.best_effort {
+            has > 0 || self.shape.queue.log_is_a_side() || brokers == 0
+        } else {
+            has == brokers
+        };
+        if enough {
+            return Ok(());
+        }
+        violation("delivered and not there", format!("message {number}: {message:?}"))
+    }
+
+    /// The process of this life has ended. Without a word: nobody who waits is answered any more.
+    pub fn end_life(&mut self, life: usize, crashed: bool) {
+        if crashed {
+            self.crashes.push(life);
+        }
+        for sending in &mut self.sendings {
+            if sending.life == life {
+                sending.open = false;
+            }
+        }
+        if crashed {
+            for message in &mut self.messages {
+                if message.queued_in == Some(life) {
+                    message.queued_in = None;
+                }
+            }
+        }
+    }
+
+    /// At the end of an orderly stop: what was answered `queued` went somewhere, or is said to be lost.
+    ///
+    /// # Errors
+    /// When a message is in no such place.
+    pub fn check_stop(&self, life: usize) -> Result<(), Violation> {
+        for (number, message) in self.messages.iter().enumerate() {
+            if message.queued_in != Some(life) || message.said_lost {
+                continue;
+            }
+            let brokers = self.shape.queue.brokers();
+            let somewhere = message.worked > 0
+                || message.put_aside.contains(&true)
+                || message.stored[..brokers].iter().any(|count| *count > 0);
+            if !somewhere {
+                return violation(
+                    "dropped at an orderly stop and not listed",
+                    format!("message {number}: {message:?}"),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A message is said to be lost at an orderly stop.
+    pub fn note_said_lost(&mut self, record: &Record<'_>) {
+        if let Some(message) = number_of(record).and_then(|number| self.messages.get_mut(number as usize)) {
+            message.said_lost = true;
+        }
+    }
+
+    /// A repair says that these offsets of a shard are lost.
+    pub fn note_lost(&mut self, shard: usize, from: u64, upto: u64) {
+        self.lost.push((shard, from, upto));
+    }
+
+    /// The message of a record, when it is one that was sent and is unchanged.
+    fn look_up(&mut self, record: &Record<'_>, place: &str) -> Result<u32, Violation> {
+        let known = number_of(record).filter(|number| (*number as usize) < self.messages.len());
+        let Some(number) = known else {
+            return violation(
+                "invented",
+                format!("{place}: {:?}", record.payload.escape_ascii().to_string()),
+            );
+        };
+        let (message, payload) = self.message(number);
+        let id = id_of(number, message.once);
+        if record.payload != payload || record.id != id.as_bytes() || record.once != message.once {
+            return violation("altered", format!("{place}: message {number}"));
+        }
+        if message.sent == 0 {
+            return violation("invented", format!("{place}: message {number} was refused"));
+        }
+        Ok(number)
+    }
+
+    fn check_order(&mut self, place: usize, number: u32) -> Result<(), Violation> {
+        let message = &self.messages[number as usize];
+        // One that was sent several times may come by any of them, one that was refused comes late if it comes at all, and a
+        // damaged log comes in any order.
+        if message.sent > 1 || message.put_aside.contains(&true) || self.damaged {
+            return Ok(());
+        }
+        let key = (place, message.key, self.homes[number as usize], message.first_life);
+        let last = self.order.entry(key).or_insert(number);
+        if number < *last {
+            return violation(
+                "out of order",
+                format!("place {place}: message {number} behind {last} of the same key"),
+            );
+        }
+        *last = number;
+        Ok(())
+    }
+
+    /// A message was worked on.
+    ///
+    /// # Errors
+    /// When it is none, or comes too often, or in another order than it was sent.
+    pub fn note_worked(&mut self, record: &Record<'_>) -> Result<(), Violation> {
+        let number = self.look_up(record, "workers")?;
+        let crashes = self.crashes.iter();
+        let message = &mut self.messages[number as usize];
+        message.worked += 1;
+        let crashes = crashes.filter(|life| **life >= message.first_life).count() as u32;
+        if message.worked > message.stored_max + crashes && !self.damaged {
+            return violation("worked on too often", format!("message {number}: {message:?}"));
+        }
+        if message.worked == 1 { self.check_order(0, number) } else { Ok(()) }
+    }
+
+    /// A broker stored a message.
+    ///
+    /// # Errors
+    /// As for [`note_worked`](Self::note_worked), but for how often.
+    pub fn note_stored(&mut self, broker: usize, record: &Record<'_>) -> Result<(), Violation> {
+        let number = self.look_up(record, "broker")?;
+        let stored = &mut self.messages[number as usize].stored[broker];
+        *stored += 1;
+        if *stored == 1 { self.check_order(1 + broker, number) } else { Ok(()) }
+    }
+
+    /// What is among the dead letters, by side.
+    pub fn note_dead_letter(&mut self, side: Option<usize>, record: &Record<'_>) -> Result<(), Violation> {
+        let number = self.look_up(record, "dead letters")?;
+        self.messages[number as usize].put_aside[side.unwrap_or(2)] = true;
+        Ok(())
+    }
+
+    /// When nothing is wrong any more and everything has come to rest: what was promised is there.
+    ///
+    /// # Errors
+    /// The first promise that was broken.
+    pub fn check_end(&self) -> Result<(), Violation> {
+        let Shape { queue, best_effort, .. } = self.shape;
+        for (number, message) in self.messages.iter().enumerate() {
+            let Some(level) = message.promised else { continue };
+            let is_said_lost = |(shard, offset): &(usize, u64)| {
+                let in_range =
+                    |(of, from, upto): &(usize, u64, u64)| of == shard && (*from..*upto).contains(offset);
+                self.lost.iter().any(in_range)
+            };
+            if level == AckLevel::Queued || message.places.iter().any(is_said_lost) {
+                continue;
+            }
+            let detail = || format!("message {number}, promised {level:?}: {message:?}");
+            if queue.log_is_a_side() && message.worked == 0 && !message.put_aside[2] {
+                return violation("acknowledged and never worked on", detail());
+            }
+            for broker in 0..queue.brokers() {
+                let there = message.stored[broker] > 0 || message.put_aside[broker];
+                if !there && (self.shape.has_log() || level == AckLevel::Delivered) {
+                    let kind = if best_effort {
+                        "missed by a side and not listed"
+                    } else {
+                        "acknowledged and not at a broker"
+                    };
+                    return violation(kind, detail());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The id of a message.
+pub fn id_of(number: u32, once: bool) -> String {
+    format!("{}{number}", if once { "m" } else { "g" })
+}

@@ -1,0 +1,257 @@
+//! What a run is to be: drawn from a seed, and small enough to be made smaller piece by piece.
+
+use std::{fmt, time::Duration};
+
+/// Where messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queue {
+    /// Worked on at once, kept nowhere.
+    Memory,
+    /// The log, and from there to the workers.
+    Log,
+    /// One broker.
+    Broker,
+    /// Two brokers.
+    Brokers,
+    /// The log and a broker.
+    LogAndBroker,
+}
+
+impl Queue {
+    /// All of them.
+    pub const ALL: [Queue; 5] =
+        [Queue::Memory, Queue::Log, Queue::Broker, Queue::Brokers, Queue::LogAndBroker];
+
+    /// How many brokers there are.
+    pub fn brokers(self) -> usize {
+        match self {
+            Queue::Memory | Queue::Log => 0,
+            Queue::Broker | Queue::LogAndBroker => 1,
+            Queue::Brokers => 2,
+        }
+    }
+
+    /// Whether the log is a place to be delivered to.
+    pub fn log_is_a_side(self) -> bool {
+        matches!(self, Queue::Log | Queue::LogAndBroker)
+    }
+}
+
+/// What the broker behind a side is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One that has no rules but to store what it takes.
+    Plain,
+}
+
+/// What holds for all lives of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Where messages go.
+    pub queue: Queue,
+    /// What the brokers are.
+    pub kinds: [Kind; 2],
+    /// Whether brokers follow the log.
+    pub outbox: bool,
+    /// Whether one side is enough.
+    pub best_effort: bool,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes of the log at most.
+    pub log_bytes_max: u64,
+    /// Bytes of consumed segments that are kept.
+    pub retention_bytes: u64,
+    /// Messages that the windows hold.
+    pub window_entries: usize,
+    /// For how long.
+    pub window_age: Duration,
+    /// Keys that messages are partitioned by.
+    pub keys: u32,
+    /// Longest payload in bytes.
+    pub payload_bytes_max: usize,
+    /// Of 100 messages, how many have an id of their sender's.
+    pub with_id: u8,
+}
+
+impl Shape {
+    /// Whether there is a log.
+    pub fn has_log(&self) -> bool {
+        self.queue.log_is_a_side() || (self.outbox && self.queue.brokers() > 0)
+    }
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The process is killed.
+    Kill,
+    /// The power goes, at this step of the disk or when the life's steps are over.
+    PowerCut(u64),
+    /// An orderly stop, with so many turns of patience.
+    Stop(u32),
+}
+
+/// Something that goes wrong in a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A step of the disk fails.
+    DiskError(u64),
+    /// The disk has so many bytes left.
+    DiskFull(u64),
+    /// The disk has room again.
+    DiskRoom,
+    /// A broker is away.
+    BrokerDown(usize),
+    /// A broker takes everything and says nothing.
+    BrokerSilent(usize),
+    /// A broker is there again.
+    BrokerUp(usize),
+    /// A broker refuses for ever every message of this number modulo 16.
+    BrokerRefuses(usize, u32),
+    /// The wall clock is set, by this many seconds.
+    ClockJump(i64),
+    /// The lock of the data directory is deleted.
+    LockDeleted,
+}
+
+/// What happens to the disk between two lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A bit of a segment is flipped; which segment and which bit by these numbers.
+    BitOfSegment(u32, u32),
+    /// A segment is cut to a part of its length.
+    CutSegment(u32, u32),
+    /// A segment is emptied.
+    EmptySegment(u32),
+    /// A segment is gone.
+    LoseSegment(u32),
+    /// The last segment of a shard is gone.
+    LoseLastSegment(u32),
+    /// The last segment of a shard is cut.
+    CutLastSegment(u32, u32),
+    /// The page that holds the end of what was written is zeros.
+    ZeroLastPage(u32),
+    /// Two segments have each other's names.
+    SwapSegments(u32, u32),
+    /// A cursor's bit is flipped.
+    BitOfCursor(u32, u32),
+    /// A cursor is gone.
+    LoseCursor(u32),
+}
+
+/// One life of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Cores it has.
+    pub cores: usize,
+    /// Messages that are sent in it.
+    pub messages: u32,
+    /// Steps of the scheduler.
+    pub steps: u32,
+    /// What goes wrong, at which step.
+    pub faults: Vec<(u32, Fault)>,
+    /// How it ends.
+    pub ending: Ending,
+    /// What happens to the disk behind it.
+    pub damage: Option<Damage>,
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Decides everything that the rest leaves open.
+    pub seed: u64,
+    /// What holds for all lives.
+    pub shape: Shape,
+    /// The lives, one after the other. Behind them comes one in which nothing goes wrong.
+    pub lives: Vec<Life>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn draw(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let shape = draw_shape(&mut random);
+        let lives = (0..random.usize(1..=4)).map(|_| draw_life(&mut random, &shape)).collect();
+        Self { seed, shape, lives }
+    }
+}
+
+fn draw_shape(random: &mut fastrand::Rng) -> Shape {
+    let queue = Queue::ALL[random.usize(0..Queue::ALL.len())];
+    let segment_bytes = [2048, 4096, 16_384][random.usize(0..3)];
+    Shape {
+        queue,
+        kinds: [Kind::Plain; 2],
+        outbox: random.bool() || queue == Queue::LogAndBroker,
+        best_effort: random.bool(),
+        segment_bytes,
+        log_bytes_max: segment_bytes * random.u64(8..64),
+        retention_bytes: segment_bytes * random.u64(1..6),
+        window_entries: [16, 64, 512][random.usize(0..3)],
+        window_age: Duration::from_secs([5, 60, 600][random.usize(0..3)]),
+        keys: random.u32(1..8),
+        payload_bytes_max: [16, 200, 900][random.usize(0..3)],
+        with_id: [0, 20, 60, 100][random.usize(0..4)],
+    }
+}
+
+fn draw_life(random: &mut fastrand::Rng, shape: &Shape) -> Life {
+    let steps = random.u32(50..600);
+    let messages = random.u32(0..60);
+    let mut faults = Vec::new();
+    for _ in 0..random.usize(0..4) {
+        faults.push((random.u32(0..steps), draw_fault(random, shape)));
+    }
+    faults.sort_by_key(|(step, _)| *step);
+    let ending = match random.u8(0..4) {
+        0 => Ending::Kill,
+        1 => Ending::PowerCut(random.u64(1..400)),
+        2 => Ending::PowerCut(u64::MAX),
+        _ => Ending::Stop(random.u32(20..400)),
+    };
+    let damage = (random.u8(0..8) == 0 && shape.has_log()).then(|| draw_damage(random));
+    Life { cores: random.usize(1..=4), messages, steps, faults, ending, damage }
+}
+
+fn draw_fault(random: &mut fastrand::Rng, shape: &Shape) -> Fault {
+    let brokers = shape.queue.brokers();
+    let broker = if brokers > 0 { random.usize(0..brokers) } else { 0 };
+    match random.u8(0..if brokers > 0 { 9 } else { 5 }) {
+        0 => Fault::DiskError(random.u64(1..100)),
+        1 => Fault::DiskFull(random.u64(0..4 * shape.segment_bytes)),
+        2 => Fault::DiskRoom,
+        3 => Fault::ClockJump(random.i64(-100_000..100_000)),
+        4 => Fault::LockDeleted,
+        5 => Fault::BrokerDown(broker),
+        6 => Fault::BrokerSilent(broker),
+        7 => Fault::BrokerUp(broker),
+        _ => Fault::BrokerRefuses(broker, random.u32(0..16)),
+    }
+}
+
+fn draw_damage(random: &mut fastrand::Rng) -> Damage {
+    let (which, how) = (random.u32(..), random.u32(..));
+    match random.u8(0..10) {
+        0 => Damage::BitOfSegment(which, how),
+        1 => Damage::CutSegment(which, how),
+        2 => Damage::EmptySegment(which),
+        3 => Damage::LoseSegment(which),
+        4 => Damage::LoseLastSegment(which),
+        5 => Damage::CutLastSegment(which, how),
+        6 => Damage::ZeroLastPage(which),
+        7 => Damage::SwapSegments(which, how),
+        8 => Damage::BitOfCursor(which, how),
+        _ => Damage::LoseCursor(which),
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {:?}", self.seed, self.shape)?;
+        for (number, life) in self.lives.iter().enumerate() {
+            writeln!(f, "life {number}: {life:?}")?;
+        }
+        Ok(())
+    }
+}
