@@ -6,10 +6,11 @@
 use std::{
     collections::BTreeSet,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -21,12 +22,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     disk::{self, Disk, DiskLock, NotLocked, Open},
     entry,
-    log::{Commits, Log, LogConfig, LogError, ShardWriter, Turn, format, offline},
+    log::{Commits, Health, Log, LogConfig, LogError, ShardWriter, Turn, format, offline},
 };
 
-/// Bytes of dead letters, at most: beyond it the one who has another keeps it and tries again.
-const BYTES_MAX: u64 = 1 << 30;
+/// Bytes of a segment; what was replayed is deleted by segments.
 const SEGMENT_BYTES: u64 = 16 << 20;
+/// Of 100 bytes, how many are used when it is time to say so.
+const NEARLY_FULL: u64 = 80;
 /// Lines of the log that tell of dead letters, in a second.
 const LINES_A_SECOND: u32 = 10;
 /// The cursor of what was replayed, all below it.
@@ -64,14 +66,65 @@ pub struct Letter<'a> {
     pub record: Record<'a>,
 }
 
+/// What becomes of another dead letter when there is no room for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// It is refused: who has it keeps it, and takes nothing more until there is room.
+    #[default]
+    Refuse,
+    /// The oldest give way, replayed or not; their number is counted and said.
+    DropOldest,
+}
+
+/// How dead letters are kept.
+#[derive(Clone, Debug)]
+pub struct DeadLetterConfig {
+    /// Their folder, which need not exist.
+    pub directory: PathBuf,
+    /// Bytes of all of them, at most.
+    pub bytes_max: u64,
+    /// How long one is kept; zero: until it was replayed.
+    pub age_max: Duration,
+    /// What becomes of another one then.
+    pub when_full: WhenFull,
+    /// Bytes of a segment: what was replayed is deleted by segments.
+    pub segment_bytes: u64,
+    /// The disk that the folder is on.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl DeadLetterConfig {
+    /// The defaults, in this folder: a gibibyte, for as long as they are not replayed.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            bytes_max: 1 << 30,
+            age_max: Duration::ZERO,
+            when_full: WhenFull::Refuse,
+            segment_bytes: SEGMENT_BYTES,
+            disk: disk::machine(),
+        }
+    }
+}
+
 /// The dead letters of a process.
 #[derive(Debug)]
 pub struct DeadLetters {
-    disk: Arc<dyn Disk>,
-    directory: PathBuf,
-    open: Mutex<Option<(ShardWriter, Commits)>>,
+    config: DeadLetterConfig,
+    open: Mutex<Option<Store>>,
     count: AtomicU64,
+    dropped: AtomicU64,
+    bytes: AtomicU64,
+    is_nearly_full: AtomicBool,
     lines: Mutex<Lines>,
+}
+
+/// The log that they are in.
+#[derive(Debug)]
+struct Store {
+    log: Log,
+    writer: ShardWriter,
+    commits: Commits,
 }
 
 /// Lines of the log of one second.
@@ -86,29 +139,50 @@ struct Lines {
 impl DeadLetters {
     /// In this folder, which need not exist. What an earlier run put there counts, until it is replayed.
     pub fn new(directory: impl Into<PathBuf>) -> Arc<Self> {
-        Self::on(disk::machine(), directory)
+        Self::kept(DeadLetterConfig::new(directory))
     }
 
-    /// The same on another disk.
-    pub fn on(disk: Arc<dyn Disk>, directory: impl Into<PathBuf>) -> Arc<Self> {
-        let directory = directory.into();
+    /// The same, kept in this way.
+    pub fn kept(config: DeadLetterConfig) -> Arc<Self> {
         let mut there = 0;
-        if disk.exists(&directory)
-            && let Err(error) = list(&*disk, &directory, |_| {
+        if config.disk.exists(&config.directory)
+            && let Err(error) = list(&*config.disk, &config.directory, |_| {
                 there += 1;
                 true
             })
         {
-            let path = directory.display();
+            let path = config.directory.display();
             tracing::warn!(%path, %error, "the dead letters of earlier runs cannot be read, and are not counted");
         }
-        let (open, count, lines) = (Mutex::new(None), AtomicU64::new(there), Mutex::default());
-        Arc::new(Self { disk, directory, open, count, lines })
+        Arc::new(Self {
+            config,
+            open: Mutex::new(None),
+            count: AtomicU64::new(there),
+            dropped: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            is_nearly_full: AtomicBool::new(false),
+            lines: Mutex::default(),
+        })
     }
 
     /// Where they lie; the folder need not exist.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        &self.config.directory
+    }
+
+    /// How they are kept.
+    pub fn config(&self) -> &DeadLetterConfig {
+        &self.config
+    }
+
+    /// How many this run has deleted before they were replayed: they were too old, or gave way to newer ones.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that they take, as of the last [`maintain`](Self::maintain).
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Says that a message was put aside; at most so many lines a second, and with the next one how many had none.
@@ -146,47 +220,181 @@ impl DeadLetters {
     /// # Errors
     /// When it cannot be kept: the caller still has it.
     pub fn append(&self, cause: &Cause, record: &Record<'_>) -> Result<(), String> {
+        self.append_all(1, |_| (cause, *record)).1
+    }
+
+    /// Keeps `count` messages, which `letter` gives by number, with one sync. Returns how many of them, from the first on, are
+    /// kept and durable, and why the others are not.
+    pub fn append_all<'a>(
+        &self,
+        count: usize,
+        letter: impl Fn(usize) -> (&'a Cause, Record<'a>),
+    ) -> (usize, Result<(), String>) {
         let mut open = self.open.lock();
-        if open.is_none() {
-            *open = Some(self.start().map_err(|error| error.to_string())?);
+        let mut kept = 0;
+        while kept < count {
+            match self.append_some(&mut open, kept..count, &letter) {
+                Ok(more) => kept += more,
+                Err(why) => return (kept, Err(why)),
+            }
         }
-        let Some((writer, commits)) = &mut *open else { return Err("not open".to_owned()) };
-        let mut letter = Vec::new();
-        let head = serde_json::to_vec(cause).map_err(|error| error.to_string())?;
-        letter.extend_from_slice(&(head.len() as u32).to_le_bytes());
-        letter.extend_from_slice(&head);
-        entry::encode(record, &mut letter);
-        if !commits.has_room(format::stride(letter.len())) {
-            return Err(format!("{:?}", writer.health()));
+        (kept, Ok(()))
+    }
+
+    /// Keeps as many as a batch takes, and at least one.
+    fn append_some<'a>(
+        &self,
+        open: &mut Option<Store>,
+        numbers: Range<usize>,
+        letter: &impl Fn(usize) -> (&'a Cause, Record<'a>),
+    ) -> Result<usize, String> {
+        let store = self.opened(open)?;
+        let (mut batch_bytes, mut appended, mut bytes) = (0, 0, Vec::new());
+        for number in numbers.clone() {
+            let (cause, record) = letter(number);
+            bytes.clear();
+            let head = serde_json::to_vec(cause).map_err(|error| error.to_string())?;
+            bytes.extend_from_slice(&(head.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(&head);
+            entry::encode(&record, &mut bytes);
+            let stride = format::stride(bytes.len());
+            if !self.make_room(store, batch_bytes + stride) {
+                if appended > 0 {
+                    break;
+                }
+                return Err(self.full_text(store));
+            }
+            match store.writer.append(record.key_hash, |out| out.extend_from_slice(&bytes)) {
+                Ok(_) => {}
+                Err(_) if appended > 0 => break,
+                Err(pushback) => {
+                    let path = self.config.directory.display();
+                    return Err(format!("dead letters in {path} cannot be written: {pushback:?}"));
+                }
+            }
+            batch_bytes += stride;
+            appended += 1;
         }
-        let appended = writer.append(record.key_hash, |out| out.extend_from_slice(&letter));
-        let offset = appended.map_err(|pushback| {
-            format!("dead letters in {} cannot be written: {pushback:?}", self.directory.display())
-        })?;
         // A dead letter is rare enough to be written by whoever has it.
-        writer.commit();
-        let turn = commits.turn(false);
-        if turn != Turn::Committed || writer.durable_upto() <= offset {
-            let why = format!("{:?}", writer.health());
-            // Whether it is there is unknown: the next one begins with what is.
+        store.writer.commit();
+        let turn = store.commits.turn(false);
+        if turn != Turn::Committed {
+            let why = format!("{:?}", store.writer.health());
+            // Whether they are there is unknown: the next one begins with what is.
             *open = None;
             return Err(why);
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.say(cause, record, "data.directory/dead-letter");
-        Ok(())
+        for number in numbers.take(appended) {
+            let (cause, record) = letter(number);
+            self.count.fetch_add(1, Ordering::Relaxed);
+            self.say(cause, &record, "data.directory/dead-letter");
+        }
+        Ok(appended)
     }
 
-    fn start(&self) -> Result<(ShardWriter, Commits), LogError> {
+    /// Whether there is room for a batch of so many bytes, by letting go of what was replayed and, where that is the policy, of
+    /// the oldest.
+    fn make_room(&self, store: &mut Store, bytes: usize) -> bool {
+        loop {
+            if store.commits.has_room(bytes) {
+                return true;
+            }
+            let let_go = self.let_go(store, self.config.when_full == WhenFull::DropOldest);
+            if !matches!(let_go, Ok(true)) {
+                return false;
+            }
+        }
+    }
+
+    fn full_text(&self, store: &Store) -> String {
+        let why = match store.writer.health() {
+            Health::Full(why) | Health::Failed(why) => why,
+            Health::Writing => "there is no room".to_owned(),
+        };
+        format!(
+            "the dead letters in {} are full (dead_letter.bytes_max = {}): {why}; replay them with `tidegate dlq replay`, raise              dead_letter.bytes_max, or set dead_letter.when_full = drop_oldest",
+            self.config.directory.display(),
+            self.config.bytes_max
+        )
+    }
+
+    /// Deletes the oldest segment if all of it was replayed, or whatever is in it when it has to give way. Says whether it did.
+    fn let_go(&self, store: &Store, gives_way: bool) -> Result<bool, LogError> {
+        let (disk, directory) = (&*self.config.disk, &self.config.directory);
+        let Some((first, next, next_began_ms)) = store.log.oldest_segment(0) else { return Ok(false) };
+        let replayed = replayed_upto(disk, directory)?;
+        let alone = replayed_alone(disk, directory)?;
+        let left = (first.max(replayed)..next).filter(|offset| !alone.contains(offset)).count() as u64;
+        let age = Duration::from_millis(clock::wall_ms().saturating_sub(next_began_ms));
+        let is_old = !self.config.age_max.is_zero() && age > self.config.age_max;
+        if left > 0 && !is_old && !gives_way {
+            return Ok(false);
+        }
+        store.log.delete_oldest_segment(0)?;
+        if left > 0 {
+            self.dropped.fetch_add(left, Ordering::Relaxed);
+            let why = if is_old { "dead_letter.retention" } else { "dead_letter.when_full = drop_oldest" };
+            tracing::warn!(
+                letters = left,
+                setting = why,
+                "dead letters were deleted that nobody had replayed"
+            );
+        }
+        Ok(true)
+    }
+
+    /// Deletes what was replayed or is too old, and says when the room is nearly used up. To be called about once a second.
+    pub fn maintain(&self) {
+        let mut open = self.open.lock();
+        if open.is_none() && !self.config.disk.exists(&self.config.directory) {
+            return;
+        }
+        let Ok(store) = self.opened(&mut open) else { return };
+        loop {
+            match self.let_go(store, false) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "old dead letters cannot be deleted");
+                    break;
+                }
+            }
+        }
+        let bytes = store.log.bytes();
+        self.bytes.store(bytes, Ordering::Relaxed);
+        let is_nearly_full = bytes.saturating_mul(100) >= self.config.bytes_max.saturating_mul(NEARLY_FULL);
+        if is_nearly_full && !self.is_nearly_full.swap(is_nearly_full, Ordering::Relaxed) {
+            tracing::warn!(
+                bytes,
+                bytes_max = self.config.bytes_max,
+                when_full = ?self.config.when_full,
+                "the dead letters have nearly used up their room (dead_letter.bytes_max); `tidegate dlq replay` makes some"
+            );
+        }
+        self.is_nearly_full.store(is_nearly_full, Ordering::Relaxed);
+    }
+
+    fn opened<'a>(&self, open: &'a mut Option<Store>) -> Result<&'a mut Store, String> {
+        if open.is_none() {
+            *open = Some(self.start().map_err(|error| error.to_string())?);
+        }
+        open.as_mut().ok_or_else(|| "not open".to_owned())
+    }
+
+    fn start(&self) -> Result<Store, LogError> {
+        let DeadLetterConfig { directory, bytes_max, segment_bytes, disk, .. } = &self.config;
         let config = LogConfig {
-            segment_bytes: SEGMENT_BYTES,
-            bytes_max: BYTES_MAX,
-            retention_bytes: BYTES_MAX,
-            disk: Arc::clone(&self.disk),
-            ..LogConfig::new(&self.directory, 1)
+            segment_bytes: *segment_bytes,
+            bytes_max: *bytes_max,
+            // What may go is decided here.
+            retention_bytes: u64::MAX,
+            retention_age: Duration::MAX,
+            disk: Arc::clone(disk),
+            ..LogConfig::new(directory, 1)
         };
         let (log, _) = Log::open(config)?;
-        log.writer_apart(0, Arc::new(|| {}))
+        let (writer, commits) = log.writer_apart(0, Arc::new(|| {}))?;
+        Ok(Store { log, writer, commits })
     }
 }
 
@@ -203,11 +411,7 @@ pub fn list(
     if !disk.exists(directory) {
         return Ok(());
     }
-    let replayed = offline::cursors(disk, directory)?
-        .into_iter()
-        .find(|(name, _)| name == REPLAYED)
-        .and_then(|(_, positions)| positions.get(&0).copied())
-        .unwrap_or(0);
+    let replayed = replayed_upto(disk, directory)?;
     let alone = replayed_alone(disk, directory)?;
     offline::dump(disk, directory, None, |dumped| {
         if dumped.offset < replayed || alone.contains(&dumped.offset) {
@@ -269,6 +473,13 @@ pub fn take_turn(disk: &dyn Disk, directory: &Path) -> io::Result<Option<ReplayT
         Err(NotLocked::Taken(_)) => Ok(None),
         Err(NotLocked::Io(error)) => Err(error),
     }
+}
+
+/// The offset below which all were replayed.
+fn replayed_upto(disk: &dyn Disk, directory: &Path) -> Result<u64, LogError> {
+    let cursors = offline::cursors(disk, directory)?;
+    let replayed = cursors.iter().find(|(name, _)| name == REPLAYED);
+    Ok(replayed.and_then(|(_, positions)| positions.get(&0).copied()).unwrap_or(0))
 }
 
 /// The offsets of those that were replayed alone.

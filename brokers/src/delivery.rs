@@ -14,7 +14,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering, Ordering::Relaxed},
+        atomic::{AtomicU8, Ordering, Ordering::Relaxed},
     },
     task::Waker,
     thread::{self, JoinHandle},
@@ -42,6 +42,8 @@ const POLL: Duration = Duration::from_millis(100);
 const READ_BYTES: usize = 256 << 10;
 /// Messages after which the position is written down: after a crash about so many are sent again.
 const FLUSH_EVERY: u64 = 1024;
+/// How long the client may take to return after that.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// Pause when a dead letter could not be kept.
 const DEAD_LETTER_RETRY: Duration = Duration::from_secs(1);
 
@@ -102,6 +104,11 @@ pub struct DirectPort {
     /// Sent and not acknowledged.
     in_flight: usize,
     capacity: usize,
+    /// Bytes of these, by tag and in all. A message that its sender was told of may still be under way to a slower side: the
+    /// cores' own budget does not bound those.
+    bytes: Vec<u32>,
+    bytes_in_flight: usize,
+    bytes_max: usize,
     waker: Waker,
 }
 
@@ -115,7 +122,7 @@ impl DirectPort {
     /// Whether another message may be sent.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.in_flight < self.capacity
+        self.in_flight < self.capacity && self.bytes_in_flight < self.bytes_max
     }
 
     /// Sends a message; the thread sees it after [`flush`](Self::flush).
@@ -128,6 +135,13 @@ impl DirectPort {
         }
         let mut bytes = Vec::new();
         entry::encode(record, &mut bytes);
+        let place = tag as usize;
+        if self.bytes.len() <= place {
+            self.bytes.resize(place + 1, 0);
+        }
+        // A message is far below 4 GiB.
+        self.bytes[place] = bytes.len() as u32;
+        self.bytes_in_flight += bytes.len();
         let staged = self.parcels.stage(Parcel { tag, entry: bytes.into() });
         debug_assert!(staged.is_ok(), "the ring holds as many as may be in flight");
         self.in_flight += 1;
@@ -144,7 +158,12 @@ impl DirectPort {
 
     /// Gives what was decided to `each`.
     pub fn poll(&mut self, mut each: impl FnMut(CoreAck)) {
-        self.in_flight -= self.acks.take(usize::MAX, &mut each);
+        let Self { acks, bytes, bytes_in_flight, .. } = self;
+        self.in_flight -= acks.take(usize::MAX, |ack| {
+            *bytes_in_flight -=
+                bytes.get_mut(ack.tag as usize).map_or(0, |bytes| std::mem::take(bytes) as usize);
+            each(ack);
+        });
     }
 }
 
@@ -161,10 +180,29 @@ pub struct DeliveryPlan {
 /// A running delivery thread.
 #[derive(Debug)]
 pub struct DeliveryThread {
-    stop: Arc<AtomicBool>,
+    stage: Arc<AtomicU8>,
     waker: Waker,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Unfinished>,
 }
+
+/// Messages of the cores that a broker had not acknowledged when its thread had to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// Those that are dead letters now.
+    pub put_aside: u64,
+    /// Those that could not be kept either: each is named in the log.
+    pub lost: u64,
+}
+
+/// What the thread is to do.
+const GO_ON: u8 = 0;
+/// Finish what is under way.
+const FINISH: u8 = 1;
+/// Put aside what is not finished, and end.
+const END: u8 = 2;
+
+/// The code of a dead letter that a broker had not acknowledged when the process was stopped.
+pub const STOPPED: &str = "STOPPED";
 
 impl DeliveryThread {
     /// Wakes it: there is something new in the log.
@@ -177,18 +215,22 @@ impl DeliveryThread {
         !self.thread.is_finished()
     }
 
-    /// Ends it. What is acknowledged within `patience` counts; the rest stays in the log, or is lost without one.
-    pub fn stop(self, patience: Duration) {
-        self.stop.store(true, Ordering::Release);
-        self.waker.wake();
-        let deadline = clock::now() + patience;
-        while !self.thread.is_finished() && clock::now() < deadline {
-            thread::park_timeout(Duration::from_millis(5));
+    /// Ends it. What is acknowledged within `patience` counts; the rest stays in the log, or without one is put aside.
+    pub fn stop(self, patience: Duration) -> Unfinished {
+        for (stage, patience) in [(FINISH, patience), (END, LAST_PATIENCE)] {
+            self.stage.store(stage, Ordering::Release);
+            self.waker.wake_by_ref();
+            let deadline = Instant::now() + patience;
+            while !self.thread.is_finished() && Instant::now() < deadline {
+                thread::park_timeout(Duration::from_millis(5));
+            }
         }
-        if self.thread.is_finished() {
-            // A panic of it was printed.
-            let _ = self.thread.join();
+        if !self.thread.is_finished() {
+            tracing::error!("a broker's client does not return; what it has under way is unknown");
+            return Unfinished::default();
         }
+        // A panic of it was printed.
+        self.thread.join().unwrap_or_default()
     }
 }
 
@@ -248,17 +290,17 @@ fn follow_log(
     Ok(Feed::Log(tails.collect()))
 }
 
-/// Delivers what cores send; `capacity` messages of each may be under way.
+/// Delivers what cores send; so many messages of each, and so many bytes and one message, may be under way.
 ///
 /// # Errors
 /// When the thread cannot be had.
 pub fn deliver_direct<P: Publisher>(
     plan: DeliveryPlan,
     doorbells: &[Doorbell],
-    capacity: usize,
+    (capacity, bytes_max): (usize, usize),
     publisher: impl FnOnce() -> Result<P, String> + Send + 'static,
 ) -> Result<(DeliveryThread, Vec<DirectPort>), String> {
-    let (feed, halves) = link_cores(doorbells, capacity);
+    let (feed, halves) = link_cores(doorbells, capacity, bytes_max);
     let thread = start(plan, feed, publisher)?;
     let ports = halves.into_iter().map(|half| half.port(thread.waker())).collect();
     Ok((thread, ports))
@@ -268,10 +310,10 @@ pub fn deliver_direct<P: Publisher>(
 pub fn deliver_direct_apart<P: Publisher>(
     plan: DeliveryPlan,
     doorbells: &[Doorbell],
-    capacity: usize,
+    (capacity, bytes_max): (usize, usize),
     publisher: P,
 ) -> (Delivery<P>, Vec<DirectPort>) {
-    let (feed, halves) = link_cores(doorbells, capacity);
+    let (feed, halves) = link_cores(doorbells, capacity, bytes_max);
     let ports = halves.into_iter().map(|half| half.port(publisher.waker())).collect();
     (Delivery::new(plan, feed, publisher), ports)
 }
@@ -281,16 +323,18 @@ struct HalfPort {
     parcels: Producer<Parcel>,
     acks: Consumer<CoreAck>,
     capacity: usize,
+    bytes_max: usize,
 }
 
 impl HalfPort {
     fn port(self, waker: Waker) -> DirectPort {
-        let Self { parcels, acks, capacity } = self;
-        DirectPort { parcels, acks, in_flight: 0, capacity, waker }
+        let Self { parcels, acks, capacity, bytes_max } = self;
+        let (bytes, bytes_in_flight) = (Vec::new(), 0);
+        DirectPort { parcels, acks, in_flight: 0, capacity, bytes, bytes_in_flight, bytes_max, waker }
     }
 }
 
-fn link_cores(doorbells: &[Doorbell], capacity: usize) -> (Feed, Vec<HalfPort>) {
+fn link_cores(doorbells: &[Doorbell], capacity: usize, bytes_max: usize) -> (Feed, Vec<HalfPort>) {
     let capacity = capacity.max(1);
     let (mut links, mut halves) = (Vec::new(), Vec::new());
     for doorbell in doorbells {
@@ -298,7 +342,7 @@ fn link_cores(doorbells: &[Doorbell], capacity: usize) -> (Feed, Vec<HalfPort>) 
         let (acks_out, acks) = ring(capacity);
         let doorbell = doorbell.clone();
         links.push(CoreLink { parcels, acks: acks_out, doorbell, under_way: Vec::new(), waiting: None });
-        halves.push(HalfPort { parcels: parcels_out, acks, capacity });
+        halves.push(HalfPort { parcels: parcels_out, acks, capacity, bytes_max });
     }
     (Feed::Cores(links), halves)
 }
@@ -308,8 +352,8 @@ fn start<P: Publisher>(
     feed: Feed,
     publisher: impl FnOnce() -> Result<P, String> + Send + 'static,
 ) -> Result<DeliveryThread, String> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
+    let stage = Arc::new(AtomicU8::new(GO_ON));
+    let asked = Arc::clone(&stage);
     let (sender, made) = std::sync::mpsc::channel();
     let thread = thread::Builder::new()
         .name(plan.status.name.clone())
@@ -318,15 +362,21 @@ fn start<P: Publisher>(
                 // The starter waits for it.
                 let _ = sender.send(Ok(publisher.waker()));
                 let mut delivery = Delivery::new(plan, feed, publisher);
-                while delivery.turn(asked.load(Ordering::Acquire), POLL) {}
+                loop {
+                    let stage = asked.load(Ordering::Acquire);
+                    if stage == END || !delivery.turn(stage != GO_ON, POLL) {
+                        return delivery.end();
+                    }
+                }
             }
             Err(error) => {
                 let _ = sender.send(Err(error));
+                Unfinished::default()
             }
         })
         .map_err(|error| format!("a broker's thread cannot be started: {error}"))?;
     let waker = made.recv().map_err(|_| "a broker's thread has ended at once".to_owned())??;
-    Ok(DeliveryThread { stop, waker, thread })
+    Ok(DeliveryThread { stage, waker, thread })
 }
 
 /// What a delivery thread does, turn by turn.
@@ -378,6 +428,21 @@ impl<P: Publisher> Delivery<P> {
         self.publish_progress();
         self.watch(answered);
         true
+    }
+
+    /// Ends it: what of the cores' the broker has not acknowledged becomes dead letters.
+    pub fn end(mut self) -> Unfinished {
+        self.publish_progress();
+        let Feed::Cores(links) = &mut self.feed else { return Unfinished::default() };
+        let mut left: Vec<Box<[u8]>> = Vec::new();
+        for link in links {
+            left.extend(link.under_way.drain(..).flatten());
+            left.extend(link.waiting.take().map(|parcel| parcel.entry));
+            while let Some(parcel) = link.parcels.pop() {
+                left.push(parcel.entry);
+            }
+        }
+        put_aside(&self.plan.dead_letters, &self.plan.status.name, &left)
     }
 
     /// Gives the client what it takes.
@@ -556,7 +621,10 @@ impl<P: Publisher> Delivery<P> {
     fn watch(&mut self, answered: bool) {
         let (status, now) = (&self.plan.status, clock::now());
         let in_flight = self.publisher.in_flight();
-        let is_well = answered || (self.publisher.is_connected() && in_flight == 0);
+        // What cannot be put aside waits like what is not answered.
+        let in_flight = in_flight + self.unburied.len();
+        let is_well =
+            self.unburied.is_empty() && (answered || (self.publisher.is_connected() && in_flight == 0));
         if is_well {
             self.breaker.succeed();
         } else if !self.publisher.is_connected() {
@@ -578,6 +646,26 @@ impl<P: Publisher> Delivery<P> {
 }
 
 const OFFSET_MASK: u64 = (1 << 48) - 1;
+
+/// Makes dead letters of what is not finished when the process is stopped; names each that cannot be kept.
+pub(crate) fn put_aside(dead_letters: &DeadLetters, side: &str, left: &[Box<[u8]>]) -> Unfinished {
+    let cause = Cause {
+        side: side.to_owned(),
+        code: STOPPED.to_owned(),
+        reason: "the process was stopped before it was known to be there; it may be".to_owned(),
+        attempts: 0,
+    };
+    let record =
+        |number: usize| left.get(number).and_then(|entry| entry::decode(entry).ok()).unwrap_or_default();
+    let (kept, result) = dead_letters.append_all(left.len(), |number| (&cause, record(number)));
+    if let Err(error) = result {
+        for number in kept..left.len() {
+            let id = String::from_utf8_lossy(record(number).id);
+            tracing::error!(%id, side, error, "a message is lost: the process ends, and it cannot be kept");
+        }
+    }
+    Unfinished { put_aside: kept as u64, lost: (left.len() - kept) as u64 }
+}
 
 /// Keeps a refused message among the dead letters.
 fn bury(plan: &DeliveryPlan, rejected: &Rejected, record: &Record<'_>) -> Result<(), String> {

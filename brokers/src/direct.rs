@@ -1,21 +1,15 @@
 //! A core's messages on their way straight to the brokers' threads, without a log between.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use engine_core::{AckLevel, Completions, Outcome, Record, Rejection, Ticket};
 
 use crate::{
-    dead_letter::{Cause, DeadLetters},
     delivery::DirectPort,
-    entry,
     pipeline::{Decided, NotSent, stored},
     status::SideStatus,
     window::Id,
 };
-
-/// Messages that wait to be noted as missed. More: counted, and not listed.
-const MISSES_MAX: usize = 10_000;
 
 /// A broker as a core sees it.
 #[derive(Debug)]
@@ -24,82 +18,10 @@ pub struct Side {
     pub bit: u8,
     /// The way to its thread.
     pub port: DirectPort,
+    /// The way to the thread that lists what it misses, where one side is enough ([`missed`](crate::missed)).
+    pub missed: Option<DirectPort>,
     /// How it is.
     pub status: Arc<SideStatus>,
-}
-
-/// Notes what a side missed while it was out of reach, for the dead letters. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Misses(Sender<Miss>);
-
-/// The side that missed it, and the message.
-type Miss = (String, Box<[u8]>);
-
-/// Writes down what was missed.
-#[derive(Debug)]
-pub struct MissNotes {
-    receiver: Receiver<Miss>,
-    dead_letters: Arc<DeadLetters>,
-}
-
-impl MissNotes {
-    /// Writes down what waits. Says whether there was something.
-    pub fn turn(&mut self) -> bool {
-        let mut any = false;
-        while let Ok(miss) = self.receiver.try_recv() {
-            self.write(miss);
-            any = true;
-        }
-        any
-    }
-
-    fn write(&self, (side, bytes): Miss) {
-        let Ok(record) = entry::decode(&bytes) else { return };
-        let cause = Cause {
-            reason: format!(
-                "{side} was out of reach, another side has it (composite.strategy = best-effort)"
-            ),
-            side,
-            code: "MISSED".to_owned(),
-            attempts: 0,
-        };
-        if let Err(error) = self.dead_letters.append(&cause, &record) {
-            let id = String::from_utf8_lossy(record.id);
-            tracing::error!(%id, side = cause.side, error, "what a side missed cannot be noted");
-        }
-    }
-}
-
-impl Misses {
-    /// Starts the thread that writes them down.
-    ///
-    /// # Errors
-    /// When it cannot be started.
-    pub fn start(dead_letters: Arc<DeadLetters>) -> std::io::Result<Self> {
-        let (misses, notes) = Self::apart(dead_letters, MISSES_MAX);
-        std::thread::Builder::new().name("misses".to_owned()).spawn(move || {
-            while let Ok(miss) = notes.receiver.recv() {
-                notes.write(miss);
-            }
-        })?;
-        Ok(misses)
-    }
-
-    /// The same for who takes the turns himself; so many may wait.
-    pub fn apart(dead_letters: Arc<DeadLetters>, waiting_max: usize) -> (Self, MissNotes) {
-        let (sender, receiver) = bounded(waiting_max);
-        (Self(sender), MissNotes { receiver, dead_letters })
-    }
-
-    fn note(&self, status: &SideStatus, record: &Record<'_>) {
-        status.missed.fetch_add(1, Relaxed);
-        let mut bytes = Vec::new();
-        entry::encode(record, &mut bytes);
-        if let Err(TrySendError::Full((side, _))) = self.0.try_send((status.name.clone(), bytes.into())) {
-            let id = String::from_utf8_lossy(record.id);
-            tracing::error!(%id, side, "what a side missed is not noted: too many wait to be");
-        }
-    }
 }
 
 /// A message on its way.
@@ -109,6 +31,8 @@ struct Flight {
     id: Option<Id>,
     /// Sides that have not decided.
     open: u8,
+    /// Sides that miss it, and whose miss is not listed yet.
+    unlisted: u8,
     /// Sides that have it.
     acked: u8,
     /// Sides that refuse it.
@@ -124,25 +48,33 @@ pub struct Direct {
     free: Vec<u32>,
     /// The flight that was sent last and whose ticket comes next.
     sent: u32,
-    misses: Misses,
 }
 
 impl Direct {
     /// Sends to all these sides.
-    pub fn new(sides: Vec<Side>, best_effort: bool, misses: Misses) -> Self {
-        Self { sides, best_effort, flights: Vec::new(), free: Vec::new(), sent: 0, misses }
+    pub fn new(sides: Vec<Side>, best_effort: bool) -> Self {
+        Self { sides, best_effort, flights: Vec::new(), free: Vec::new(), sent: 0 }
     }
 
     /// Sends a message, or says that there is no room for it.
     pub(crate) fn send(&mut self, record: &Record<'_>, id: Option<Id>) -> Result<(), NotSent> {
         // Best-effort goes without a side that is out of reach; one that is only slower holds everybody up.
-        let takes = |side: &&Side| !(self.best_effort && side.status.is_open());
-        let open = self.sides.iter().filter(takes).fold(0, |open, side| open | side.bit);
-        let room = self.sides.iter().filter(takes).all(|side| side.port.has_room());
-        if open == 0 || !room {
+        let goes_without = |side: &Side| self.best_effort && side.missed.is_some() && side.status.is_open();
+        let (mut open, mut unlisted) = (0, 0);
+        for side in &self.sides {
+            let (bits, port) = match &side.missed {
+                Some(missed) if goes_without(side) => (&mut unlisted, missed),
+                _ => (&mut open, &side.port),
+            };
+            *bits |= side.bit;
+            if !port.has_room() {
+                return Err(NotSent::NoRoom);
+            }
+        }
+        if open == 0 {
             return Err(NotSent::NoRoom);
         }
-        let flight = Flight { ticket: None, id, open, acked: 0, refused: 0 };
+        let flight = Flight { ticket: None, id, open, unlisted, acked: 0, refused: 0 };
         self.sent = match self.free.pop() {
             Some(place) => {
                 self.flights[place as usize] = flight;
@@ -155,9 +87,14 @@ impl Direct {
             }
         };
         for side in &mut self.sides {
-            if open & side.bit == 0 {
-                self.misses.note(&side.status, record);
-            } else if side.port.send(self.sent, record).is_err() {
+            let sent = match &mut side.missed {
+                Some(missed) if unlisted & side.bit != 0 => {
+                    side.status.note_missed();
+                    missed.send(self.sent, record)
+                }
+                _ => side.port.send(self.sent, record),
+            };
+            if sent.is_err() {
                 // There was room a moment ago, and nobody else sends here.
                 return Err(NotSent::NoRoom);
             }
@@ -172,6 +109,9 @@ impl Direct {
     pub(crate) fn flush(&mut self) {
         for side in &mut self.sides {
             side.port.flush();
+            if let Some(missed) = &mut side.missed {
+                missed.flush();
+            }
         }
     }
 
@@ -182,31 +122,50 @@ impl Direct {
         decide: &mut impl FnMut(Decided, &mut Completions<'_>),
     ) {
         let Self { sides, best_effort, flights, free, .. } = self;
-        for side in sides {
-            let bit = side.bit;
-            side.port.poll(|ack| {
+        for Side { bit, port, missed, .. } in sides {
+            port.poll(|ack| {
                 let Some(flight) = flights.get_mut(ack.tag as usize) else { return };
-                flight.open &= !bit;
+                flight.open &= !*bit;
                 if ack.accepted {
-                    flight.acked |= bit;
+                    flight.acked |= *bit;
                 } else {
-                    flight.refused |= bit;
+                    flight.refused |= *bit;
                 }
-                if (flight.open == 0 || (*best_effort && flight.acked != 0))
-                    && let Some(ticket) = flight.ticket.take()
-                {
-                    let enough = flight.acked != 0 && (*best_effort || flight.refused == 0);
-                    let outcome = if enough {
-                        stored(AckLevel::Delivered, None)
-                    } else {
-                        Outcome::Rejected(Rejection::Refused { sides: flight.refused })
-                    };
-                    decide(Decided { ticket, id: flight.id, outcome }, done);
-                }
-                if flight.open == 0 {
-                    free.push(ack.tag);
-                }
+                flight.settle(ack.tag, *best_effort, free, |decided| decide(decided, done));
             });
+            let Some(missed) = missed else { continue };
+            missed.poll(|ack| {
+                let Some(flight) = flights.get_mut(ack.tag as usize) else { return };
+                flight.unlisted &= !*bit;
+                flight.settle(ack.tag, *best_effort, free, |decided| decide(decided, done));
+            });
+        }
+    }
+
+    /// The tickets of what is under way: the brokers' threads have the messages.
+    pub(crate) fn take_tickets(&mut self) -> impl Iterator<Item = Ticket> {
+        self.flights.iter_mut().filter_map(|flight| flight.ticket.take())
+    }
+}
+
+impl Flight {
+    /// Tells the sender when that is due, and gives the place back when nobody has anything to say any more.
+    fn settle(&mut self, tag: u32, best_effort: bool, free: &mut Vec<u32>, decide: impl FnOnce(Decided)) {
+        let is_decided = self.open == 0 || (best_effort && self.acked != 0);
+        if is_decided
+            && self.unlisted == 0
+            && let Some(ticket) = self.ticket.take()
+        {
+            let enough = self.acked != 0 && (best_effort || self.refused == 0);
+            let outcome = if enough {
+                stored(AckLevel::Delivered, None)
+            } else {
+                Outcome::Rejected(Rejection::Refused { sides: self.refused })
+            };
+            decide(Decided { ticket, id: self.id, outcome });
+        }
+        if self.open == 0 && self.unlisted == 0 {
+            free.push(tag);
         }
     }
 }

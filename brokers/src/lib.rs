@@ -29,6 +29,7 @@ pub mod journal;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod log;
+pub mod missed;
 #[cfg(feature = "nats")]
 pub mod nats;
 pub mod pipeline;

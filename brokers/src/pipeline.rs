@@ -10,7 +10,7 @@
 //! another core, the message waits in the queue until that core has said that nobody else has the id
 //! ([`claims`](crate::claims)).
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use engine_core::{
     AckLevel, Batch, Completions, Doorbell, KIND_PROBE, Outcome, Process, Receipt, Rejection, Sink, Ticket,
@@ -21,7 +21,10 @@ use engine_core::{
 use crate::remote::Forward;
 use crate::{
     claims::{Claim, Claims},
+    dead_letter::DeadLetters,
+    delivery::put_aside,
     direct::Direct,
+    entry,
     inbound::InboundPort,
     journal::Journal,
     stored::Stored,
@@ -83,6 +86,8 @@ pub struct Pipeline<P> {
     journal: Option<Journal>,
     onlooker: Option<Onlooker>,
     tap: Option<Tap>,
+    /// Where goes what is not finished when the process ends.
+    aside: Option<Arc<DeadLetters>>,
     doorbell: Doorbell,
 }
 
@@ -121,8 +126,20 @@ impl<P: Process> Pipeline<P> {
         doorbell: Doorbell,
     ) -> Self {
         let works_at_once = works_at_once || matches!(way, Way::Memory);
-        let (repeats, journal, onlooker, tap) = (HashMap::new(), None, None, None);
-        Self { way, works_at_once, window, claims, repeats, work, inbound, journal, onlooker, tap, doorbell }
+        Self {
+            way,
+            works_at_once,
+            window,
+            claims,
+            repeats: HashMap::new(),
+            work,
+            inbound,
+            journal: None,
+            onlooker: None,
+            tap: None,
+            aside: None,
+            doorbell,
+        }
     }
 
     /// Whether another core has this id; `None`: it is not known yet, and is asked for all of the batch that need it.
@@ -160,6 +177,22 @@ impl<P: Process> Pipeline<P> {
     pub fn onlooker(mut self, onlooker: Option<Onlooker>) -> Self {
         self.onlooker = onlooker;
         self
+    }
+
+    /// With a place for what is not finished when the process ends.
+    #[must_use]
+    pub fn aside(mut self, aside: Option<Arc<DeadLetters>>) -> Self {
+        self.aside = aside;
+        self
+    }
+
+    /// Puts aside what these tickets stand for, and completes those that could be.
+    fn put_aside(&self, left: Vec<(Ticket, Box<[u8]>)>, mut complete: impl FnMut(Ticket, Outcome)) {
+        let Some(dead_letters) = self.aside.as_deref().filter(|_| !left.is_empty()) else { return };
+        let (tickets, entries): (Vec<_>, Vec<_>) = left.into_iter().unzip();
+        let unfinished = put_aside(dead_letters, "queue", &entries);
+        let kept = usize::try_from(unfinished.put_aside).unwrap_or(usize::MAX);
+        tickets.into_iter().take(kept).for_each(|ticket| complete(ticket, Outcome::Failed));
     }
 
     /// With a place for those who watch what it takes.
@@ -386,6 +419,45 @@ impl<P: Process> Sink for Pipeline<P> {
                 _ => None,
             };
             onlooker(Progress { log, journal: self.journal.as_ref().map(Journal::next_offset) });
+        }
+    }
+
+    fn abandon(&mut self, left: &mut Batch<'_>) {
+        let mut taken = Vec::new();
+        while let Some(ticket) = left.take() {
+            let mut bytes = Vec::new();
+            entry::encode(&left.read(&ticket).record(), &mut bytes);
+            taken.push((ticket, bytes.into()));
+        }
+        self.put_aside(taken, |ticket, outcome| left.complete(ticket, outcome));
+    }
+
+    fn part(&mut self, done: &mut Completions<'_>) {
+        let mut left = Vec::new();
+        let mut unsafe_ones = |ticket: Ticket, done: &Completions<'_>| {
+            let mut bytes = Vec::new();
+            entry::encode(&done.read(&ticket).record(), &mut bytes);
+            left.push((ticket, bytes.into()));
+        };
+        match &mut self.way {
+            Way::Memory => {}
+            Way::Log(stored) => stored.part(done, &mut unsafe_ones),
+            // The brokers' threads have the messages, and finish them or put them aside.
+            Way::Direct(direct) => {
+                for ticket in direct.take_tickets() {
+                    done.complete(ticket, Outcome::Rejected(Rejection::Unknown));
+                }
+            }
+            #[cfg(feature = "remote")]
+            Way::Remote(forward) => {
+                for ticket in forward.take_tickets() {
+                    unsafe_ones(ticket, done);
+                }
+            }
+        }
+        self.put_aside(left, |ticket, outcome| done.complete(ticket, outcome));
+        for ticket in self.repeats.drain().flat_map(|(_, tickets)| tickets) {
+            done.complete(ticket, Outcome::Rejected(Rejection::Unknown));
         }
     }
 }

@@ -118,6 +118,11 @@ impl SideStatus {
         self.refusal.lock().clone()
     }
 
+    /// It goes without a message that another side has.
+    pub(crate) fn note_missed(&self) {
+        self.missed.fetch_add(1, Relaxed);
+    }
+
     /// It refuses a message for ever.
     pub(crate) fn note_refusal(&self, why: &str) {
         self.rejected.fetch_add(1, Relaxed);

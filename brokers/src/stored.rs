@@ -201,6 +201,25 @@ impl Stored {
         let shard = self.shard;
         self.follower.as_mut().is_some_and(|follower| follower.catch_up(shard, durable_upto, work))
     }
+
+    /// The process ends: what is durable has what it was promised, or more; the rest goes to `unsafe_ones`.
+    pub(crate) fn part(
+        &mut self,
+        done: &mut Completions<'_>,
+        unsafe_ones: &mut impl FnMut(Ticket, &Completions<'_>),
+    ) {
+        let durable_upto = self.writer.durable_upto();
+        for Kept { offset, ticket, .. } in self.awaiting.drain(..).chain(self.pending.drain(..)) {
+            if offset < durable_upto {
+                done.complete(ticket, stored(AckLevel::Durable, Some(offset)));
+            } else {
+                unsafe_ones(ticket, done);
+            }
+        }
+        for (offset, ticket) in self.late.drain(..) {
+            done.complete(ticket, as_repeat(stored(AckLevel::Durable, Some(offset))));
+        }
+    }
 }
 
 fn as_repeat(outcome: Outcome) -> Outcome {

@@ -137,6 +137,8 @@ pub struct Fleet {
 struct Agreement {
     quiet: AtomicUsize,
     empty: AtomicUsize,
+    /// What was left is put somewhere.
+    parted: AtomicUsize,
 }
 
 /// Agrees to everything when its thread ends. After an orderly end all others have passed already.
@@ -146,6 +148,7 @@ impl Drop for Absence {
     fn drop(&mut self) {
         self.0.quiet.fetch_add(1, Ordering::AcqRel);
         self.0.empty.fetch_add(1, Ordering::AcqRel);
+        self.0.parted.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -333,7 +336,10 @@ impl Seat {
         agree(&agreement.empty, cores).await;
         drop((worker, sweeper, desk));
         core.work();
+        core.lane.borrow_mut().shard().abandon();
+        agree(&agreement.parted, cores).await;
         let mut lane = core.lane.borrow_mut();
+        lane.shard().settle();
         let counts = lane.shard().counters().snapshot();
         Ok(Farewell {
             accepted: counts.accepted + counts.undecided,

@@ -27,6 +27,14 @@ impl Sink for AnySink {
     fn poll(&mut self, done: &mut Completions<'_>) {
         self.0.poll(done);
     }
+
+    fn abandon(&mut self, left: &mut Batch<'_>) {
+        self.0.abandon(left);
+    }
+
+    fn part(&mut self, done: &mut Completions<'_>) {
+        self.0.part(done);
+    }
 }
 
 impl std::fmt::Debug for AnySink {

@@ -493,6 +493,23 @@ impl Log {
             .unwrap_or(0)
     }
 
+    /// The oldest segment of a shard that is not its last: its first offset, the next segment's, and when that was begun.
+    pub fn oldest_segment(&self, shard: usize) -> Option<(u64, u64, u64)> {
+        let segments = self.shared.shards.get(&shard)?.segments.lock();
+        let (first, next) = (segments.first()?, segments.get(1)?);
+        Some((first.first_offset, next.first_offset, next.created_ms))
+    }
+
+    /// Deletes it, whoever needs it.
+    ///
+    /// # Errors
+    /// When the file cannot be deleted.
+    pub fn delete_oldest_segment(&self, shard: usize) -> Result<(), LogError> {
+        let _alone = self.shared.deleting.lock();
+        let state = Arc::clone(self.shard(shard)?);
+        self.delete_oldest(shard, &state)
+    }
+
     fn delete_oldest(&self, shard: usize, state: &ShardState) -> Result<(), LogError> {
         let Some(path) = state.segments.lock().first().map(|segment| segment.path.clone()) else {
             return Ok(());

@@ -85,6 +85,11 @@ impl Forward {
         self.tickets[self.sent as usize] = Some(ticket);
     }
 
+    /// The tickets of what is under way, which nobody knows the fate of.
+    pub(crate) fn take_tickets(&mut self) -> impl Iterator<Item = Ticket> {
+        self.tickets.iter_mut().filter_map(Option::take)
+    }
+
     /// Shows the thread what was sent, and wakes it once.
     pub(crate) fn flush(&mut self) {
         if self.port.parcels.staged() > 0 {

@@ -347,6 +347,33 @@ impl<S: Sink> Shard<S> {
         self.draining = true;
     }
 
+    /// Ends what a drain that ran out of time has left: the sink puts somewhere what waits for it and what it has taken. All cores
+    /// do this, then each polls once more for what comes home; what is in flight then is lost.
+    pub fn abandon(&mut self) {
+        for (lane, queue) in self.home.port.lanes.iter_mut().zip(&mut self.inbound) {
+            if let Some(lane) = lane {
+                lane.submissions_in.take(usize::MAX, |handle| queue.push_back(handle));
+            }
+        }
+        for queue in &mut self.inbound {
+            loop {
+                let left = queue.len();
+                self.sink.abandon(&mut Batch::new(queue, &mut self.home));
+                if queue.len() == left {
+                    break;
+                }
+            }
+        }
+        self.sink.part(&mut Completions::new(&mut self.home));
+        self.home.publish();
+    }
+
+    /// Frees what has come home, and offers nothing more.
+    pub fn settle(&mut self) {
+        self.collect_completions();
+        self.show_counts();
+    }
+
     /// Whether every message this core ever accepted was completed, and no further one can come.
     pub fn is_drained(&self) -> bool {
         self.draining && self.in_flight() == 0

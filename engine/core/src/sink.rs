@@ -27,6 +27,13 @@ pub trait Sink {
 
     /// Completes what was finished since the last call. Called on every turn of the core.
     fn poll(&mut self, done: &mut Completions<'_>);
+
+    /// The process ends, and these still wait. What is taken and completed went somewhere; what is left is lost. Called until it
+    /// takes nothing more.
+    fn abandon(&mut self, _left: &mut Batch<'_>) {}
+
+    /// The process ends: completes what it has taken and has put somewhere. The rest of that is lost.
+    fn part(&mut self, _done: &mut Completions<'_>) {}
 }
 
 /// The duty to complete one message.

@@ -16,14 +16,15 @@ use anyhow::{Context, Result};
 use brokers::{
     Pipeline, Way,
     claims::claims,
-    dead_letter::DeadLetters,
+    dead_letter::{DeadLetterConfig, DeadLetters},
     delivered::Delivered,
-    delivery::{DeliveryPlan, DeliveryThread, DirectPort, deliver_direct, deliver_log},
-    direct::{Direct, Misses, Side},
+    delivery::{DeliveryPlan, DeliveryThread, DirectPort, Unfinished, deliver_direct, deliver_log},
+    direct::{Direct, Side},
     inbound::{InboundPort, InboundThread, Judge, consume},
     journal::Journal,
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
     log::{Cursor, Health, Log, LogConfig},
+    missed::MissedPublisher,
     nats::{Naming, consume::NatsSource, publish::NatsPublisher},
     recall,
     remote::{Forward, RemoteStatus, RemoteThread, forward},
@@ -77,6 +78,8 @@ pub struct Broker {
 pub struct Behind {
     /// What was set.
     pub delivery: Delivery,
+    /// Bytes that the cores' queues hold together.
+    queue_bytes_max: usize,
     /// The log, if there is one.
     pub log: Option<Log>,
     /// The brokers.
@@ -159,7 +162,11 @@ impl Behind {
             taps: OnceLock::new(),
             windows: Mutex::new(windows),
             brokers: places.map(broker).collect(),
-            dead_letters: DeadLetters::new(dead_letter_folder(&data)),
+            dead_letters: DeadLetters::kept(DeadLetterConfig {
+                directory: dead_letter_folder(&data),
+                ..delivery.dead_letters.clone()
+            }),
+            queue_bytes_max: settings.queue_bytes_max,
             log,
             gate: Arc::default(),
             failed: AtomicBool::new(false),
@@ -235,7 +242,8 @@ impl Behind {
             doorbell.ring();
             let pipeline = Pipeline::new(way, works_at_once, window, claims, work, inbound, doorbell.clone());
             let onlooker = self.snapshots.as_ref().map(|snapshots| snapshots.onlooker(core));
-            Box::new(pipeline.journal(journals[core].take()).onlooker(onlooker).tap(Some(tap)))
+            let aside = Some(Arc::clone(&self.dead_letters));
+            Box::new(pipeline.journal(journals[core].take()).onlooker(onlooker).tap(Some(tap)).aside(aside))
         });
         let sinks = sinks.collect();
         if let Some(snapshots) = &self.snapshots {
@@ -323,28 +331,52 @@ impl Behind {
 
     /// Straight to the brokers.
     fn straight(&self, doorbells: &[Doorbell]) -> Result<Vec<Way>, String> {
-        let misses =
-            Misses::start(Arc::clone(&self.dead_letters)).map_err(|error| format!("no thread: {error}"))?;
+        // A single broker is a composite of one: nothing can be missed that another has.
+        let best_effort = self.delivery.best_effort && self.brokers.len() > 1;
+        let bounds = (DIRECT_MAX, (self.queue_bytes_max / doorbells.len()).max(1));
         let mut sides: Vec<Vec<Side>> = doorbells.iter().map(|_| Vec::new()).collect();
         for broker in &self.brokers {
             let plan = self.plan(broker);
             let status = Arc::clone(&broker.status);
             let (nats, kafka) = (self.delivery.nats.clone(), self.delivery.kafka.clone());
             let (thread, ports): (DeliveryThread, Vec<DirectPort>) = match broker.provider {
-                Provider::Nats => deliver_direct(plan, doorbells, DIRECT_MAX, || {
+                Provider::Nats => deliver_direct(plan, doorbells, bounds, || {
                     NatsPublisher::new(nats, Naming::of_this_run(), status)
                 }),
-                _ => deliver_direct(plan, doorbells, DIRECT_MAX, || KafkaPublisher::new(kafka, status)),
+                _ => deliver_direct(plan, doorbells, bounds, || KafkaPublisher::new(kafka, status)),
             }?;
             self.outbound.lock().push(thread);
+            let mut missed =
+                if best_effort { self.list_misses(broker, doorbells, bounds)? } else { Vec::new() };
+            missed.reverse();
             for (core, port) in ports.into_iter().enumerate() {
-                sides[core].push(Side { bit: broker.bit, port, status: Arc::clone(&broker.status) });
+                let (missed, status) = (missed.pop(), Arc::clone(&broker.status));
+                sides[core].push(Side { bit: broker.bit, port, missed, status });
             }
         }
-        // A single broker is a composite of one: nothing can be missed that another has.
-        let best_effort = self.delivery.best_effort && self.brokers.len() > 1;
-        let way = |sides| Way::Direct(Box::new(Direct::new(sides, best_effort, misses.clone())));
+        let way = |sides| Way::Direct(Box::new(Direct::new(sides, best_effort)));
         Ok(sides.into_iter().map(way).collect())
+    }
+
+    /// What lists what a broker misses while it is out of reach and another has it: the cores' ways there.
+    fn list_misses(
+        &self,
+        broker: &Broker,
+        doorbells: &[Doorbell],
+        bounds: (usize, usize),
+    ) -> Result<Vec<DirectPort>, String> {
+        let name = broker.provider.name();
+        let status = Arc::new(SideStatus::new(name));
+        let plan = DeliveryPlan {
+            status: Arc::clone(&status),
+            breaker: self.delivery.breaker,
+            dead_letters: Arc::clone(&self.dead_letters),
+        };
+        let letters = Arc::clone(&self.dead_letters);
+        let (thread, ports) =
+            deliver_direct(plan, doorbells, bounds, move || Ok(MissedPublisher::new(letters, name, status)))?;
+        self.outbound.lock().push(thread);
+        Ok(ports)
     }
 
     /// To another process.
@@ -508,6 +540,7 @@ impl Behind {
 
     fn maintain(&self) {
         self.look_at_the_disk();
+        self.dead_letters.maintain();
         if let Some(log) = &self.log
             && let Err(error) = log.maintain()
         {
@@ -530,9 +563,14 @@ impl Behind {
     }
 
     /// Ends the brokers' threads and the watching, with the consumers' positions written.
-    pub fn stop(&self, watcher: JoinHandle<()>) {
+    ///
+    /// What the brokers have not acknowledged by then is put aside, if it is not in the log.
+    pub fn stop(&self, watcher: JoinHandle<()>) -> Unfinished {
+        let mut unfinished = Unfinished::default();
         for thread in self.outbound.lock().drain(..) {
-            thread.stop(PATIENCE);
+            let left = thread.stop(PATIENCE);
+            unfinished.put_aside += left.put_aside;
+            unfinished.lost += left.lost;
         }
         if let Some(thread) = self.remote_thread.lock().take() {
             thread.stop(PATIENCE);
@@ -541,6 +579,7 @@ impl Behind {
         watcher.thread().unpark();
         // A panic of it was printed.
         let _ = watcher.join();
+        unfinished
     }
 
     /// Whether the workers add events up.

@@ -166,9 +166,7 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     wait_for_the_end(&fleet, &behind, signals)?;
     draining.send_replace(true);
     behind.stop_consuming();
-    let code = finish(fleet, &behind, settings.shutdown_timeout, driver);
-    behind.stop(watcher);
-    code
+    finish(fleet, &behind, settings.shutdown_timeout, driver, watcher)
 }
 
 /// Cores to use: all, or as many as asked for and there.
@@ -463,10 +461,18 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
     }
 }
 
-fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> Result<ExitCode> {
+fn finish(
+    fleet: Fleet,
+    behind: &Behind,
+    timeout: Duration,
+    driver: Driver,
+    watcher: thread::JoinHandle<()>,
+) -> Result<ExitCode> {
     fleet.drain(timeout);
     let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
     behind.keep_numbers();
+    let unfinished = behind.stop(watcher);
+    let lost = end.lost + unfinished.lost;
     let worked = behind.worked();
     let consumed: u64 =
         behind.brokers.iter().map(|broker| broker.status.consumed.load(Ordering::Relaxed)).sum();
@@ -474,7 +480,8 @@ fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> R
         accepted = end.accepted,
         done = end.done,
         rejected = end.rejected,
-        lost = end.lost,
+        lost,
+        dead_letters = behind.dead_letters.count(),
         duplicates = end.duplicates,
         conflicts = end.conflicts,
         refused = end.refused,
@@ -485,7 +492,7 @@ fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> R
         connections_cut = end.cut,
         "stopped"
     );
-    let whole = end.lost == 0 && !behind.failed.load(Ordering::Acquire);
+    let whole = lost == 0 && !behind.failed.load(Ordering::Acquire);
     Ok(if whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -6,11 +6,12 @@ use brokers::{
     Pipeline, Publisher, Way,
     breaker::BreakerConfig,
     claims::claims,
-    dead_letter::DeadLetters,
+    dead_letter::{DeadLetterConfig, DeadLetters},
     delivered::Delivered,
     delivery::{Delivery, DeliveryPlan, deliver_direct_apart, deliver_log_apart},
-    direct::{Direct, MissNotes, Misses, Side},
+    direct::{Direct, Side},
     log::{Commits, Io, Log, LogConfig, LogError, Sync, Turn},
+    missed::MissedPublisher,
     recall,
     status::SideStatus,
     stored::{Onward, Stored},
@@ -25,8 +26,8 @@ const SLOTS: u32 = 64;
 const SLAB_BYTES: usize = 64 << 10;
 /// Messages of a core under way to a broker, without a log.
 const DIRECT_MAX: usize = 64;
-/// Misses that wait to be noted.
-const MISSES_MAX: usize = 16;
+/// Bytes of these.
+const DIRECT_BYTES_MAX: usize = 16 << 10;
 
 /// The names of the brokers' sides.
 pub const SIDES: [&str; 2] = ["nats", "kafka"];
@@ -56,10 +57,8 @@ pub struct Process {
     pub commits: Vec<Commits>,
     /// Whether that has ended, by core.
     pub ended: Vec<bool>,
-    /// By broker.
+    /// By broker; behind them those that list misses.
     pub deliveries: Vec<Delivery<Box<dyn Publisher>>>,
-    /// What notes the misses.
-    pub misses: Option<MissNotes>,
     /// The log.
     pub log: Option<Log>,
     /// The dead letters.
@@ -101,7 +100,11 @@ impl Process {
         let slab = SlabConfig::new(SLOTS, SLAB_BYTES);
         let ports = mesh(cores, &slab);
         let doorbells: Vec<Doorbell> = ports.iter().map(engine_core::Port::doorbell).collect();
-        let dead_letters = DeadLetters::on(Arc::new(disk.clone()), data().join("dead-letter"));
+        let dead_letters = DeadLetters::kept(DeadLetterConfig {
+            segment_bytes: shape.segment_bytes,
+            disk: Arc::new(disk.clone()),
+            ..DeadLetterConfig::new(data().join("dead-letter"))
+        });
         let workers = match &log {
             Some(log) if shape.queue.log_is_a_side() => Some(log.cursor("workers")?),
             _ => None,
@@ -113,7 +116,7 @@ impl Process {
             breaker: BreakerConfig::default(),
             dead_letters: Arc::clone(&dead_letters),
         };
-        let (mut ways, mut commits, mut deliveries, mut misses) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let (mut ways, mut commits, mut deliveries) = (Vec::new(), Vec::new(), Vec::new());
         if let Some(log) = &log {
             let shards = log.shards().last().map_or(0, |last| last + 1);
             let mut delivered: Vec<Vec<Arc<Delivered>>> = Vec::new();
@@ -140,33 +143,45 @@ impl Process {
         } else if brokers.is_empty() {
             ways.extend(doorbells.iter().map(|_| Way::Memory));
         } else {
-            let (sender, notes) = Misses::apart(Arc::clone(&dead_letters), MISSES_MAX);
-            misses = Some(notes);
+            let best_effort = shape.best_effort && brokers.len() > 1;
+            let bounds = (DIRECT_MAX, DIRECT_BYTES_MAX);
+            let mut listers = Vec::new();
             let mut sides: Vec<Vec<Side>> = doorbells.iter().map(|_| Vec::new()).collect();
             for (side, broker) in brokers.iter().enumerate() {
                 let publisher: Box<dyn Publisher> = Box::new(broker.publisher());
-                let (delivery, ports) = deliver_direct_apart(plan(side), &doorbells, DIRECT_MAX, publisher);
+                let (delivery, ports) = deliver_direct_apart(plan(side), &doorbells, bounds, publisher);
                 deliveries.push(delivery);
+                let mut missed = Vec::new();
+                if best_effort {
+                    let status = Arc::new(SideStatus::new(SIDES[side]));
+                    let letters = Arc::clone(&dead_letters);
+                    let lister: Box<dyn Publisher> =
+                        Box::new(MissedPublisher::new(letters, SIDES[side], Arc::clone(&status)));
+                    let plan = DeliveryPlan { status, ..plan(side) };
+                    let (delivery, ports) = deliver_direct_apart(plan, &doorbells, bounds, lister);
+                    listers.push(delivery);
+                    missed = ports;
+                    missed.reverse();
+                }
                 for (core, port) in ports.into_iter().enumerate() {
-                    sides[core].push(Side { bit: 1 << side, port, status: Arc::clone(&statuses[side]) });
+                    let status = Arc::clone(&statuses[side]);
+                    sides[core].push(Side { bit: 1 << side, port, missed: missed.pop(), status });
                 }
             }
-            let best_effort = shape.best_effort && brokers.len() > 1;
-            ways.extend(
-                sides
-                    .into_iter()
-                    .map(|sides| Way::Direct(Box::new(Direct::new(sides, best_effort, sender.clone())))),
-            );
+            deliveries.append(&mut listers);
+            let way = |sides| Way::Direct(Box::new(Direct::new(sides, best_effort)));
+            ways.extend(sides.into_iter().map(way));
         }
         let windows = recall::windows(log.as_ref(), cores, shape.window_entries, shape.window_age);
         let parts = ports.into_iter().zip(ways).zip(windows).zip(claims(&doorbells)).zip(&doorbells);
         let shards = parts.map(|((((port, way), window), claims), doorbell)| {
             let work = Work::new(Recorder(Rc::clone(worked)), None, Arc::<WorkCounters>::default());
             doorbell.ring();
-            Shard::new(port, Pipeline::new(way, false, window, claims, work, Vec::new(), doorbell.clone()))
+            let pipeline = Pipeline::new(way, false, window, claims, work, Vec::new(), doorbell.clone());
+            Shard::new(port, pipeline.aside(Some(Arc::clone(&dead_letters))))
         });
         let shards = shards.collect();
-        Ok(Self { shards, ended: vec![false; commits.len()], commits, deliveries, misses, log, dead_letters })
+        Ok(Self { shards, ended: vec![false; commits.len()], commits, deliveries, log, dead_letters })
     }
 
     /// A turn of the log's writing of a core.

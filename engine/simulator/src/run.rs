@@ -303,9 +303,6 @@ impl World<'_> {
                 self.trace.add(format_args!("broker {side} {did}"));
             }
             14 => {
-                if let Some(misses) = &mut process.misses {
-                    misses.turn();
-                }
                 if self.random.u8(0..4) == 0
                     && let Some(log) = &process.log
                 {
@@ -421,6 +418,14 @@ impl World<'_> {
                 return self.crash(number, Some(process));
             }
         }
+        let mut lost = 0;
+        for shard in &mut process.shards {
+            shard.abandon();
+        }
+        for shard in &mut process.shards {
+            shard.settle();
+            lost += shard.in_flight() as u64;
+        }
         process.shards.clear();
         for core in 0..process.commits.len() {
             for _ in 0..END_TURNS {
@@ -434,7 +439,9 @@ impl World<'_> {
             let mut going = false;
             for side in 0..process.deliveries.len() {
                 going |= process.deliveries[side].turn(true, Duration::ZERO);
-                self.brokers[side].step(|record| number_of(record).unwrap_or(0));
+                if let Some(broker) = self.brokers.get(side) {
+                    broker.step(|record| number_of(record).unwrap_or(0));
+                }
             }
             self.clock.advance(Duration::from_millis(10));
             self.look()?;
@@ -442,9 +449,10 @@ impl World<'_> {
                 break;
             }
         }
-        if let Some(misses) = &mut process.misses {
-            misses.turn();
+        for delivery in process.deliveries.drain(..) {
+            lost += delivery.end().lost;
         }
+        self.trace.add(format_args!("stopped, {lost} lost"));
         if let Some(log) = &process.log
             && let Err(error) = log.maintain()
         {
@@ -456,7 +464,7 @@ impl World<'_> {
         }
         self.disk.process_ended();
         self.look_at_dead_letters()?;
-        self.ledger.check_stop(number)?;
+        self.ledger.check_stop(number, lost)?;
         self.ledger.end_life(number, false);
         Ok(())
     }

@@ -280,6 +280,22 @@ fn delivery(house: &House, families: &mut Vec<Family>) {
     );
     families.extend(
         Family::counter(
+            "tidegate_dead_letters_dropped_total",
+            "Messages that were deleted from the dead letters before they were replayed (dead_letter.retention, when_full).",
+        )
+        .count(&[], behind.dead_letters.dropped())
+        .finish(),
+    );
+    families.extend(
+        Family::gauge(
+            "tidegate_dead_letter_bytes",
+            "Bytes of the dead letters, up to dead_letter.bytes_max.",
+        )
+        .number(&[], behind.dead_letters.bytes() as f64)
+        .finish(),
+    );
+    families.extend(
+        Family::counter(
             "tidegate_processing_attempts_failed_total",
             "Attempts of the workers at a message that came to nothing; a message that a broker brought is tried five times.",
         )

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use brokers::{
     breaker::BreakerConfig,
+    dead_letter::{DeadLetterConfig, WhenFull},
     destination::{self, Choice},
     kafka::{KafkaConfig, SPEAKS_TLS},
     log::{Io, LogConfig, Sync},
@@ -83,6 +84,8 @@ pub struct Delivery {
     pub nats: NatsConfig,
     /// Kafka, whether it is used or not.
     pub kafka: KafkaConfig,
+    /// How what cannot be delivered is kept; its folder is in the data directory.
+    pub dead_letters: DeadLetterConfig,
     /// When a broker counts as out of reach.
     pub breaker: BreakerConfig,
     /// What is a message's key.
@@ -149,6 +152,7 @@ impl Delivery {
             log: None,
             nats: nats(values)?,
             kafka: kafka(values)?,
+            dead_letters: dead_letters(values),
             breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
             remote: None,
@@ -199,6 +203,7 @@ impl Delivery {
             log: None,
             nats: nats(values)?,
             kafka: kafka(values)?,
+            dead_letters: dead_letters(values),
             breaker: breaker(values),
             partition: PartitionKey::from_setting(&values.text("engine.partition_key")),
             remote,
@@ -299,6 +304,19 @@ fn remote(values: &Values, part: Part, auth: &Auth) -> Result<Option<RemoteConfi
         idle: values.time("remote.idle"),
         breaker: breaker(values),
     }))
+}
+
+fn dead_letters(values: &Values) -> DeadLetterConfig {
+    DeadLetterConfig {
+        bytes_max: values.number("dead_letter.bytes_max") as u64,
+        age_max: values.time("dead_letter.retention"),
+        when_full: match values.text("dead_letter.when_full").as_str() {
+            "drop_oldest" => WhenFull::DropOldest,
+            _ => WhenFull::Refuse,
+        },
+        // The folder is the data directory's, whatever that is.
+        ..DeadLetterConfig::new(PathBuf::new())
+    }
 }
 
 fn breaker(values: &Values) -> BreakerConfig {

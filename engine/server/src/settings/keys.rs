@@ -295,6 +295,27 @@ pub const KEYS: &[Key] = &[
         "How the log writes: io_uring, pwrite and fdatasync (blocking), or auto (io_uring where the kernel allows it).",
     ),
     key(
+        "dead_letter.bytes_max",
+        Kind::Integer { min: 64 << 20, max: 1 << 50 },
+        "1073741824",
+        &[],
+        "Bytes of the messages that could not be delivered. What was replayed is deleted, by 16 MiB.",
+    ),
+    key(
+        "dead_letter.retention",
+        Kind::Duration { min_ms: 0, max_ms: 3650 * 86_400_000 },
+        r#""0s""#,
+        &[],
+        "How long such a message is kept, replayed or not; 0s: until it was replayed.",
+    ),
+    key(
+        "dead_letter.when_full",
+        Kind::Choice(&[("refuse", "refuse"), ("drop_oldest", "drop_oldest")]),
+        r#""refuse""#,
+        &[],
+        "Full: refuse (the broker's other messages wait until there is room) or drop_oldest (the oldest are deleted, counted and named in number).",
+    ),
+    key(
         "remote.ingest_url",
         Kind::Url,
         r#""""#,

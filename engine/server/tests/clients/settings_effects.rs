@@ -23,6 +23,8 @@ fn another(key: &Key) -> (&'static str, &'static [(&'static str, &'static str)])
         "data.bytes_max" => ("10737418241", LOG),
         "data.retention_bytes" => ("1073741825", LOG),
         "data.retention" => ("25h", LOG),
+        "dead_letter.bytes_max" => ("1073741825", &[]),
+        "dead_letter.when_full" => ("drop_oldest", &[]),
         "remote.ingest_url" | "remote.processor_url" => ("http://there:1", &[]),
         "remote.api_key"
         | "remote.connections_max"
