@@ -35,7 +35,7 @@ struct State {
 
 impl PlainBroker {
     /// Moves one thing: a request is judged and stored. Says what happened, for the trace.
-    pub fn step(&self, number_of: impl Fn(&Record<'_>) -> u32) -> &'static str {
+    pub fn step(&self, mut number_of: impl FnMut(&Record<'_>) -> u32) -> &'static str {
         let state = &mut *self.0.borrow_mut();
         if state.is_down || state.is_silent && state.requests.is_empty() {
             return "rests";

@@ -54,6 +54,8 @@ pub struct Message {
     stored: [u32; 2],
     /// By broker: among the dead letters. The third is of no broker.
     put_aside: [bool; 3],
+    /// Some broker has refused it, or lost it with its connection: what comes behind it need not wait.
+    was_refused: bool,
 }
 
 /// One time that a message was sent.
@@ -89,6 +91,8 @@ pub struct Ledger {
     pub damaged: bool,
     cores_max: usize,
     answered: u64,
+    /// Messages that orderly stops have said to be lost.
+    said_lost: u64,
 }
 
 /// The bytes of a message's payload.
@@ -119,6 +123,7 @@ impl Ledger {
             damaged: false,
             cores_max,
             answered: 0,
+            said_lost: 0,
         }
     }
 
@@ -154,6 +159,7 @@ impl Ledger {
             worked: 0,
             stored: [0; 2],
             put_aside: [false; 3],
+            was_refused: false,
         });
         self.homes.push(home);
         self.len() - 1
@@ -290,7 +296,16 @@ impl Ledger {
     ///
     /// # Errors
     /// When a message is in no such place.
-    pub fn check_stop(&self, life: usize, said_lost: u64) -> Result<(), Violation> {
+    pub fn check_stop(&mut self, life: usize, said_lost: u64) -> Result<(), Violation> {
+        self.said_lost += said_lost;
+        if self.shape.has_log() {
+            // What is in the log is kept for the next life; its last check is the end's.
+            let queued = self.messages.iter_mut().filter(|message| message.queued_in == Some(life));
+            queued.filter(|_| said_lost == 0).for_each(|message| {
+                message.promised = message.promised.max(Some(AckLevel::Durable));
+            });
+            return Ok(());
+        }
         let mut lost = 0;
         for (number, message) in self.messages.iter().enumerate() {
             if message.queued_in != Some(life) {
@@ -342,7 +357,7 @@ impl Ledger {
         let message = &self.messages[number as usize];
         // One that was sent several times may come by any of them, one that was refused comes late if it comes at all, and a
         // damaged log comes in any order.
-        if message.sent > 1 || message.put_aside.contains(&true) || self.damaged {
+        if message.sent > 1 || message.was_refused || self.damaged {
             return Ok(());
         }
         let key = (place, message.key, self.homes[number as usize], message.first_life);
@@ -384,6 +399,13 @@ impl Ledger {
         if *stored == 1 { self.check_order(1 + broker, number) } else { Ok(()) }
     }
 
+    /// A broker has refused a message.
+    pub fn note_refused(&mut self, number: u32) {
+        if let Some(message) = self.messages.get_mut(number as usize) {
+            message.was_refused = true;
+        }
+    }
+
     /// What is among the dead letters, by side.
     pub fn note_dead_letter(&mut self, side: Option<usize>, record: &Record<'_>) -> Result<(), Violation> {
         let number = self.look_up(record, "dead letters")?;
@@ -397,6 +419,7 @@ impl Ledger {
     /// The first promise that was broken.
     pub fn check_end(&self) -> Result<(), Violation> {
         let Shape { queue, best_effort, .. } = self.shape;
+        let mut missing = 0;
         for (number, message) in self.messages.iter().enumerate() {
             let Some(level) = message.promised else { continue };
             let is_said_lost = |(shard, offset): &(usize, u64)| {
@@ -413,7 +436,14 @@ impl Ledger {
             }
             for broker in 0..queue.brokers() {
                 let there = message.stored[broker] > 0 || message.put_aside[broker];
-                if !there && (self.shape.has_log() || level == AckLevel::Delivered) {
+                let is_kept = self.shape.has_log();
+                // Without the log a kill takes along what a slower side was not done with.
+                let was_killed =
+                    !is_kept && best_effort && self.crashes.iter().any(|life| *life >= message.first_life);
+                if !there && !was_killed && (is_kept || level == AckLevel::Delivered) {
+                    missing += 1;
+                }
+                if missing > self.said_lost {
                     let kind = if best_effort {
                         "missed by a side and not listed"
                     } else {

@@ -299,7 +299,7 @@ impl World<'_> {
             }
             12..=13 if !self.brokers.is_empty() => {
                 let side = self.random.usize(0..self.brokers.len());
-                let did = self.brokers[side].step(|record| number_of(record).unwrap_or(0));
+                let did = self.step_broker(side);
                 self.trace.add(format_args!("broker {side} {did}"));
             }
             14 => {
@@ -318,6 +318,18 @@ impl World<'_> {
         }
         self.clock.advance(Duration::from_micros(self.random.u64(0..500)));
         self.look()
+    }
+
+    fn step_broker(&mut self, side: usize) -> &'static str {
+        let mut number = 0;
+        let did = self.brokers[side].step(|record| {
+            number = number_of(record).unwrap_or(0);
+            number
+        });
+        if did == "refuses" {
+            self.ledger.note_refused(number);
+        }
+        did
     }
 
     fn poll(&mut self, process: &mut Process, core: usize) -> Result<(), Violation> {
@@ -439,8 +451,8 @@ impl World<'_> {
             let mut going = false;
             for side in 0..process.deliveries.len() {
                 going |= process.deliveries[side].turn(true, Duration::ZERO);
-                if let Some(broker) = self.brokers.get(side) {
-                    broker.step(|record| number_of(record).unwrap_or(0));
+                if side < self.brokers.len() {
+                    self.step_broker(side);
                 }
             }
             self.clock.advance(Duration::from_millis(10));
