@@ -399,7 +399,7 @@ impl DeadLetters {
 }
 
 /// Shows every dead letter that was not replayed, oldest first, until `each` says `false`; a server may be at work there
-/// meanwhile. A folder that does not exist holds none.
+/// meanwhile. A folder that does not exist holds none. Returns the places that are damaged, and are not shown.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -407,9 +407,9 @@ pub fn list(
     disk: &dyn Disk,
     directory: &Path,
     mut each: impl FnMut(&Letter<'_>) -> bool,
-) -> Result<(), LogError> {
+) -> Result<Vec<String>, LogError> {
     if !disk.exists(directory) {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let replayed = replayed_upto(disk, directory)?;
     let alone = replayed_alone(disk, directory)?;

@@ -136,6 +136,19 @@ impl RecordHeader {
     }
 }
 
+/// The epoch of the first whole record header in the bytes behind a segment's header; 0 when there is none.
+pub fn first_epoch(bytes: Option<&[u8]>) -> u64 {
+    let mut rest = bytes.unwrap_or_default();
+    while rest.len() >= RECORD_HEADER_BYTES {
+        let epoch = number64(rest, 16);
+        if epoch != 0 && RecordHeader::decode(rest, epoch).is_some() {
+            return epoch;
+        }
+        rest = &rest[ALIGNMENT..];
+    }
+    0
+}
+
 /// Bytes of a record with so much payload.
 pub fn stride(payload_bytes: usize) -> usize {
     (RECORD_HEADER_BYTES + payload_bytes).next_multiple_of(ALIGNMENT)

@@ -3,11 +3,13 @@
 //! ```text
 //! data.directory/
 //!   LOCK                                held while a process writes here
+//!   id, shards                          what tells this log from others; how many shards it has
 //!   cursors/workers, cursors/kafka …    how far each consumer has come
+//!   shard-000/manifest                  what the shard has to hold
 //!   shard-000/00000000000000000000.segment …
 //! ```
 //!
-//! [`format`] says what the bytes mean, [`writer`] how they get there, [`recovery`] what counts after a crash,
+//! [`format`] says what the bytes mean, [`writer`] how they get there, `manifest` what has to be there, [`recovery`] what counts after a crash,
 //! [`reader`] how they are read back, [`cursor`] how consumers remember their place, [`offline`] is for the tools.
 //!
 //! Segments are deleted by [`Log::maintain`] once every consumer's *durable* position has passed them and retention
@@ -16,6 +18,7 @@
 mod commit;
 mod cursor;
 pub mod format;
+mod manifest;
 pub mod offline;
 mod reader;
 pub mod recovery;
@@ -40,7 +43,7 @@ pub use self::{
     recovery::ShardRecovery,
     writer::{Commits, Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter, Turn},
 };
-use self::{segment::Segment, writer::ShardState};
+use self::{recovery::Known, segment::Segment, writer::ShardState};
 use crate::disk::{self, Disk, DiskLock, NotLocked, Open};
 
 /// How the log writes.
@@ -145,6 +148,22 @@ pub enum LogError {
         /// What is wrong.
         what: String,
     },
+    /// Bytes that were acknowledged are not there.
+    #[error(
+        "shard {shard}: offsets from {from}{} were acknowledged as durable and are not there: {what}. Put the lost file back; or \
+         `tidegate log verify` shows what is there, `tidegate log repair --salvage DIR` goes on without it",
+        range_end(*upto)
+    )]
+    Missing {
+        /// Which shard.
+        shard: usize,
+        /// The first offset that is not there.
+        from: u64,
+        /// The offset behind the last one, if that is known.
+        upto: Option<u64>,
+        /// What was found.
+        what: String,
+    },
     /// Records were deleted by retention before this reader came to them.
     #[error("shard {shard}: offset {offset} was deleted, the first one kept is {first}")]
     Gone {
@@ -155,6 +174,10 @@ pub enum LogError {
         /// The first one there is.
         first: u64,
     },
+}
+
+fn range_end(upto: Option<u64>) -> String {
+    upto.map_or_else(|| " on".to_owned(), |upto| format!(" to {}", upto.saturating_sub(1)))
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -230,15 +253,27 @@ impl Log {
         let epoch = fastrand::u64(1..);
         let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
         let mut shards = BTreeMap::new();
-        for shard in segment::shards(disk, directory).map_err(LogError::io("list", directory))? {
+        let mut there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
+        let with_manifest = read_shard_count(disk, directory)?;
+        there.extend((0..with_manifest).filter(|shard| !there.contains(shard)).collect::<Vec<_>>());
+        there.sort_unstable();
+        for shard in there.iter().copied() {
             let position = |(_, positions): &(String, Positions)| positions.get(&shard).copied().unwrap_or(0);
-            let needed = cursors.iter().map(position).min().unwrap_or(0);
-            let found = recovery::recover(disk, directory, shard, epoch, needed, config.segment_bytes)?;
-            // A log that was emptied by retention goes on where its consumers are: offsets are never used twice.
-            let beyond = cursors.iter().map(position).max().unwrap_or(0);
-            let next_offset = found.report.next_offset.max(beyond);
-            shards.insert(shard, Arc::new(ShardState::new(shard, next_offset, found.segments)));
-            recovery.shards.push(ShardRecovery { next_offset, ..found.report });
+            let known = Known {
+                epoch,
+                needed: cursors.iter().map(position).min().unwrap_or(0),
+                reached: cursors.iter().map(position).max().unwrap_or(0),
+                has_manifest: shard < with_manifest,
+                segment_bytes: config.segment_bytes,
+            };
+            let found = recovery::recover(disk, directory, shard, known)?;
+            let state = ShardState::new(shard, found.report.next_offset, found.segments, found.manifest);
+            shards.insert(shard, Arc::new(state));
+            recovery.shards.push(found.report);
+        }
+        let count = there.last().map_or(0, |last| last + 1);
+        if count > with_manifest {
+            write_shard_count(disk, directory, count)?;
         }
         let shared = Shared {
             config,
@@ -511,9 +546,15 @@ impl Log {
     }
 
     fn delete_oldest(&self, shard: usize, state: &ShardState) -> Result<(), LogError> {
-        let Some(path) = state.segments.lock().first().map(|segment| segment.path.clone()) else {
-            return Ok(());
+        let (path, next) = {
+            let segments = state.segments.lock();
+            let (Some(oldest), Some(next)) = (segments.first(), segments.get(1)) else { return Ok(()) };
+            (oldest.path.clone(), next.first_offset)
         };
+        // From here on nobody asks for it.
+        state
+            .rewrite_list(|list| list.first_offset = next)
+            .map_err(LogError::io("write the manifest beside", &path))?;
         self.disk().remove(&path).map_err(LogError::io("delete", &path))?;
         let folder = segment::folder_of(&self.config().directory, shard);
         self.disk().sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
@@ -578,7 +619,7 @@ pub struct ShardStat {
     pub bytes_written: u64,
 }
 
-/// The id in the folder's file of that name; made if it is not there. Written beside and renamed: there is all of it or none.
+/// The id in the folder's file of that name; made if it is not there.
 fn id_of(disk: &dyn Disk, directory: &Path) -> Result<String, LogError> {
     let path = directory.join("id");
     if let Ok(id) = disk::read(disk, &path)
@@ -588,14 +629,42 @@ fn id_of(disk: &dyn Disk, directory: &Path) -> Result<String, LogError> {
         return Ok(id.trim().to_owned());
     }
     let id = format!("{:032x}", fastrand::u128(..));
-    let new = directory.join("id.new");
-    let written = disk.open(&new, Open::Empty).and_then(|file| {
-        file.write_all_at(format!("{id}\n").as_bytes(), 0)?;
-        file.sync_all()
-    });
-    written.and_then(|()| disk.rename(&new, &path)).map_err(LogError::io("write", &path))?;
+    write_beside(disk, directory, "id", &format!("{id}\n"))?;
     Ok(id)
 }
+
+/// How many shards the folder has, each with a manifest; 0 when an earlier version made it.
+fn read_shard_count(disk: &dyn Disk, directory: &Path) -> Result<usize, LogError> {
+    let path = directory.join(SHARDS);
+    let bytes = match disk::read(disk, &path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other.map_err(LogError::io("read", &path))?,
+    };
+    let count = std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok());
+    count.ok_or_else(|| LogError::Damaged {
+        path,
+        position: 0,
+        what: "it is to hold the number of shards".to_owned(),
+    })
+}
+
+fn write_shard_count(disk: &dyn Disk, directory: &Path, count: usize) -> Result<(), LogError> {
+    write_beside(disk, directory, SHARDS, &format!("{count}\n"))?;
+    disk.sync_folder(directory).map_err(LogError::io("sync", directory))
+}
+
+/// Written beside and renamed: there is all of it or none.
+fn write_beside(disk: &dyn Disk, directory: &Path, name: &str, text: &str) -> Result<(), LogError> {
+    let (path, new) = (directory.join(name), directory.join(format!("{name}.new")));
+    let written = disk.open(&new, Open::Empty).and_then(|file| {
+        file.write_all_at(text.as_bytes(), 0)?;
+        file.sync_all()
+    });
+    written.and_then(|()| disk.rename(&new, &path)).map_err(LogError::io("write", &path))
+}
+
+/// The file that holds the number of shards.
+const SHARDS: &str = "shards";
 
 fn create_if_absent(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
     match disk.create_folder(folder) {

@@ -2,15 +2,20 @@
 //!
 //! All but [`repair`] only read, and may be used while a server writes: what it is just writing shows as a torn tail.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use engine_core::clock;
 
 use super::{
     LogError, Positions, cursor,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
+    manifest::{self, Found, List, Manifest},
+    read_shard_count,
     segment::{self, After, Scan, scan},
-    take_lock,
+    take_lock, write_shard_count,
 };
 use crate::disk::{self, Disk, Open};
 
@@ -32,9 +37,23 @@ pub enum Verdict {
         position: u64,
         /// The first offset that is missing.
         offset: u64,
-        /// The first offset behind that is whole, if any.
+        /// The first offset behind that is whole, if any; else the one behind the last that is known to be missing.
         resumes: Option<u64>,
     },
+    /// It is whole, and another's: this shard's, with this first offset.
+    Misplaced {
+        /// Whose it is.
+        shard: usize,
+        /// Its first offset.
+        first_offset: u64,
+    },
+}
+
+impl Verdict {
+    /// Whether something that was acknowledged is not where it should be.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Verdict::Damaged { .. } | Verdict::Misplaced { .. })
+    }
 }
 
 /// A segment as [`verify`] finds it.
@@ -56,42 +75,158 @@ pub struct SegmentReport {
     pub verdict: Verdict,
 }
 
-/// Looks through every segment.
+/// Offsets that have to be there and are in no segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Of which shard.
+    pub shard: usize,
+    /// The first.
+    pub from: u64,
+    /// Behind the last; the same when there may be none.
+    pub upto: u64,
+    /// What is not there.
+    pub what: String,
+}
+
+/// What [`verify`] finds.
+#[derive(Clone, Debug, Default)]
+pub struct Verified {
+    /// By shard and first offset.
+    pub segments: Vec<SegmentReport>,
+    /// By shard.
+    pub missing: Vec<Missing>,
+    /// By shard: the offset behind the last that was ever acknowledged, as far as that is known.
+    ends: BTreeMap<usize, u64>,
+}
+
+impl Verified {
+    /// Whether nothing that was acknowledged is damaged or missing.
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty() && !self.segments.iter().any(|report| report.verdict.is_damage())
+    }
+}
+
+/// Looks through every segment, and whether all are there.
 ///
 /// # Errors
 /// When files cannot be read.
-pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<Vec<SegmentReport>, LogError> {
-    let mut reports = Vec::new();
-    for shard in segment::shards(disk, directory).map_err(LogError::io("list", directory))? {
-        let folder = segment::folder_of(directory, shard);
-        let paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
-        for (place, (first_offset, path)) in paths.iter().enumerate() {
-            let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
-            let found = scan(&bytes, |_, _, _| {});
-            let next = paths.get(place + 1).map(|(first, _)| *first);
-            reports.push(SegmentReport {
-                shard,
-                path: path.clone(),
-                first_offset: *first_offset,
-                next_offset: found.next_offset,
-                records: found.records,
-                bytes: bytes.len() as u64,
-                verdict: judge(&found, *first_offset, next),
-            });
+pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<Verified, LogError> {
+    let mut verified = Verified::default();
+    let with_manifest = read_shard_count(disk, directory).unwrap_or(0);
+    let cursors = cursors(disk, directory)?;
+    let there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
+    let count = there.last().map_or(0, |last| last + 1).max(with_manifest);
+    for shard in 0..count {
+        let reached = cursors.iter().filter_map(|(_, positions)| positions.get(&shard)).max().copied();
+        let has_manifest = shard < with_manifest;
+        if there.contains(&shard) {
+            verify_shard(disk, directory, shard, has_manifest, reached.unwrap_or(0), &mut verified)?;
+        } else if has_manifest {
+            let (upto, what) = (reached.unwrap_or(0), "its folder is gone".to_owned());
+            verified.missing.push(Missing { shard, from: 0, upto, what });
         }
     }
-    Ok(reports)
+    Ok(verified)
 }
 
-fn judge(found: &Scan, first_offset: u64, next_segment: Option<u64>) -> Verdict {
-    let damaged = |resumes| Verdict::Damaged { position: found.end, offset: found.next_offset, resumes };
-    if found.header.is_none_or(|header| header.first_offset != first_offset) {
-        return Verdict::Damaged { position: 0, offset: first_offset, resumes: next_segment };
+/// What is known of a shard beside its segments.
+struct Promise {
+    /// What the segments have to begin with, if that is known.
+    first: Option<u64>,
+    /// The segment that has to be there.
+    last: Option<u64>,
+    /// All below was durable.
+    end: u64,
+}
+
+fn promise_of(found: Found, reached: u64, has_manifest: bool) -> Promise {
+    match found {
+        Found::Says { list, mark, .. } => {
+            Promise { first: list.last.map(|_| list.first_offset), last: list.last, end: mark.max(reached) }
+        }
+        // An earlier version's log may have been emptied by retention.
+        _ => Promise { first: None, last: None, end: if has_manifest { reached } else { 0 } },
     }
+}
+
+fn verify_shard(
+    disk: &dyn Disk,
+    directory: &Path,
+    shard: usize,
+    has_manifest: bool,
+    reached: u64,
+    verified: &mut Verified,
+) -> Result<(), LogError> {
+    let folder = segment::folder_of(directory, shard);
+    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_in(&folder)))?;
+    let promise = promise_of(found, reached, has_manifest);
+    verified.ends.insert(shard, promise.end);
+    let mut missing = |from: u64, upto: u64, what: String| {
+        verified.missing.push(Missing { shard, from, upto: upto.max(from), what });
+    };
+    if has_manifest && !matches!(found, Found::Says { .. }) {
+        missing(promise.end, promise.end, "its manifest, which says what has to be there".to_owned());
+    }
+    let mut paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
+    // About to be deleted when the process ended.
+    while promise.first.is_some_and(|first| paths.get(1).is_some_and(|(next, _)| *next <= first)) {
+        paths.remove(0);
+    }
+    let first = paths.first().map(|(first, _)| *first);
+    if let Some(due) = promise.first
+        && first.is_none_or(|first| first > due)
+    {
+        missing(due, first.unwrap_or(promise.end), format!("the segment that begins at offset {due}"));
+    } else if let Some(last) = promise.last
+        && !paths.iter().any(|(first, _)| *first == last)
+    {
+        let upto = if paths.last().is_some_and(|(first, _)| *first > last) { last } else { promise.end };
+        missing(last, upto, format!("the segment that begins at offset {last}"));
+    }
+    for (place, (first_offset, path)) in paths.iter().enumerate() {
+        let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
+        let found = scan(&bytes, |_, _, _| {});
+        let next = paths.get(place + 1).map(|(first, _)| *first);
+        verified.segments.push(SegmentReport {
+            shard,
+            path: path.clone(),
+            first_offset: *first_offset,
+            next_offset: found.next_offset,
+            records: found.records,
+            bytes: bytes.len() as u64,
+            verdict: judge(&found, (shard, *first_offset), next, &promise),
+        });
+    }
+    Ok(())
+}
+
+fn judge(
+    found: &Scan,
+    (shard, first_offset): (usize, u64),
+    next_segment: Option<u64>,
+    promise: &Promise,
+) -> Verdict {
+    let damaged = |resumes| Verdict::Damaged { position: found.end, offset: found.next_offset, resumes };
+    let Some(header) = found.header else {
+        let is_new = next_segment.is_none() && promise.last.is_some_and(|last| first_offset > last);
+        if found.after == After::Zeros && (is_new || promise.last.is_none() && next_segment.is_none()) {
+            // Created, and not a byte of it in use.
+            return Verdict::Whole;
+        }
+        let resumes = next_segment.or(Some(promise.end)).filter(|upto| *upto > first_offset);
+        return Verdict::Damaged { position: 0, offset: first_offset, resumes };
+    };
+    if (header.shard as usize, header.first_offset) != (shard, first_offset) {
+        return Verdict::Misplaced { shard: header.shard as usize, first_offset: header.first_offset };
+    }
+    let is_short = next_segment.is_none() && promise.end > found.next_offset;
     match (found.after, next_segment) {
         (_, Some(next)) if next > found.next_offset => damaged(Some(next)),
         (After::Records { first, .. }, Some(_)) => damaged(Some(first)),
-        (After::Records { first, proven }, None) if proven > found.next_offset => damaged(Some(first)),
+        (After::Records { first, proven }, None) if proven > found.next_offset || is_short => {
+            damaged(Some(first))
+        }
+        (_, None) if is_short => damaged(Some(promise.end)),
         (After::Garbage { end }, Some(next)) if next >= found.next_offset => {
             Verdict::TornTail { position: found.end, bytes: end - found.end }
         }
@@ -114,39 +249,62 @@ pub struct Dumped<'a> {
     pub payload: &'a [u8],
 }
 
-/// Shows every valid record in order, of one shard or of all; stops when `each` says false.
+/// Shows every valid record in order, of one shard or of all; stops when `each` says false. Returns the places where something
+/// that was acknowledged is damaged or missing, and is not shown: [`verify`] says more of them.
 ///
 /// # Errors
-/// When files cannot be read. Damaged parts are skipped: [`verify`] is for them.
+/// When files cannot be read.
 pub fn dump(
     disk: &dyn Disk,
     directory: &Path,
     only: Option<usize>,
     mut each: impl FnMut(Dumped<'_>) -> bool,
-) -> Result<(), LogError> {
-    for shard in segment::shards(disk, directory).map_err(LogError::io("list", directory))? {
-        if only.is_some_and(|only| only != shard) {
+) -> Result<Vec<String>, LogError> {
+    let verified = verify(disk, directory)?;
+    let is_asked = |shard: usize| only.is_none_or(|only| only == shard);
+    let missing = verified.missing.iter().filter(|missing| is_asked(missing.shard));
+    let mut places: Vec<String> = missing
+        .map(|Missing { shard, from, what, .. }| {
+            format!("shard {shard} from offset {from} on: {what} is not there")
+        })
+        .collect();
+    for (place, report) in verified.segments.iter().enumerate() {
+        let SegmentReport { shard, path, .. } = report;
+        if !is_asked(*shard) {
             continue;
         }
-        let folder = segment::folder_of(directory, shard);
-        let paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
-        for (place, (_, path)) in paths.iter().enumerate() {
-            // What a later segment holds as well counts there.
-            let end = paths.get(place + 1).map_or(u64::MAX, |(first, _)| *first);
-            let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
-            let mut go_on = true;
-            scan(&bytes, |_, header, payload| {
-                if go_on && header.offset < end {
-                    let (offset, appended_ms) = (header.offset, header.appended_ms);
-                    go_on = each(Dumped { shard, offset, appended_ms, payload });
-                }
-            });
-            if !go_on {
-                return Ok(());
+        if report.verdict.is_damage() {
+            places.push(format!("{} from offset {} on", path.display(), report.next_offset));
+        }
+        // What a later segment holds as well counts there.
+        let next = verified.segments.get(place + 1).filter(|next| next.shard == *shard);
+        let end = next.map_or(u64::MAX, |next| next.first_offset);
+        let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
+        let epoch = epoch_of(&bytes);
+        let mut due = report.first_offset;
+        let mut go_on = true;
+        segment::salvage(&bytes, epoch, |header, payload| {
+            if go_on
+                && header.offset >= due
+                && header.offset < end
+                && !matches!(report.verdict, Verdict::Misplaced { .. })
+            {
+                due = header.offset + 1;
+                let (offset, appended_ms) = (header.offset, header.appended_ms);
+                go_on = each(Dumped { shard: *shard, offset, appended_ms, payload });
             }
+        });
+        if !go_on {
+            break;
         }
     }
-    Ok(())
+    Ok(places)
+}
+
+/// The epoch of a segment, which its header and each of its records hold; 0 when no whole one does.
+fn epoch_of(bytes: &[u8]) -> u64 {
+    SegmentHeader::decode(bytes)
+        .map_or_else(|| format::first_epoch(bytes.get(SEGMENT_HEADER_BYTES..)), |header| header.epoch)
 }
 
 /// The cursors of a folder with their positions.
@@ -177,67 +335,160 @@ pub fn advance_cursor(
     cursor.flush().map_err(io())
 }
 
-/// What [`repair`] did to a segment.
+/// What [`repair`] did to a segment, or for one that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repaired {
     /// Whose shard's.
     pub shard: usize,
-    /// The segment.
+    /// The segment; the shard's folder when there is none.
     pub path: PathBuf,
-    /// Where its bytes were copied as they were.
-    pub copy: PathBuf,
+    /// Where its bytes were copied as they were, if there were any.
+    pub copy: Option<PathBuf>,
     /// Messages that were whole, and were kept.
     pub kept: u64,
     /// Offsets that are lost, each from … to before …
     pub lost: Vec<(u64, u64)>,
-    /// Whether more may be lost behind these: the segment was the shard's last.
-    pub open_end: bool,
 }
 
-/// Copies every damaged segment to `salvage`, then writes it anew from its whole messages, with the lost ones marked, so
-/// that the log opens again.
+/// Makes a damaged log open again: copies every damaged segment to `salvage`, gives those that have another's name their own
+/// back, writes the damaged ones anew from their whole messages with the lost ones marked, and says what is lost. Nothing that
+/// is lost is given to another message: offsets go on behind the last that was ever acknowledged.
 ///
 /// # Errors
 /// When another process uses the folder, or files cannot be read or written.
 pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<Repaired>, LogError> {
     let _lock = take_lock(disk, directory)?;
     disk::create_folders(disk, salvage).map_err(LogError::io("create", salvage))?;
+    let verified = verify(disk, directory)?;
+    if verified.is_whole() {
+        return Ok(Vec::new());
+    }
+    put_in_place(disk, directory, salvage, &verified)?;
+    let verified = verify(disk, directory)?;
     let mut repaired = Vec::new();
-    let reports = verify(disk, directory)?;
-    for (place, report) in reports.iter().enumerate() {
-        if !matches!(report.verdict, Verdict::Damaged { .. }) {
+    for Missing { shard, from, upto, .. } in &verified.missing {
+        let (shard, path) = (*shard, segment::folder_of(directory, *shard));
+        disk::create_folders(disk, &path).map_err(LogError::io("create", &path))?;
+        // What lies behind a segment that is there is told of with that one.
+        let has_before =
+            verified.segments.iter().any(|report| report.shard == shard && report.first_offset <= *from);
+        let lost = if upto > from && !has_before { vec![(*from, *upto)] } else { Vec::new() };
+        repaired.push(Repaired { shard, path, copy: None, kept: 0, lost });
+    }
+    let mut shards: Vec<usize> = verified.missing.iter().map(|missing| missing.shard).collect();
+    for (place, report) in verified.segments.iter().enumerate() {
+        let next = verified.segments.get(place + 1).filter(|next| next.shard == report.shard);
+        if !report.verdict.is_damage() {
             continue;
         }
-        let name = format!("shard-{:03}-{:020}.segment", report.shard, report.first_offset);
-        let copy = salvage.join(name);
-        copy_file(disk, &report.path, &copy).map_err(LogError::io("copy", &report.path))?;
-        let next = reports.get(place + 1).filter(|next| next.shard == report.shard);
-        repaired.push(write_anew(disk, directory, report, copy, next.map(|next| next.first_offset))?);
+        shards.push(report.shard);
+        let copy = copy_aside(disk, salvage, &report.path, report.shard)?;
+        if matches!(report.verdict, Verdict::Misplaced { .. }) {
+            // Its place is taken by another one that is whole.
+            disk.remove(&report.path).map_err(LogError::io("remove", &report.path))?;
+            continue;
+        }
+        let next = next.map(|next| next.first_offset);
+        let due = next.or(verified.ends.get(&report.shard).copied());
+        repaired.push(write_anew(disk, directory, report, copy, next, due)?);
+    }
+    shards.sort_unstable();
+    shards.dedup();
+    for shard in shards {
+        restate(disk, directory, shard)?;
+    }
+    if let Some(last) = segment::shards(disk, directory).map_err(LogError::io("list", directory))?.last()
+        && read_shard_count(disk, directory).ok() != Some(last + 1)
+        && !verified.segments.is_empty()
+    {
+        for shard in 0..=*last {
+            restate(disk, directory, shard)?;
+        }
+        write_shard_count(disk, directory, last + 1)?;
     }
     Ok(repaired)
 }
 
-fn copy_file(disk: &dyn Disk, from: &Path, to: &Path) -> std::io::Result<()> {
-    let bytes = disk::read(disk, from)?;
-    let copy = disk.open(to, Open::Empty)?;
-    copy.write_all_at(&bytes, 0)?;
-    copy.sync_all()
+/// Gives segments that have each other's names their own back, as far as those are free.
+fn put_in_place(
+    disk: &dyn Disk,
+    directory: &Path,
+    salvage: &Path,
+    verified: &Verified,
+) -> Result<(), LogError> {
+    let mut whole = Vec::new();
+    for report in &verified.segments {
+        if let Verdict::Misplaced { shard, first_offset } = report.verdict {
+            let bytes = disk::read(disk, &report.path).map_err(LogError::io("read", &report.path))?;
+            copy_aside(disk, salvage, &report.path, report.shard)?;
+            disk.remove(&report.path).map_err(LogError::io("remove", &report.path))?;
+            whole.push((segment::folder_of(directory, shard), first_offset, bytes));
+        }
+    }
+    for (folder, first_offset, bytes) in whole {
+        let path = folder.join(format!("{first_offset:020}.segment"));
+        if disk.exists(&folder) && !disk.exists(&path) {
+            let written = disk.open(&path, Open::Empty).and_then(|file| {
+                file.write_all_at(&bytes, 0)?;
+                file.sync_all()
+            });
+            written.and_then(|()| disk.sync_folder(&folder)).map_err(LogError::io("write", &path))?;
+        }
+    }
+    Ok(())
 }
 
+fn copy_aside(disk: &dyn Disk, salvage: &Path, path: &Path, shard: usize) -> Result<PathBuf, LogError> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("segment");
+    let copy = salvage.join(format!("shard-{shard:03}-{name}"));
+    let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
+    let written = disk.open(&copy, Open::Empty).and_then(|file| {
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()
+    });
+    written.map_err(LogError::io("write", &copy))?;
+    Ok(copy)
+}
+
+/// Says anew what a shard has to hold: what it holds.
+fn restate(disk: &dyn Disk, directory: &Path, shard: usize) -> Result<(), LogError> {
+    let folder = segment::folder_of(directory, shard);
+    let path = manifest::path_in(&folder);
+    let found = manifest::read(disk, &folder).map_err(LogError::io("read", &path))?;
+    let reached = cursors(disk, directory)?;
+    let reached = reached.iter().filter_map(|(_, positions)| positions.get(&shard)).max().copied();
+    let promise = promise_of(found, reached.unwrap_or(0), true);
+    let paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
+    let end = match paths.last() {
+        Some((_, path)) => {
+            let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
+            scan(&bytes, |_, _, _| {}).next_offset
+        }
+        None => promise.end,
+    };
+    let list = List {
+        first_offset: paths.first().map_or(end, |(first, _)| *first),
+        last: paths.last().map(|(first, _)| *first),
+        end,
+    };
+    Manifest::open(disk, &folder, found, list).map_err(LogError::io("write", &path))?;
+    Ok(())
+}
+
+/// Writes a segment anew from its whole messages; `due`: the offset behind what has to be in it.
 fn write_anew(
     disk: &dyn Disk,
     directory: &Path,
     report: &SegmentReport,
     copy: PathBuf,
     next_segment: Option<u64>,
+    due_upto: Option<u64>,
 ) -> Result<Repaired, LogError> {
     let bytes = disk::read(disk, &report.path).map_err(LogError::io("read", &report.path))?;
-    // A damaged header takes the epoch with it; any whole record would have to be found without.
-    let old_epoch = SegmentHeader::decode(&bytes).map_or(0, |header| header.epoch);
     let epoch = fastrand::u64(1..);
     let (mut records, mut lost, mut kept) = (Vec::new(), Vec::new(), 0);
     let mut due = report.first_offset;
-    segment::salvage(&bytes, old_epoch, |header, payload| {
+    segment::salvage(&bytes, epoch_of(&bytes), |header, payload| {
         // What an older record left behind, or what a later segment holds.
         if header.offset < due || next_segment.is_some_and(|next| header.offset >= next) {
             return;
@@ -252,10 +503,10 @@ fn write_anew(
         due = header.offset + 1;
         kept += 1;
     });
-    if let Some(next) = next_segment.filter(|next| *next > due) {
-        lost.push((due, next));
-        format::append_gap(&mut records, epoch, due, next, clock::wall_ms());
-        due = next;
+    if let Some(upto) = due_upto.filter(|upto| *upto > due) {
+        lost.push((due, upto));
+        format::append_gap(&mut records, epoch, due, upto, clock::wall_ms());
+        due = upto;
     }
     format::append_seal(&mut records, epoch, due, clock::wall_ms());
     let folder = segment::folder_of(directory, report.shard);
@@ -274,5 +525,5 @@ fn write_anew(
     segment::put_in_use(disk, &folder, &*file, &header)
         .map_err(LogError::io("put in use a segment in", &folder))?;
     let (shard, path) = (report.shard, report.path.clone());
-    Ok(Repaired { shard, path, copy, kept, lost, open_end: next_segment.is_none() })
+    Ok(Repaired { shard, path, copy: Some(copy), kept, lost })
 }

@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine_core::clock;
@@ -25,14 +25,17 @@ use super::{
     Log, Sync,
     commit::Committer,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
+    manifest::{List, MARK_AFTER, Manifest},
     segment::{self, Segment},
 };
 use crate::disk::DiskFile;
 
 /// Bytes of a batch at most, unless a single record is longer.
 const BATCH_BYTES_MAX: usize = 8 << 20;
-/// Idle for so long, the last commit is vouched for by a seal.
-const SEAL_AFTER: Duration = Duration::from_millis(200);
+/// Under load the mark is synced so often.
+const MARK_EVERY: Duration = Duration::from_secs(1);
+/// How long a wait may be when there is nothing to do in idle time.
+const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
 /// How often room is looked for when there is none.
 const ROOM_RETRY: Duration = Duration::from_millis(100);
 
@@ -83,6 +86,7 @@ pub(super) struct ShardState {
     failed: AtomicBool,
     pub(super) health: Mutex<Health>,
     pub(super) segments: Mutex<Vec<Segment>>,
+    manifest: Mutex<Manifest>,
     pub(super) timings: Timings,
 }
 
@@ -120,7 +124,15 @@ impl ShardState {
         self.segments.lock().get(1).filter(|next| next.first_offset <= passed).cloned()
     }
 
-    pub(super) fn new(shard: usize, next_offset: u64, segments: Vec<Segment>) -> Self {
+    /// Says durably what the shard has to hold from now on.
+    pub(super) fn rewrite_list(&self, change: impl FnOnce(&mut List)) -> io::Result<()> {
+        let mut manifest = self.manifest.lock();
+        let mut list = manifest.list();
+        change(&mut list);
+        manifest.set(list)
+    }
+
+    pub(super) fn new(shard: usize, next_offset: u64, segments: Vec<Segment>, manifest: Manifest) -> Self {
         Self {
             shard,
             durable_upto: AtomicU64::new(next_offset),
@@ -130,6 +142,7 @@ impl ShardState {
             failed: AtomicBool::new(false),
             health: Mutex::default(),
             segments: Mutex::new(segments),
+            manifest: Mutex::new(manifest),
             timings: Timings::default(),
         }
     }
@@ -180,7 +193,7 @@ impl ShardWriter {
             segment_bytes: config.segment_bytes,
             current: None,
             prepared: None,
-            sealed: true,
+            marked_at: clock::now(),
             batch: Vec::new(),
             under_way: None,
             on_progress,
@@ -327,8 +340,8 @@ pub struct Commits {
     segment_bytes: u64,
     current: Option<Current>,
     prepared: Option<Arc<dyn DiskFile>>,
-    /// Nothing was committed since the last seal.
-    sealed: bool,
+    /// When the mark was synced last.
+    marked_at: Instant,
     batch: Vec<u8>,
     /// The offset behind the batch, if there is one that is not written.
     under_way: Option<u64>,
@@ -356,7 +369,13 @@ impl Commits {
 
     /// Waits for something to do, or until it is time for what is done in idle time: then it is true.
     fn wait_for_a_batch(&self) -> bool {
-        let idle = if self.prepared.is_none() { ROOM_RETRY } else { SEAL_AFTER };
+        let idle = if self.prepared.is_none() {
+            ROOM_RETRY
+        } else if self.state.manifest.lock().is_mark_durable() {
+            NOTHING_TO_DO
+        } else {
+            MARK_AFTER
+        };
         self.wait(idle, |slot| slot.handed_over || slot.closing);
         let slot = self.state.slot.lock();
         !slot.handed_over && !slot.closing
@@ -373,9 +392,7 @@ impl Commits {
         let closing = self.take_batch();
         let Some(next_offset) = self.under_way else {
             if closing {
-                if let Err(error) = self.seal() {
-                    tracing::warn!(shard = self.state.shard, %error, "the log's last commit could not be sealed");
-                }
+                self.sync_mark();
                 return Turn::Ended;
             }
             if idle {
@@ -384,7 +401,7 @@ impl Commits {
             return Turn::Idle;
         };
         let started = clock::now();
-        match self.commit() {
+        match self.commit().and_then(|done| self.mark(done, next_offset)) {
             Ok(true) => {}
             Ok(false) if closing => {
                 self.fail(&io::Error::other("the log is full, and the process ends"));
@@ -398,7 +415,6 @@ impl Commits {
         }
         let records = next_offset - self.state.durable_upto.load(Ordering::Relaxed);
         self.state.timings.note(clock::since(started), records, self.batch.len());
-        self.sealed = false;
         self.batch.clear();
         self.under_way = None;
         // Release: pairs with the Acquire in `durable_upto`. What is below was synced.
@@ -459,13 +475,6 @@ impl Commits {
             }
         }
         let Some(file) = self.prepared.take() else { return Ok(false) };
-        if let Some(old) = self.current.take() {
-            // Room that was not used; nothing in it counts.
-            old.file.set_len(old.position)?;
-            if let Some(last) = self.state.segments.lock().last_mut() {
-                last.bytes = old.position;
-            }
-        }
         let folder = segment::folder_of(&self.log.config().directory, self.state.shard);
         let header = SegmentHeader {
             shard: self.state.shard as u32,
@@ -474,7 +483,15 @@ impl Commits {
             created_ms: clock::wall_ms(),
         };
         let segment = segment::put_in_use(self.log.disk(), &folder, &*file, &header)?;
-        let bytes = segment.bytes;
+        let (first, bytes) = (segment.first_offset, segment.bytes);
+        self.state.rewrite_list(|list| (list.last, list.end) = (Some(first), first))?;
+        if let Some(old) = self.current.take() {
+            // Room that was not used; nothing in it counts.
+            old.file.set_len(old.position)?;
+            if let Some(last) = self.state.segments.lock().last_mut() {
+                last.bytes = old.position;
+            }
+        }
         self.state.segments.lock().push(segment);
         self.current = Some(Current { file, position: SEGMENT_HEADER_BYTES as u64, bytes });
         Ok(true)
@@ -561,30 +578,32 @@ impl Commits {
     }
 
     fn use_idle_time(&mut self) {
+        self.sync_mark();
         if self.prepared.is_none() {
             self.try_prepare();
-        } else if let Err(error) = self.seal() {
-            tracing::warn!(shard = self.state.shard, %error, "the log's last commit could not be sealed");
         }
     }
 
-    /// Vouches for the last commit.
-    fn seal(&mut self) -> io::Result<()> {
-        if self.sealed {
-            return Ok(());
-        }
-        let Some(current) = &mut self.current else { return Ok(()) };
-        let mut seal = Vec::new();
-        let next_offset = self.state.durable_upto.load(Ordering::Relaxed);
-        format::append_seal(&mut seal, self.log.epoch(), next_offset, clock::wall_ms());
-        if current.position + seal.len() as u64 <= current.bytes {
-            current.file.write_all_at(&seal, current.position)?;
-            current.position += seal.len() as u64;
-            if self.sync == Sync::Fdatasync {
-                current.file.sync_data()?;
+    /// Notes that the batch is durable, before anybody is told.
+    fn mark(&mut self, done: bool, next_offset: u64) -> io::Result<bool> {
+        if done {
+            let mut manifest = self.state.manifest.lock();
+            manifest.mark(next_offset)?;
+            if clock::since(self.marked_at) >= MARK_EVERY {
+                manifest.sync_mark()?;
+                self.marked_at = clock::now();
             }
         }
-        self.sealed = true;
-        Ok(())
+        Ok(done)
+    }
+
+    /// A failed sync is the end of this run's writing, as any other: whether a later one says something of what was written
+    /// before is nowhere promised.
+    fn sync_mark(&mut self) {
+        let synced = self.state.manifest.lock().sync_mark();
+        match synced {
+            Ok(()) => self.marked_at = clock::now(),
+            Err(error) => self.fail(&error),
+        }
     }
 }

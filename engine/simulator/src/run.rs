@@ -183,7 +183,9 @@ impl World<'_> {
             }
             self.disk.process_ended();
             match error {
-                LogError::Damaged { .. } if self.ledger.damaged => self.repair().map_err(NoStart::Broken)?,
+                LogError::Damaged { .. } | LogError::Missing { .. } if self.ledger.damaged => {
+                    self.repair().map_err(NoStart::Broken)?
+                }
                 LogError::Io { .. } if attempt < 3 => {
                     self.disk.heal();
                     self.disk.set_capacity(DISK_BYTES);
