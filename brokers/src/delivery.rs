@@ -63,8 +63,8 @@ struct Tail {
     base: u64,
     /// As it is in the cursor's file.
     flushed: u64,
-    /// From `base` on: whether decided.
-    decided: VecDeque<bool>,
+    /// What was handed to the client, with whether it is decided; oldest first. Offsets may be missing between.
+    under_way: VecDeque<(u64, bool)>,
     delivered: Arc<Delivered>,
     /// The core that waits for this shard; orphans of an earlier run have none.
     doorbell: Option<Doorbell>,
@@ -282,7 +282,7 @@ fn follow_log(
             cursor: cursor.clone(),
             base,
             flushed: base,
-            decided: VecDeque::new(),
+            under_way: VecDeque::new(),
             delivered,
             doorbell: doorbells.get(shard).cloned(),
         }
@@ -453,21 +453,20 @@ impl<P: Publisher> Delivery<P> {
             Feed::Log(tails) => {
                 for (index, tail) in tails.iter_mut().enumerate() {
                     loop {
-                        let decided = &mut tail.decided;
+                        let under_way = &mut tail.under_way;
                         let read = tail.reader.read(READ_BYTES, |offset, _, bytes| {
                             let Ok(record) = entry::decode(bytes) else {
                                 tracing::error!(
                                     offset,
                                     "a record of the log is no message; it is passed over"
                                 );
-                                decided.push_back(true);
                                 return true;
                             };
                             // 16 bits of place, 48 of offset: no log is longer.
                             let tag = (index as u64) << 48 | (offset & OFFSET_MASK);
                             let sent = publisher.publish(tag, &record).is_ok();
                             if sent {
-                                decided.push_back(false);
+                                under_way.push_back((offset, false));
                                 taken += 1;
                             }
                             sent
@@ -566,8 +565,8 @@ impl<P: Publisher> Delivery<P> {
                 if ack.outcome.is_err() {
                     tail.delivered.refuse(offset);
                 }
-                if let Some(decided) = tail.decided.get_mut((offset - tail.base) as usize) {
-                    *decided = true;
+                if let Ok(place) = tail.under_way.binary_search_by_key(&offset, |(offset, _)| *offset) {
+                    tail.under_way[place].1 = true;
                 }
             }
             Feed::Cores(links) => {
@@ -588,10 +587,11 @@ impl<P: Publisher> Delivery<P> {
             Feed::Log(tails) => {
                 for tail in tails {
                     let before = tail.base;
-                    while tail.decided.front() == Some(&true) {
-                        tail.decided.pop_front();
-                        tail.base += 1;
+                    while tail.under_way.front().is_some_and(|(_, decided)| *decided) {
+                        tail.under_way.pop_front();
                     }
+                    // Offsets that are lost, or hold no message, are passed with those before them.
+                    tail.base = tail.under_way.front().map_or(tail.reader.offset(), |(offset, _)| *offset);
                     if tail.base > before {
                         tail.cursor.advance(tail.shard, tail.base);
                         tail.delivered.advance(tail.base);

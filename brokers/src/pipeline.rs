@@ -255,7 +255,7 @@ impl<P: Process> Pipeline<P> {
             && let Way::Log(stored) = &mut self.way
         {
             // Durable then, and now asked to be delivered.
-            stored.await_delivery(offset, ticket);
+            stored.await_delivery(receipt.shard(), offset, ticket);
             return None;
         }
         Some((ticket, Outcome::Stored(receipt)))

@@ -28,10 +28,11 @@ struct Kept {
     id: Option<Id>,
 }
 
-/// What works on the log's messages on this core.
+/// What works on the log's messages of a shard on this core.
 #[derive(Debug)]
 struct Follower {
     log: Log,
+    shard: usize,
     cursor: Cursor,
     /// Reads what is not in memory any more: a backlog from before the start.
     reader: Option<Reader>,
@@ -39,11 +40,11 @@ struct Follower {
     position: u64,
 }
 
-/// How the messages of this shard have come through to the brokers.
+/// How the messages have come through to the brokers.
 #[derive(Debug)]
 pub struct Onward {
-    /// One for each broker, with its bit in a rejection.
-    pub sides: Vec<(u8, Arc<Delivered>)>,
+    /// One for each broker, with its bit in a rejection: how far it has each shard of the log.
+    pub sides: Vec<(u8, Vec<Arc<Delivered>>)>,
     /// Whether one of them is enough.
     pub best_effort: bool,
     /// Whether being in the log is being at one of the sides.
@@ -61,9 +62,10 @@ pub struct Stored {
     pending: VecDeque<Kept>,
     /// Durable, waits to be delivered; oldest first.
     awaiting: VecDeque<Kept>,
-    /// Repeats that ask for more than the first did.
-    late: Vec<(u64, Ticket)>,
-    follower: Option<Follower>,
+    /// Repeats that ask for more than the first did, by the shard and the offset of that.
+    late: Vec<(usize, u64, Ticket)>,
+    /// This core's shard first; behind it its part of those that no core writes any more.
+    followers: Vec<Follower>,
     onward: Option<Onward>,
 }
 
@@ -76,10 +78,16 @@ impl Stored {
         cursor: Option<Cursor>,
         onward: Option<Onward>,
     ) -> Self {
-        let follower = cursor.map(|cursor| {
+        let cores = log.config().shards;
+        let others = log.shards().into_iter().filter(|other| *other >= cores && other % cores == shard);
+        let follow = |cursor: &Cursor, shard: usize| {
             let position = cursor.position(shard);
-            Follower { log: log.clone(), reader: None, position, cursor }
+            Follower { log: log.clone(), shard, reader: None, position, cursor: cursor.clone() }
+        };
+        let followers = cursor.iter().flat_map(|cursor| {
+            std::iter::once(shard).chain(others.clone()).map(|shard| follow(cursor, shard))
         });
+        let followers = followers.collect();
         Self {
             shard,
             writer,
@@ -87,7 +95,7 @@ impl Stored {
             pending: VecDeque::new(),
             awaiting: VecDeque::new(),
             late: Vec::new(),
-            follower,
+            followers,
             onward,
         }
     }
@@ -124,7 +132,7 @@ impl Stored {
 
     /// The offset behind what this core has worked on, if it works on the log.
     pub(crate) fn worked_upto(&self) -> Option<u64> {
-        self.follower.as_ref().map(|follower| follower.position)
+        self.followers.first().map(|follower| follower.position)
     }
 
     pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), NotSent> {
@@ -148,8 +156,9 @@ impl Stored {
         self.writer.commit();
     }
 
-    pub(crate) fn await_delivery(&mut self, offset: u64, ticket: Ticket) {
-        self.late.push((offset, ticket));
+    pub(crate) fn await_delivery(&mut self, shard: Option<u32>, offset: u64, ticket: Ticket) {
+        let shard = shard.map_or(self.shard, |shard| shard as usize);
+        self.late.push((shard, offset, ticket));
     }
 
     /// Tells those whose level is reached, works on what is durable. True when there is more to work on.
@@ -164,7 +173,7 @@ impl Stored {
         while self.pending.front().is_some_and(|kept| kept.offset < durable_upto) {
             let Some(Kept { offset, ticket, id }) = self.pending.pop_front() else { break };
             let view = done.read(&ticket);
-            if let Some(follower) = &mut self.follower
+            if let Some(follower) = self.followers.first_mut()
                 && follower.position == offset
             {
                 // Still in memory: no need to read it back.
@@ -186,20 +195,23 @@ impl Stored {
         }
         if let Some(onward) = &self.onward {
             while let Some(kept) = self.awaiting.front()
-                && let Some(outcome) = onward.outcome(kept.offset)
+                && let Some(outcome) = onward.outcome(self.shard, kept.offset)
             {
                 let Some(Kept { ticket, id, .. }) = self.awaiting.pop_front() else { break };
                 decide(Decided { ticket, id, outcome }, done);
             }
-            for (offset, ticket) in std::mem::take(&mut self.late) {
-                match onward.outcome(offset) {
+            for (shard, offset, ticket) in std::mem::take(&mut self.late) {
+                match onward.outcome(shard, offset) {
                     Some(outcome) => decide(Decided { ticket, id: None, outcome: as_repeat(outcome) }, done),
-                    None => self.late.push((offset, ticket)),
+                    None => self.late.push((shard, offset, ticket)),
                 }
             }
         }
-        let shard = self.shard;
-        self.follower.as_mut().is_some_and(|follower| follower.catch_up(shard, durable_upto, work))
+        let mut more = false;
+        for follower in &mut self.followers {
+            more |= follower.catch_up(work);
+        }
+        more
     }
 
     /// The process ends: what is durable has what it was promised, or more; the rest goes to `unsafe_ones`.
@@ -216,7 +228,7 @@ impl Stored {
                 unsafe_ones(ticket, done);
             }
         }
-        for (offset, ticket) in self.late.drain(..) {
+        for (_, offset, ticket) in self.late.drain(..) {
             done.complete(ticket, as_repeat(stored(AckLevel::Durable, Some(offset))));
         }
     }
@@ -234,7 +246,8 @@ fn as_repeat(outcome: Outcome) -> Outcome {
 
 impl Follower {
     /// Works on a part of the backlog; true when there is more.
-    fn catch_up<P: Process>(&mut self, shard: usize, durable_upto: u64, work: &mut Work<P>) -> bool {
+    fn catch_up<P: Process>(&mut self, work: &mut Work<P>) -> bool {
+        let (shard, durable_upto) = (self.shard, self.log.durable_upto(self.shard));
         if self.position < durable_upto {
             let position = &mut self.position;
             let reader = match &mut self.reader {
@@ -251,6 +264,8 @@ impl Follower {
                 *position = offset + 1;
                 true
             });
+            // Offsets that are lost are passed, too.
+            self.position = reader.offset();
             if let Err(error) = read {
                 tracing::error!(shard, %error, "the log cannot be read back; its messages wait for the next start");
                 self.reader = None;
@@ -267,12 +282,13 @@ impl Follower {
 
 impl Onward {
     /// What a message at this offset has come to, by the strategy; `None` while it is not decided.
-    fn outcome(&self, offset: u64) -> Option<Outcome> {
+    fn outcome(&self, shard: usize, offset: u64) -> Option<Outcome> {
         if self.best_effort && self.log_is_a_side {
             return Some(stored(AckLevel::Delivered, Some(offset)));
         }
         let (mut passed, mut refused) = (0, 0);
-        for (bit, side) in &self.sides {
+        for (bit, shards) in &self.sides {
+            let Some(side) = shards.get(shard) else { continue };
             if offset < side.upto() {
                 passed |= bit;
                 if side.refused(offset) {

@@ -317,7 +317,7 @@ impl Behind {
                 wakers.iter().for_each(Waker::wake_by_ref);
             });
             let writer = log.writer(core, on_progress).map_err(|error| error.to_string())?;
-            let sides = self.brokers.iter().map(|broker| (broker.bit, Arc::clone(&broker.delivered[core])));
+            let sides = self.brokers.iter().map(|broker| (broker.bit, broker.delivered.clone()));
             let composite = self.delivery.queue_type == "composite";
             let onward = (composite || !self.brokers.is_empty()).then(|| Onward {
                 sides: sides.collect(),

@@ -133,7 +133,7 @@ impl Process {
                 commits.push(commit);
                 let sides = delivered.iter().enumerate();
                 let onward = (!brokers.is_empty() || shape.queue.log_is_a_side()).then(|| Onward {
-                    sides: sides.map(|(side, ends)| (1 << side, Arc::clone(&ends[core]))).collect(),
+                    sides: sides.map(|(side, ends)| (1 << side, ends.clone())).collect(),
                     best_effort: shape.best_effort,
                     log_is_a_side: shape.queue.log_is_a_side(),
                 });
