@@ -4,7 +4,7 @@
 //! into being with the first one.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    delivered::REFUSED_MAX,
     disk::{self, Disk, DiskLock, NotLocked, Open},
     entry,
     log::{Commits, Health, Log, LogConfig, LogError, ShardWriter, Turn, format, offline},
@@ -51,6 +52,9 @@ pub struct Cause {
     pub reason: String,
     /// How often it was tried.
     pub attempts: u32,
+    /// Its shard and offset in the log, if it was there: a later run still knows that it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<(usize, u64)>,
 }
 
 /// A dead letter, as it lies there.
@@ -116,6 +120,8 @@ pub struct DeadLetters {
     dropped: AtomicU64,
     bytes: AtomicU64,
     is_nearly_full: AtomicBool,
+    /// What earlier runs' brokers refused and nobody has replayed: the side, and the place in the log.
+    refused: Vec<(String, usize, u64)>,
     lines: Mutex<Lines>,
 }
 
@@ -144,10 +150,16 @@ impl DeadLetters {
 
     /// The same, kept in this way.
     pub fn kept(config: DeadLetterConfig) -> Arc<Self> {
-        let mut there = 0;
+        let (mut there, mut refused) = (0, VecDeque::new());
         if config.disk.exists(&config.directory)
-            && let Err(error) = list(&*config.disk, &config.directory, |_| {
+            && let Err(error) = list(&*config.disk, &config.directory, |letter| {
                 there += 1;
+                if let Some((shard, offset)) = letter.cause.place {
+                    refused.push_back((letter.cause.side.clone(), shard, offset));
+                    if refused.len() > REFUSED_MAX {
+                        refused.pop_front();
+                    }
+                }
                 true
             })
         {
@@ -161,6 +173,7 @@ impl DeadLetters {
             dropped: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             is_nearly_full: AtomicBool::new(false),
+            refused: refused.into(),
             lines: Mutex::default(),
         })
     }
@@ -173,6 +186,13 @@ impl DeadLetters {
     /// How they are kept.
     pub fn config(&self) -> &DeadLetterConfig {
         &self.config
+    }
+
+    /// The offsets of a shard that this side refused in earlier runs.
+    pub(crate) fn refused(&self, side: &str, shard: usize) -> impl Iterator<Item = u64> {
+        let of =
+            move |(by, of, offset): &(String, usize, u64)| (by == side && *of == shard).then_some(*offset);
+        self.refused.iter().filter_map(of)
     }
 
     /// How many this run has deleted before they were replayed: they were too old, or gave way to newer ones.
@@ -198,7 +218,7 @@ impl DeadLetters {
         lines.said += 1;
         let without_a_line = std::mem::take(&mut lines.unsaid);
         drop(lines);
-        let Cause { side, code, reason, attempts } = cause;
+        let Cause { side, code, reason, attempts, .. } = cause;
         let id = String::from_utf8_lossy(record.id);
         tracing::warn!(%id, side, code, reason, attempts, to, without_a_line, "a message is a dead letter");
     }

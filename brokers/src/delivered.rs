@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 /// Offsets that a broker refuses and that are remembered. More: the oldest is forgotten, which only makes a message
 /// that nobody asks for any more count as delivered.
-const REFUSED_MAX: usize = 10_000;
+pub(crate) const REFUSED_MAX: usize = 10_000;
 
 /// Written by the broker's thread, read by the shard's core.
 #[derive(Debug, Default)]

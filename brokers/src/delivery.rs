@@ -275,6 +275,9 @@ fn follow_log(
         let base = cursor.position(shard);
         let delivered = delivered.get(shard).map_or_else(Arc::default, Arc::clone);
         delivered.advance(base);
+        for offset in plan.dead_letters.refused(&plan.status.name, shard) {
+            delivered.refuse(offset);
+        }
         Tail {
             shard,
             log: log.clone(),
@@ -537,7 +540,7 @@ impl<P: Publisher> Delivery<P> {
                 let mut reader = tail.log.reader(tail.shard, offset);
                 let read = reader.read(1, |_, _, bytes| {
                     if let Ok(record) = entry::decode(bytes) {
-                        buried = bury(&self.plan, rejected, &record);
+                        buried = bury(&self.plan, rejected, Some((tail.shard, offset)), &record);
                     }
                     true
                 });
@@ -549,7 +552,7 @@ impl<P: Publisher> Delivery<P> {
             Feed::Cores(links) => {
                 let parcel = links.get(index).and_then(|link| link.under_way.get(ack.tag as u32 as usize));
                 match parcel.and_then(Option::as_deref).map(entry::decode) {
-                    Some(Ok(record)) => bury(&self.plan, rejected, &record),
+                    Some(Ok(record)) => bury(&self.plan, rejected, None, &record),
                     _ => Ok(()),
                 }
             }
@@ -654,6 +657,7 @@ pub(crate) fn put_aside(dead_letters: &DeadLetters, side: &str, left: &[Box<[u8]
         code: STOPPED.to_owned(),
         reason: "the process was stopped before it was known to be there; it may be".to_owned(),
         attempts: 0,
+        place: None,
     };
     let record =
         |number: usize| left.get(number).and_then(|entry| entry::decode(entry).ok()).unwrap_or_default();
@@ -668,12 +672,18 @@ pub(crate) fn put_aside(dead_letters: &DeadLetters, side: &str, left: &[Box<[u8]
 }
 
 /// Keeps a refused message among the dead letters.
-fn bury(plan: &DeliveryPlan, rejected: &Rejected, record: &Record<'_>) -> Result<(), String> {
+fn bury(
+    plan: &DeliveryPlan,
+    rejected: &Rejected,
+    place: Option<(usize, u64)>,
+    record: &Record<'_>,
+) -> Result<(), String> {
     let cause = Cause {
         side: plan.status.name.clone(),
         code: rejected.code.clone(),
         reason: rejected.reason.clone(),
         attempts: rejected.attempts,
+        place,
     };
     plan.dead_letters.append(&cause, record)?;
     plan.status.note_refusal(&rejected.reason);

@@ -336,8 +336,13 @@ impl Aside<'_> {
         bytes: &[u8],
     ) {
         let side = if code == PROCESSING_FAILED { "workers" } else { source.name() };
-        let cause =
-            Cause { side: side.to_owned(), code: code.to_owned(), reason: reason.to_owned(), attempts };
+        let cause = Cause {
+            side: side.to_owned(),
+            code: code.to_owned(),
+            reason: reason.to_owned(),
+            attempts,
+            place: None,
+        };
         if let Ok(record) = entry::decode(bytes) {
             if source.refuse(tag, reason) {
                 self.dead_letters.count_elsewhere(&cause, &record);

@@ -58,6 +58,7 @@ impl MissedPublisher {
                 "{side} was out of reach, another side has it (composite.strategy = best-effort)"
             ),
             attempts: 0,
+            place: None,
         };
         let (waiting, thread) = (VecDeque::new(), thread::current());
         Self { dead_letters, cause, status, waiting, bytes: 0, fails: false, thread }

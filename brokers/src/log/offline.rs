@@ -373,6 +373,13 @@ pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<R
         let has_before =
             verified.segments.iter().any(|report| report.shard == shard && report.first_offset <= *from);
         let lost = if upto > from && !has_before { vec![(*from, *upto)] } else { Vec::new() };
+        if let Some((from, upto)) = lost.first() {
+            // Whoever has come to an offset there finds where it goes on.
+            write_segment(disk, &path, shard, *from, |records, epoch| {
+                format::append_gap(records, epoch, *from, *upto, clock::wall_ms());
+                *upto
+            })?;
+        }
         repaired.push(Repaired { shard, path, copy: None, kept: 0, lost });
     }
     let mut shards: Vec<usize> = verified.missing.iter().map(|missing| missing.shard).collect();
@@ -485,45 +492,56 @@ fn write_anew(
     due_upto: Option<u64>,
 ) -> Result<Repaired, LogError> {
     let bytes = disk::read(disk, &report.path).map_err(LogError::io("read", &report.path))?;
-    let epoch = fastrand::u64(1..);
-    let (mut records, mut lost, mut kept) = (Vec::new(), Vec::new(), 0);
-    let mut due = report.first_offset;
-    segment::salvage(&bytes, epoch_of(&bytes), |header, payload| {
-        // What an older record left behind, or what a later segment holds.
-        if header.offset < due || next_segment.is_some_and(|next| header.offset >= next) {
-            return;
-        }
-        if header.offset > due {
-            lost.push((due, header.offset));
-            format::append_gap(&mut records, epoch, due, header.offset, clock::wall_ms());
-        }
-        format::append(&mut records, epoch, (header.offset, 0), header.appended_ms, header.key_hash, |out| {
-            out.extend_from_slice(payload);
-        });
-        due = header.offset + 1;
-        kept += 1;
-    });
-    if let Some(upto) = due_upto.filter(|upto| *upto > due) {
-        lost.push((due, upto));
-        format::append_gap(&mut records, epoch, due, upto, clock::wall_ms());
-        due = upto;
-    }
-    format::append_seal(&mut records, epoch, due, clock::wall_ms());
+    let (mut lost, mut kept) = (Vec::new(), 0);
     let folder = segment::folder_of(directory, report.shard);
-    let length = (SEGMENT_HEADER_BYTES + records.len()) as u64;
-    let file =
-        segment::prepare(disk, &folder, length).map_err(LogError::io("allocate a segment in", &folder))?;
-    file.write_all_at(&records, SEGMENT_HEADER_BYTES as u64)
-        .map_err(LogError::io("write a segment in", &folder))?;
-    let header = SegmentHeader {
-        shard: report.shard as u32,
-        epoch,
-        first_offset: report.first_offset,
-        created_ms: clock::wall_ms(),
-    };
     // It takes the damaged one's name and place.
-    segment::put_in_use(disk, &folder, &*file, &header)
-        .map_err(LogError::io("put in use a segment in", &folder))?;
+    write_segment(disk, &folder, report.shard, report.first_offset, |records, epoch| {
+        let mut due = report.first_offset;
+        segment::salvage(&bytes, epoch_of(&bytes), |header, payload| {
+            // What an older record left behind, or what a later segment holds.
+            if header.offset < due || next_segment.is_some_and(|next| header.offset >= next) {
+                return;
+            }
+            if header.offset > due {
+                lost.push((due, header.offset));
+                format::append_gap(records, epoch, due, header.offset, clock::wall_ms());
+            }
+            let place = (header.offset, 0);
+            format::append(records, epoch, place, header.appended_ms, header.key_hash, |out| {
+                out.extend_from_slice(payload);
+            });
+            due = header.offset + 1;
+            kept += 1;
+        });
+        if let Some(upto) = due_upto.filter(|upto| *upto > due) {
+            lost.push((due, upto));
+            format::append_gap(records, epoch, due, upto, clock::wall_ms());
+            due = upto;
+        }
+        due
+    })?;
     let (shard, path) = (report.shard, report.path.clone());
     Ok(Repaired { shard, path, copy: Some(copy), kept, lost })
+}
+
+/// Writes a segment of the records that `fill` appends, which returns the offset behind them.
+fn write_segment(
+    disk: &dyn Disk,
+    folder: &Path,
+    shard: usize,
+    first_offset: u64,
+    fill: impl FnOnce(&mut Vec<u8>, u64) -> u64,
+) -> Result<(), LogError> {
+    let (mut records, epoch) = (Vec::new(), fastrand::u64(1..));
+    let end = fill(&mut records, epoch);
+    format::append_seal(&mut records, epoch, end, clock::wall_ms());
+    let length = (SEGMENT_HEADER_BYTES + records.len()) as u64;
+    let file =
+        segment::prepare(disk, folder, length).map_err(LogError::io("allocate a segment in", folder))?;
+    file.write_all_at(&records, SEGMENT_HEADER_BYTES as u64)
+        .map_err(LogError::io("write a segment in", folder))?;
+    let header = SegmentHeader { shard: shard as u32, epoch, first_offset, created_ms: clock::wall_ms() };
+    segment::put_in_use(disk, folder, &*file, &header)
+        .map_err(LogError::io("put in use a segment in", folder))?;
+    Ok(())
 }

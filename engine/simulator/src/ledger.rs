@@ -301,7 +301,8 @@ impl Ledger {
         if self.shape.has_log() {
             // What is in the log is kept for the next life; its last check is the end's.
             let queued = self.messages.iter_mut().filter(|message| message.queued_in == Some(life));
-            queued.filter(|_| said_lost == 0).for_each(|message| {
+            // Where they are is not known, so neither is whether a repair has lost them.
+            queued.filter(|_| said_lost == 0 && !self.damaged).for_each(|message| {
                 message.promised = message.promised.max(Some(AckLevel::Durable));
             });
             return Ok(());
@@ -326,6 +327,14 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// The disk was damaged: of what was only answered `queued` it is not known where it is, so not whether that is lost.
+    pub fn note_damage(&mut self) {
+        self.damaged = true;
+        for message in self.messages.iter_mut().filter(|message| message.places.is_empty()) {
+            message.promised = message.promised.min(Some(AckLevel::Queued));
+        }
     }
 
     /// A repair says that these offsets of a shard are lost.
@@ -370,6 +379,11 @@ impl Ledger {
         }
         *last = number;
         Ok(())
+    }
+
+    /// A consumer's position could not be written: what it has passed comes again.
+    pub fn note_position_lost(&mut self, life: usize) {
+        self.crashes.push(life);
     }
 
     /// A message was worked on.

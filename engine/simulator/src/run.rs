@@ -70,21 +70,7 @@ struct World<'a> {
 
 /// Runs a plan on this thread. With `keeps` the steps are kept to be read.
 pub fn run(plan: &Plan, keeps: bool) -> (Result<Report, Violation>, Vec<String>) {
-    // Everything that is random in the engine comes from this thread's generator.
-    fastrand::seed(plan.seed ^ 0x5eed);
-    let cores_max = plan.lives.iter().map(|life| life.cores).max().unwrap_or(1);
-    let mut world = World {
-        disk: SimDisk::new(DISK_BYTES, plan.seed),
-        brokers: (0..plan.shape.queue.brokers()).map(|_| PlainBroker::default()).collect(),
-        ledger: Ledger::new(&plan.shape, cores_max),
-        clock: SimulatedClock::start(BEGINNING_MS),
-        random: fastrand::Rng::with_seed(plan.seed ^ 0xabad_1dea),
-        trace: Trace::new(keeps),
-        worked: Rc::new(RefCell::new(Vec::new())),
-        seen: [0; 2],
-        report: Report::default(),
-        plan,
-    };
+    let mut world = World::new(plan, keeps);
     let result = world.run();
     let World { mut report, ledger, clock, trace, .. } = world;
     report.messages = ledger.len();
@@ -92,6 +78,26 @@ pub fn run(plan: &Plan, keeps: bool) -> (Result<Report, Violation>, Vec<String>)
     report.simulated = clock.elapsed();
     report.hash = trace.hash();
     (result.map(|()| report), trace.into_lines())
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan, keeps: bool) -> Self {
+        // Everything that is random in the engine comes from this thread's generator.
+        fastrand::seed(plan.seed ^ 0x5eed);
+        let cores_max = plan.lives.iter().map(|life| life.cores).max().unwrap_or(1);
+        Self {
+            disk: SimDisk::new(DISK_BYTES, plan.seed),
+            brokers: (0..plan.shape.queue.brokers()).map(|_| PlainBroker::default()).collect(),
+            ledger: Ledger::new(&plan.shape, cores_max),
+            clock: SimulatedClock::start(BEGINNING_MS),
+            random: fastrand::Rng::with_seed(plan.seed ^ 0xabad_1dea),
+            trace: Trace::new(keeps),
+            worked: Rc::new(RefCell::new(Vec::new())),
+            seen: [0; 2],
+            report: Report::default(),
+            plan,
+        }
+    }
 }
 
 impl World<'_> {
@@ -104,7 +110,7 @@ impl World<'_> {
                 let done = damage::apply(&self.disk, kind);
                 self.trace.add(format_args!("damage {kind:?}: {done:?}"));
                 if done.is_some() {
-                    self.ledger.damaged = true;
+                    self.ledger.note_damage();
                 }
             }
         }
@@ -471,6 +477,7 @@ impl World<'_> {
             && let Err(error) = log.maintain()
         {
             self.trace.add(format_args!("positions cannot be written: {error}"));
+            self.ledger.note_position_lost(number);
         }
         drop(process);
         if self.disk.is_off() {
@@ -516,4 +523,13 @@ impl World<'_> {
 pub fn is_repeatable(plan: &Plan) -> bool {
     let hash = |()| run(plan, false).0.map(|report| report.hash).map_err(|violation| violation.detail);
     hash(()) == hash(())
+}
+
+/// The disk as a run leaves it, to be looked at.
+pub fn disk_after(plan: &Plan) -> SimDisk {
+    let mut world = World::new(plan, false);
+    // What became of it is not asked.
+    let _ = world.run();
+    world.disk.heal();
+    world.disk
 }

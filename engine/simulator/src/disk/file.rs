@@ -136,8 +136,9 @@ impl DiskFile for SimFile {
         let at = position as usize;
         state.room_for(self.file, position + bytes.len() as u64)?;
         if let Err(error) = state.step() {
-            // A part of it may be written.
+            // A part of it may be written, up to the end of a sector.
             let part = state.random.usize(0..=bytes.len());
+            let part = ((at + part) / SECTOR_BYTES * SECTOR_BYTES).saturating_sub(at).min(bytes.len());
             state.files[self.file].change(Change::Bytes { at, bytes: bytes[..part].to_vec() });
             return Err(error);
         }
