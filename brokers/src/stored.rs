@@ -142,6 +142,8 @@ impl Stored {
                     Pushback::Busy => NotSent::NoRoom,
                     // Settings that allow it are refused at the start.
                     Pushback::TooLong => NotSent::Never(Outcome::Failed),
+                    // Its sender was told already: it stays in the queue, and is put aside when the process ends.
+                    Pushback::Failed if record.level == AckLevel::Queued => NotSent::NoRoom,
                     Pushback::Failed => NotSent::Never(Outcome::Rejected(Rejection::Unknown)),
                 }
             })?;
@@ -188,9 +190,15 @@ impl Stored {
             }
         }
         if self.writer.has_failed() {
-            // What is on the disk of these is known after the next start.
-            for Kept { ticket, id, .. } in self.pending.drain(..) {
-                decide(Decided { ticket, id, outcome: Outcome::Rejected(Rejection::Unknown) }, done);
+            // What is on the disk of these is known after the next start. Those whose senders were told already are put aside
+            // when the process ends.
+            for kept in std::mem::take(&mut self.pending) {
+                if done.read(&kept.ticket).level() == AckLevel::Queued {
+                    self.pending.push_back(kept);
+                } else {
+                    let Kept { ticket, id, .. } = kept;
+                    decide(Decided { ticket, id, outcome: Outcome::Rejected(Rejection::Unknown) }, done);
+                }
             }
         }
         if let Some(onward) = &self.onward {

@@ -45,7 +45,6 @@ impl Cursor {
         start: impl FnOnce() -> BTreeMap<usize, u64>,
     ) -> io::Result<Self> {
         let path = folder.join(name);
-        let known = disk.exists(&path);
         let file = disk.open(&path, Open::Create)?;
         let mut state = State { file, sequence: 0, positions: BTreeMap::new(), durable: BTreeMap::new() };
         match read(&*state.file)? {
@@ -55,10 +54,7 @@ impl Cursor {
                 state.positions = positions;
             }
             None => {
-                // Created and never written, or torn both: from the start, which repeats but loses nothing.
-                if known && state.file.length()? > 0 {
-                    tracing::warn!(cursor = %path.display(), "both slots are damaged: this consumer starts over");
-                }
+                // Created and never written, lost, or torn both.
                 state.positions = start();
                 // Both slots have their room from here on: a position must be writable on a full disk, or nothing could
                 // be deleted there.

@@ -3,7 +3,7 @@
 //! ```text
 //! data.directory/
 //!   LOCK                                held while a process writes here
-//!   id, shards                          what tells this log from others; how many shards it has
+//!   id, shards, consumers               what tells this log from others; how many shards it has; who has a cursor
 //!   cursors/workers, cursors/kafka …    how far each consumer has come
 //!   shard-000/manifest                  what the shard has to hold
 //!   shard-000/00000000000000000000.segment …
@@ -221,6 +221,8 @@ struct Shared {
     epoch: u64,
     shards: BTreeMap<usize, Arc<ShardState>>,
     cursors: Mutex<Vec<Cursor>>,
+    /// Consumers that ever had a cursor here: one whose file is lost is told from a new one.
+    consumers: Mutex<Vec<String>>,
     /// By shard: what is kept whatever the consumers have passed.
     holds: Mutex<BTreeMap<usize, u64>>,
     /// One deletes at a time: between looking which segment is the oldest and taking it off the list.
@@ -249,6 +251,11 @@ impl Log {
         let id = id_of(disk, directory)?;
         disk.sync_folder(directory).map_err(LogError::io("sync", directory))?;
         let cursors = cursor::all(disk, &cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
+        let consumers = match disk::read(disk, &directory.join(CONSUMERS)) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect(),
+            // An earlier version wrote none.
+            Err(_) => cursors.iter().map(|(name, _)| name.clone()).collect(),
+        };
         // 0 is what an unwritten header holds.
         let epoch = fastrand::u64(1..);
         let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
@@ -281,6 +288,7 @@ impl Log {
             epoch,
             shards,
             cursors: Mutex::default(),
+            consumers: Mutex::new(consumers),
             holds: Mutex::default(),
             deleting: Mutex::default(),
             strangers: cursors,
@@ -358,22 +366,37 @@ impl Log {
     }
 
     /// The cursor of a consumer; from now on retention waits for it. A new consumer starts where the slowest of the
-    /// known ones is, or at the first record.
+    /// known ones is, or at the first record; one whose place is lost at the first record.
     ///
     /// # Errors
     /// When its file cannot be read or made.
     pub fn cursor(&self, consumer: &str) -> Result<Cursor, LogError> {
         let folder = self.config().directory.join("cursors");
+        let mut consumers = self.shared.consumers.lock();
+        let is_new = !consumers.iter().any(|known| known == consumer);
         let start = || {
             let of = |shard: usize| {
-                let known = self.shared.strangers.iter().map(|(_, positions)| positions.get(&shard).copied());
+                let others = self.shared.strangers.iter().filter(|(name, _)| name != consumer);
+                let known = others.map(|(_, positions)| positions.get(&shard).copied());
                 let first = self.first_offset(shard);
-                (shard, known.map(|position| position.unwrap_or(0)).min().unwrap_or(first).max(first))
+                let slowest = known.map(|position| position.unwrap_or(0)).min().unwrap_or(first);
+                (shard, if is_new { slowest.max(first) } else { first })
             };
+            if !is_new {
+                tracing::warn!(
+                    consumer,
+                    "its place in the log is lost (data.directory/cursors): it begins with the first message"
+                );
+            }
             self.shards().into_iter().map(of).collect()
         };
         let cursor = Cursor::open(self.disk(), &folder, consumer, start)
             .map_err(LogError::io("open", folder.join(consumer)))?;
+        if is_new {
+            consumers.push(consumer.to_owned());
+            write_beside(self.disk(), &self.config().directory, CONSUMERS, &(consumers.join("\n") + "\n"))?;
+        }
+        drop(consumers);
         self.shared.cursors.lock().push(cursor.clone());
         Ok(cursor)
     }
@@ -663,6 +686,8 @@ fn write_beside(disk: &dyn Disk, directory: &Path, name: &str, text: &str) -> Re
     written.and_then(|()| disk.rename(&new, &path)).map_err(LogError::io("write", &path))
 }
 
+/// The file that names the consumers.
+const CONSUMERS: &str = "consumers";
 /// The file that holds the number of shards.
 const SHARDS: &str = "shards";
 

@@ -396,7 +396,7 @@ impl Ledger {
         let message = &mut self.messages[number as usize];
         message.worked += 1;
         let crashes = crashes.filter(|life| **life >= message.first_life).count() as u32;
-        if message.worked > message.stored_max + crashes && !self.damaged {
+        if message.worked > message.stored_max * (1 + crashes) && !self.damaged {
             return violation("worked on too often", format!("message {number}: {message:?}"));
         }
         if message.worked == 1 { self.check_order(0, number) } else { Ok(()) }
@@ -449,7 +449,7 @@ impl Ledger {
                 return violation("acknowledged and never worked on", detail());
             }
             for broker in 0..queue.brokers() {
-                let there = message.stored[broker] > 0 || message.put_aside[broker];
+                let there = message.stored[broker] > 0 || message.put_aside[broker] || message.put_aside[2];
                 let is_kept = self.shape.has_log();
                 // Without the log a kill takes along what a slower side was not done with.
                 let was_killed =
