@@ -35,7 +35,7 @@ pub fn run(action: &LogAction, default: PathBuf) -> Result<ExitCode> {
         LogAction::Verify(log) => verify(&directory(log)?),
         LogAction::Dump { log, json, shard } => {
             let mut out = BufWriter::new(io::stdout().lock());
-            dump(&directory(log)?, *json, *shard, &mut out).map(|()| ExitCode::SUCCESS)
+            dump(&directory(log)?, *json, *shard, &mut out)
         }
         LogAction::Stat(log) => stat(&directory(log)?),
         LogAction::Repair { log, salvage } => repair(&directory(log)?, salvage),
@@ -43,9 +43,9 @@ pub fn run(action: &LogAction, default: PathBuf) -> Result<ExitCode> {
 }
 
 fn verify(directory: &Path) -> Result<ExitCode> {
-    let reports = offline::verify(&Machine, directory)?;
+    let verified = offline::verify(&Machine, directory)?;
     let mut damaged = 0;
-    for report in &reports {
+    for report in &verified.segments {
         let path = report.path.display();
         let offsets = format!("offsets {} to {}", report.first_offset, report.next_offset);
         match report.verdict {
@@ -65,26 +65,55 @@ fn verify(directory: &Path) -> Result<ExitCode> {
                     "DAMAGED  {path}  {offsets}; offset {offset} at byte {position} is damaged{behind}"
                 )?;
             }
+            Verdict::Misplaced { shard, first_offset } => {
+                damaged += 1;
+                writeln!(
+                    io::stdout(),
+                    "DAMAGED  {path}  it is the segment of shard {shard} that begins at offset {first_offset}"
+                )?;
+            }
         }
     }
-    writeln!(io::stdout(), "{} segments, {damaged} damaged", reports.len())?;
-    if damaged > 0 {
+    for offline::Missing { shard, from, upto, what } in &verified.missing {
+        let offsets = if upto > from {
+            format!("offsets {from} to {}", upto - 1)
+        } else {
+            format!("from offset {from} on")
+        };
+        writeln!(io::stdout(), "MISSING  shard {shard}, {offsets}: {what}")?;
+    }
+    let (segments, missing) = (verified.segments.len(), verified.missing.len());
+    writeln!(io::stdout(), "{segments} segments, {damaged} damaged, {missing} missing")?;
+    if !verified.is_whole() {
         writeln!(
             io::stdout(),
             "`tidegate log repair --salvage DIR` copies them aside and keeps what is whole"
         )?;
     }
-    Ok(if damaged == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if verified.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn dump(directory: &Path, as_json: bool, shard: Option<usize>, out: &mut impl Write) -> Result<()> {
+fn dump(directory: &Path, as_json: bool, shard: Option<usize>, out: &mut impl Write) -> Result<ExitCode> {
     let mut outcome = Ok(());
-    offline::dump(&Machine, directory, shard, |dumped| {
+    let unread = offline::dump(&Machine, directory, shard, |dumped| {
         outcome = write_message(&dumped, as_json, out);
         outcome.is_ok()
     })?;
     outcome?;
-    Ok(out.flush()?)
+    out.flush()?;
+    Ok(tell_unread(&unread))
+}
+
+/// Says what could not be read, and gives the exit code for it.
+pub(crate) fn tell_unread(places: &[String]) -> ExitCode {
+    for place in places {
+        eprintln!("damaged, and not read: {place}");
+    }
+    if places.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("`tidegate log verify` says more");
+    ExitCode::FAILURE
 }
 
 fn write_message(dumped: &offline::Dumped<'_>, as_json: bool, out: &mut impl Write) -> Result<()> {
@@ -126,7 +155,7 @@ fn time(unix_ms: u64) -> String {
 }
 
 fn stat(directory: &Path) -> Result<ExitCode> {
-    let reports = offline::verify(&Machine, directory)?;
+    let reports = offline::verify(&Machine, directory)?.segments;
     let mut shard = None;
     for report in &reports {
         if shard != Some(report.shard) {
@@ -165,13 +194,14 @@ fn repair(directory: &Path, salvage: &Path) -> Result<ExitCode> {
         writeln!(io::stdout(), "nothing is damaged")?;
     }
     for one in &repaired {
-        writeln!(
-            io::stdout(),
-            "{}: {} messages kept; as it was: {}",
-            one.path.display(),
-            one.kept,
-            one.copy.display()
-        )?;
+        let path = one.path.display();
+        match &one.copy {
+            Some(copy) => {
+                let copy = copy.display();
+                writeln!(io::stdout(), "{path}: {} messages kept; as it was: {copy}", one.kept)?;
+            }
+            None => writeln!(io::stdout(), "{path}: something of it is gone")?,
+        }
         for (from, to) in &one.lost {
             writeln!(
                 io::stdout(),
@@ -179,12 +209,6 @@ fn repair(directory: &Path, salvage: &Path) -> Result<ExitCode> {
                 one.shard,
                 to - 1,
                 to - from
-            )?;
-        }
-        if one.open_end {
-            writeln!(
-                io::stdout(),
-                "  it was the last segment: messages behind its last whole one, if there were any, are lost, too"
             )?;
         }
     }

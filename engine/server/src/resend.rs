@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{DlqAction, Position, ReplayArguments},
     delivery::dead_letter_folder,
+    log_tools::tell_unread,
     printable::Printable,
 };
 
@@ -55,7 +56,7 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
         true
     })?;
     let (mut sent, mut outcome) = (0_u64, Ok(()));
-    offline::dump(&Machine, directory, arguments.shard, |dumped| {
+    let unread = offline::dump(&Machine, directory, arguments.shard, |dumped| {
         let before = |position: &Position| match position {
             Position::Offset(offset) => dumped.offset < *offset,
             Position::Time(ms) => dumped.appended_ms < *ms,
@@ -88,8 +89,11 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
         outcome.is_ok()
     })?;
     writeln!(io::stdout(), "{sent} messages sent to {}", server.url)?;
-    outcome.map(|()| ExitCode::SUCCESS)
+    outcome.map(|()| tell_unread(&unread))
 }
+
+/// Dead letters that are sent before that is noted.
+const MARK_EVERY: usize = 64;
 
 /// Shows the dead letters, or sends them once more.
 pub fn dead_letters(action: &DlqAction, directory: &Path, server: Server) -> Result<ExitCode> {
@@ -108,7 +112,7 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (mut count, mut written) = (0, Ok(()));
-    dead_letter::list(&Machine, folder, |letter| {
+    let unread = dead_letter::list(&Machine, folder, |letter| {
         count += 1;
         let (offset, cause, record) = (letter.offset, &letter.cause, &letter.record);
         if as_json {
@@ -130,7 +134,7 @@ fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
     if !as_json {
         writeln!(io::stdout(), "{count} dead letters in {}", folder.display())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(tell_unread(&unread))
 }
 
 fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
@@ -145,7 +149,7 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
     let (mut upto, mut sent, mut outcome) = (None, 0_u64, Ok(()));
     let mut last = None;
     // What comes back while this goes on is for another time.
-    dead_letter::list(&Machine, folder, |letter| {
+    let unread = dead_letter::list(&Machine, folder, |letter| {
         last = Some(letter.offset);
         true
     })?;
@@ -169,6 +173,10 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
         }
         if outcome.is_ok() {
             upto = Some(offset + 1);
+            // What was sent is noted as it goes: a replay that is cut off does not send all of it again.
+            if (sent as usize).is_multiple_of(MARK_EVERY) {
+                outcome = dead_letter::mark_replayed(&Machine, folder, offset + 1).map_err(Into::into);
+            }
         }
         outcome.is_ok()
     })?;
@@ -176,7 +184,7 @@ fn replay_dead_letters(folder: &Path, server: &Server) -> Result<ExitCode> {
         dead_letter::mark_replayed(&Machine, folder, upto)?;
     }
     writeln!(io::stdout(), "{sent} dead letters sent to {}; they are not listed any more", server.url)?;
-    outcome.map(|()| ExitCode::SUCCESS)
+    outcome.map(|()| tell_unread(&unread))
 }
 
 /// What a server said to a message.

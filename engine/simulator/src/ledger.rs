@@ -38,6 +38,8 @@ pub struct Message {
     /// The strongest that was promised, and where it is.
     promised: Option<AckLevel>,
     places: Vec<(usize, u64)>,
+    /// Its place among all sendings, when it was first accepted.
+    accepted_at: u32,
     /// Times it was sent.
     sent: u32,
     /// Times it may be stored: those that were not refused and not said to be repeats.
@@ -150,6 +152,7 @@ impl Ledger {
             filler,
             promised: None,
             places: Vec::new(),
+            accepted_at: 0,
             sent: 0,
             stored_max: 0,
             first_life: life,
@@ -185,12 +188,24 @@ impl Ledger {
     }
 
     /// A message was accepted into the queue.
-    pub fn accept(&mut self, number: u32, level: AckLevel, life: usize, target: usize, now: Duration) {
+    pub fn accept(
+        &mut self,
+        number: u32,
+        level: AckLevel,
+        life: usize,
+        (home, target): (usize, usize),
+        now: Duration,
+    ) {
         let share = self.shape.window_entries.div_ceil(self.cores_max) as u64;
         let ids = self.ids;
         let (clock_jumped, damaged, age) = (self.clock_jumped, self.damaged, self.shape.window_age);
         let message = &mut self.messages[number as usize];
         message.sent += 1;
+        if message.sent == 1 {
+            message.accepted_at = self.sendings.len() as u32;
+            message.first_life = life;
+            self.homes[number as usize] = home;
+        }
         message.stored_max += 1;
         message.last_life = life;
         let is_known = message.promised_at.is_some_and(|(at, count)| {
@@ -370,14 +385,16 @@ impl Ledger {
             return Ok(());
         }
         let key = (place, message.key, self.homes[number as usize], message.first_life);
-        let last = self.order.entry(key).or_insert(number);
-        if number < *last {
+        let accepted_at = message.accepted_at;
+        let last = self.order.entry(key).or_insert(accepted_at);
+        if accepted_at < *last {
+            let sooner = self.sendings[*last as usize].number;
             return violation(
                 "out of order",
-                format!("place {place}: message {number} behind {last} of the same key"),
+                format!("place {place}: message {number} behind {sooner} of the same key"),
             );
         }
-        *last = number;
+        *last = accepted_at;
         Ok(())
     }
 

@@ -281,7 +281,7 @@ impl World<'_> {
         let accepted = process.shards[home].submit(target, &record);
         self.trace.add(format_args!("send {number} to {home} for {target} as {level:?}: {accepted:?}"));
         if accepted.is_ok() {
-            self.ledger.accept(number, level, life, target, self.clock.elapsed());
+            self.ledger.accept(number, level, life, (home, target), self.clock.elapsed());
         }
         Ok(())
     }
