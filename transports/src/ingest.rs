@@ -1,7 +1,7 @@
 //! From a request's bytes to a message in the queue: the same for every protocol.
 
 use engine_core::{
-    KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused,
+    KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused, TRACE_KEY, Traceparent,
     schema::{EVENTS, MARK, MARK_TEXT},
 };
 
@@ -32,9 +32,11 @@ impl From<MessageError> for Refusal {
     }
 }
 
-/// Writes pairs the way the engine keeps them and lends them out; `MARK` among them is refused.
+/// Writes pairs the way the engine keeps them and lends them out; `MARK` among them is refused. A trace among them comes
+/// before the request's, for whoever sent the message on wrote the first; what is no trace is left out.
 pub(crate) fn with_metadata<P: AsRef<[u8]>, T>(
     core: &Core,
+    mut trace: Option<Traceparent>,
     pairs: impl Iterator<Item = (P, P)>,
     then: impl FnOnce(&[u8]) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
@@ -46,7 +48,14 @@ pub(crate) fn with_metadata<P: AsRef<[u8]>, T>(
             let text = "metadata: the key tidegate-schema is Tidegate's own; choose another, or send events to /v1/events";
             return Err(Refusal::new(400, Code::InvalidArgument, text));
         }
+        if key.as_ref() == TRACE_KEY {
+            trace = Traceparent::read(value.as_ref()).or(trace);
+            continue;
+        }
         writer.push(key.as_ref(), value.as_ref());
+    }
+    if let Some(trace) = trace {
+        writer.push(TRACE_KEY, trace.as_bytes());
     }
     let outcome = then(&bytes);
     if bytes.capacity() > METADATA_KEPT_BYTES_MAX {
@@ -63,7 +72,7 @@ pub(crate) fn ingest_json(
     caller: impl FnOnce() -> Caller,
 ) -> Result<Accepted, Refusal> {
     let message = decode_ingest_json(body)?;
-    with_metadata(core, message.metadata.iter(), |metadata| {
+    with_metadata(core, terms.trace, message.metadata.iter(), |metadata| {
         let incoming = Incoming {
             id: None,
             source: message.source.as_bytes(),
@@ -99,7 +108,7 @@ pub(crate) fn enqueue_json(
         Some(schema) => enqueue_event(core, &message, &payload, schema, kind, terms, caller),
         None => {
             let pairs = message.metadata.iter().filter(|(key, _)| *key != MARK_TEXT);
-            with_metadata(core, pairs, |metadata| {
+            with_metadata(core, terms.trace, pairs, |metadata| {
                 let incoming = Incoming {
                     id: (!message.id.is_empty()).then_some(message.id.as_bytes()),
                     source: message.source.as_bytes(),
@@ -147,7 +156,7 @@ fn enqueue_event(
     let rest = rest.filter(|(key, _)| ![KEY_OVERRIDE, SCHEMA_KEY, MARK].contains(key));
     let first =
         [(KEY_OVERRIDE, user), (SCHEMA_KEY, schema)].into_iter().filter(|(_, value)| !value.is_empty());
-    with_metadata(core, first.chain(rest), |metadata| {
+    with_metadata(core, terms.trace, first.chain(rest), |metadata| {
         let incoming = Incoming {
             id: (!id.is_empty()).then_some(id),
             source: message.source.as_bytes(),
@@ -191,7 +200,7 @@ pub(crate) fn ingest_proto(
     caller: impl FnOnce() -> Caller,
 ) -> Result<Accepted, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
-    with_metadata(core, message.metadata.iter(), |metadata| {
+    with_metadata(core, terms.trace, message.metadata.iter(), |metadata| {
         Ok(core.accept(&incoming(&message, metadata), 0, terms, caller)?)
     })
 }
@@ -205,7 +214,7 @@ pub(crate) fn ingest_proto_streamed(
     caller: impl FnOnce() -> Caller,
 ) -> Result<Streamed, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
-    with_metadata(core, message.metadata.iter(), |metadata| {
+    with_metadata(core, terms.trace, message.metadata.iter(), |metadata| {
         match core.accept_or_wait(&incoming(&message, metadata), 0, terms, caller) {
             Ok(Accepted::Now(_)) => Ok(Streamed::Accepted),
             Ok(Accepted::Waits(_)) => Ok(Streamed::Waits),

@@ -485,7 +485,7 @@ impl Service<'_> {
         let core = self.core;
         let plain = !endpoint.is_grpc() && head.field("content-encoding").is_none();
         let event_head = plain
-            .then(|| EventHead::read(endpoint, &core.shared.acks, |name| head.field(name)))
+            .then(|| EventHead::read(endpoint, &core.shared.acks, |name| head.values(name)))
             .flatten()
             .filter(|event_head| event_head.is_admitted(core));
         let Some(event_head) = event_head else { return self.pass_on(head, body, reply) };
@@ -615,7 +615,7 @@ impl Application for Service<'_> {
             return self.event(endpoint, head, body, reply);
         }
         let acks = &core.shared.acks;
-        let terms = Terms::read(acks, |name| head.field(name));
+        let terms = Terms::read(acks, |name| head.values(name));
         let terms = match terms.and_then(|terms| terms.admit(acks).map(|()| terms)) {
             Ok(terms) => terms,
             Err(refusal) => return self.turn_down(endpoint, &refusal, reply),

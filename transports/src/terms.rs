@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use engine_core::{AckLevel, Reasons};
+use engine_core::{AckLevel, Reasons, TRACE_FIELD, Traceparent};
 use parking_lot::Mutex;
 
 use crate::{
@@ -198,23 +198,27 @@ pub(crate) struct Terms {
     pub(crate) detached: bool,
     /// The caller's own id.
     pub(crate) key: Option<Rc<[u8]>>,
+    /// The trace that the request belongs to.
+    pub(crate) trace: Option<Traceparent>,
     /// Why the caller may send no events; only a route that takes events as messages asks.
     pub(crate) no_events: Option<Denied>,
 }
 
 impl Terms {
-    /// Reads the terms off a request head; `field` gives the first value of a field.
-    pub(crate) fn read<'a>(
+    /// Reads the terms off a request head; `values` gives the values of a field.
+    pub(crate) fn read<'a, V: Iterator<Item = &'a [u8]>>(
         policy: &AckPolicy,
-        field: impl Fn(&str) -> Option<&'a [u8]>,
+        values: impl Fn(&'static str) -> V,
     ) -> Result<Self, Refusal> {
+        let field = |name| values(name).next();
         if !policy.guard.is_open() {
             let admitted = policy.guard.admits(field("x-api-key"), field("authorization"));
             admitted.map_err(|denied| Refusal::new(401, Code::Unauthenticated, denied.to_string()))?;
         }
         let terms = Self::new(policy, field("tidegate-ack").map(read_level).transpose()?, None);
         policy.reach(terms.level)?;
-        Ok(Self { key: field("idempotency-key").map(read_key).transpose()?, ..terms })
+        let key = field("idempotency-key").map(read_key).transpose()?;
+        Ok(Self { key, trace: Traceparent::of_request(values(TRACE_FIELD)), ..terms })
     }
 
     /// The terms of a request that names this level, or none.
@@ -226,6 +230,7 @@ impl Terms {
             forwarded: policy.far.is_some(),
             detached: false,
             key,
+            trace: None,
             no_events: None,
         }
     }
@@ -268,6 +273,7 @@ impl Terms {
             forwarded: false,
             detached: false,
             key: None,
+            trace: None,
             no_events: None,
         }
     }
@@ -333,11 +339,12 @@ mod tests {
     use super::*;
 
     fn read(fields: &[(&str, &str)]) -> Result<Terms, Refusal> {
-        let field =
-            |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes());
+        let values = |name: &'static str| {
+            fields.iter().filter(move |(key, _)| *key == name).map(|(_, value)| value.as_bytes())
+        };
         Terms::read(
             &AckPolicy { unreachable: [None, None, Some("no broker".into())], ..AckPolicy::queued_only() },
-            field,
+            values,
         )
     }
 
@@ -351,11 +358,12 @@ mod tests {
     fn who_has_no_key_is_refused_before_anything_else() {
         let policy = AckPolicy { guard: Guard::new("one", ""), ..AckPolicy::queued_only() };
         let read = |key: Option<&'static [u8]>| {
-            Terms::read(&policy, |name| match name {
+            let value = move |name| match name {
                 "x-api-key" => key,
                 "tidegate-ack" => Some(&b"safe"[..]),
                 _ => None,
-            })
+            };
+            Terms::read(&policy, |name| value(name).into_iter())
         };
         for key in [None, Some(&b"two"[..])] {
             let refusal = read(key).unwrap_err();

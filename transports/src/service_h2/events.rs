@@ -65,7 +65,7 @@ impl Service {
         let is_plain =
             endpoint.is_grpc() == is_grpc(field("content-type")) && field("content-encoding").is_none();
         let encoding = Encoding::from_field(field("grpc-encoding"));
-        match EventHead::read(endpoint, &self.core.shared.acks, field) {
+        match EventHead::read(endpoint, &self.core.shared.acks, |name| head.values(name.as_bytes())) {
             Some(event_head) if is_plain && let Ok(encoding) = encoding => {
                 let lines = is_lines(field("content-type"));
                 Head::Event(Rc::new(EventCall { head: event_head, encoding, timeout, lines, cold }))

@@ -554,7 +554,7 @@ impl Service {
             _ => (false, false),
         };
         let call = || -> Result<Call, Status> {
-            let terms = Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes()));
+            let terms = Terms::read(&self.core.shared.acks, |name| head.values(name.as_bytes()));
             let terms = terms.map_err(|refusal| Failure::from(refusal).status)?;
             if streaming && terms.key.is_some() {
                 let text = "idempotency-key: a stream has many messages and a key is for one; leave it out, or send \
@@ -652,7 +652,7 @@ impl Application for Service {
                     return refused_head(Some(endpoint), Refusal::too_large(limit), head);
                 }
                 let token = self.core.shared.probe_token.as_bytes();
-                match Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes())) {
+                match Terms::read(&self.core.shared.acks, |name| head.values(name.as_bytes())) {
                     Ok(mut terms) => {
                         if endpoint.row().hot == Hot::EnqueueJson {
                             let guard = &self.core.shared.events.guard;

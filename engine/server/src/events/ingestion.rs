@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use engine_core::{AckLevel, schema::Judged};
+use engine_core::{AckLevel, TRACE_FIELD, Traceparent, schema::Judged};
 use futures_util::FutureExt;
 use prost::Message;
 use tidegate_proto::analytics::v1::{
@@ -54,8 +54,8 @@ pub(super) struct Way {
     pub(super) how: Option<&'static str>,
     /// What a repeat of the one event of a request is recognised by when it has no id.
     pub(super) key: Option<String>,
-    /// `traceparent`.
-    pub(super) trace: Option<Vec<u8>>,
+    /// The trace that its events belong to.
+    pub(super) trace: Option<Traceparent>,
 }
 
 /// The metadata key, and the field, that a level is asked for and told in.
@@ -63,6 +63,11 @@ pub(super) const ACK: &str = "tidegate-ack";
 
 /// The metadata key, and the field, of a caller's own key.
 pub(super) const KEY: &str = "idempotency-key";
+
+/// The trace that a call belongs to.
+pub(super) fn trace_of_call(metadata: &MetadataMap) -> Option<Traceparent> {
+    Traceparent::of_request(metadata.get_all(TRACE_FIELD).iter().map(AsciiMetadataValue::as_bytes))
+}
 
 /// The lower of two levels, as far as there are any.
 pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<AckLevel> {
@@ -244,7 +249,7 @@ impl Platform {
                 (false, false) => None,
             },
             key: None,
-            trace: metadata.get("traceparent").map(|trace| trace.as_bytes().to_vec()),
+            trace: trace_of_call(metadata),
         })
     }
 

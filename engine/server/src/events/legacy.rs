@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use engine_analytics::Kind;
-use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
+use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter, TRACE_FIELD, TRACE_KEY, Traceparent};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -120,7 +120,7 @@ impl Event {
     }
 
     /// `how` it was sent, for its headers in Kafka: `async`, `batch`, or nothing for one that is waited for.
-    fn record(&self, how: &[u8]) -> Injected {
+    fn record(&self, how: &[u8], trace: Option<Traceparent>) -> Injected {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
         if !self.user_id.is_empty() {
@@ -129,6 +129,9 @@ impl Event {
         writer.push(SCHEMA_KEY, record::LEGACY_SCHEMA);
         if !how.is_empty() {
             writer.push(HOW_SENT, how);
+        }
+        if let Some(trace) = trace {
+            writer.push(TRACE_KEY, trace.as_bytes());
         }
         Injected {
             id: self.id.clone().into_bytes(),
@@ -175,6 +178,11 @@ pub(super) fn with_level(mut response: Response, level: Option<AckLevel>) -> Res
     response
 }
 
+/// The trace that a request belongs to.
+pub(super) fn trace_of_request(headers: &HeaderMap) -> Option<Traceparent> {
+    Traceparent::of_request(headers.get_all(TRACE_FIELD).iter().map(HeaderValue::as_bytes))
+}
+
 async fn one(
     platform: &Platform,
     headers: &HeaderMap,
@@ -197,7 +205,8 @@ async fn one(
     if let Some(message) = event.wrong() {
         return answer(400, json!({"success": false, "message": message, "event_id": ""}));
     }
-    match platform.injector.send(vec![event.record(how)], asked.wanted).await.pop() {
+    match platform.injector.send(vec![event.record(how, trace_of_request(headers))], asked.wanted).await.pop()
+    {
         Some(Fate::Ok(stored)) => {
             let body = json!({"success": true, "message": message, "event_id": event.id});
             with_level(answer(success, body), Some(stored.level))
@@ -236,7 +245,7 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         let text = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
         return answer(400, json!({ "error": text }));
     }
-    let fates = platform.send_older(&events, asked.wanted).await;
+    let fates = platform.send_older(&events, asked.wanted, trace_of_request(&headers)).await;
     let failed: Vec<&str> = events
         .iter()
         .zip(&fates)
@@ -274,10 +283,15 @@ pub(super) fn lowest(fates: &[Told]) -> Option<AckLevel> {
 
 impl Platform {
     /// Sends the older system's events; says of each what is wrong with it or what became of it.
-    pub(super) async fn send_older(&self, events: &[Event], wanted: Wanted) -> Vec<Told> {
+    pub(super) async fn send_older(
+        &self,
+        events: &[Event],
+        wanted: Wanted,
+        trace: Option<Traceparent>,
+    ) -> Vec<Told> {
         let how = if events.len() > 1 { &b"batch"[..] } else { b"" };
-        let good =
-            events.iter().filter(|event| event.wrong().is_none()).map(|event| event.record(how)).collect();
+        let good = events.iter().filter(|event| event.wrong().is_none());
+        let good = good.map(|event| event.record(how, trace)).collect();
         let mut fates = self.injector.send(good, wanted).await.into_iter();
         let fate = |event: &Event| {
             if let Some(wrong) = event.wrong() {

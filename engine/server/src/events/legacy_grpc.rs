@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Platform,
     analytics::{Range, Total, counts},
-    ingestion::name_level,
+    ingestion::{name_level, trace_of_call},
     legacy::{self, BATCH_MAX, lowest},
 };
 
@@ -85,10 +85,11 @@ fn metric(total: &Total, name: &str) -> Metric {
 #[tonic::async_trait]
 impl ProducerService for Older {
     async fn send_event(&self, request: Request<Event>) -> Result<Response<EventResponse>, Status> {
-        let asked = self.platform.ask(request.metadata(), None)?;
+        let (asked, trace) =
+            (self.platform.ask(request.metadata(), None)?, trace_of_call(request.metadata()));
         let event = legacy::Event::from(request.into_inner());
         let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
-        let fates = self.platform.send_older(std::slice::from_ref(&event), asked.wanted).await;
+        let fates = self.platform.send_older(std::slice::from_ref(&event), asked.wanted, trace).await;
         let level = lowest(&fates);
         let mut answer = Response::new(match fates.into_iter().next() {
             Some(Ok(_)) => EventResponse {
@@ -107,14 +108,15 @@ impl ProducerService for Older {
         &self,
         request: Request<BatchEventsRequest>,
     ) -> Result<Response<BatchEventsResponse>, Status> {
-        let asked = self.platform.ask(request.metadata(), None)?;
+        let (asked, trace) =
+            (self.platform.ask(request.metadata(), None)?, trace_of_call(request.metadata()));
         let events: Vec<legacy::Event> =
             request.into_inner().events.into_iter().map(legacy::Event::from).collect();
         if events.is_empty() || events.len() > BATCH_MAX {
             let message = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
             return Ok(Response::new(BatchEventsResponse { message, ..BatchEventsResponse::default() }));
         }
-        let fates = self.platform.send_older(&events, asked.wanted).await;
+        let fates = self.platform.send_older(&events, asked.wanted, trace).await;
         let failed = events.iter().zip(&fates).filter(|(_, fate)| fate.is_err());
         let failed_event_ids: Vec<String> = failed.map(|(event, _)| event.id.clone()).collect();
         let stored = events.len() - failed_event_ids.len();

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use engine_core::MetadataWriter;
+use engine_core::{MetadataWriter, TRACE_KEY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use transports::{
@@ -22,7 +22,12 @@ use transports::{
     message::check_json,
 };
 
-use super::{Platform, ingestion::ACK, legacy::with_level, record::PRODUCER_SCHEMA};
+use super::{
+    Platform,
+    ingestion::ACK,
+    legacy::{trace_of_request, with_level},
+    record::PRODUCER_SCHEMA,
+};
 
 /// Longest `data`, in bytes.
 pub(super) const DATA_BYTES_MAX: usize = 10_000;
@@ -295,6 +300,9 @@ async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Byte
     writer.push(b"event-type", kind.name().as_bytes());
     if let Some(metadata) = metadata {
         writer.push(b"event-metadata", Value::Object(metadata).to_string().as_bytes());
+    }
+    if let Some(trace) = trace_of_request(headers) {
+        writer.push(TRACE_KEY, trace.as_bytes());
     }
     let injected = Injected {
         id: id.clone().into_bytes(),

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use engine_core::TRACE_FIELD;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use prost_reflect::{
@@ -438,9 +439,9 @@ fn lines_request(body: &Bytes) -> Result<IngestEventsRequest, Status> {
 /// A request with those of its fields that say how its events are to be taken.
 fn with_fields<T>(headers: &HeaderMap, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    for name in [ACK, KEY, "traceparent"] {
-        if let Some(value) = headers.get(name).and_then(|value| value.as_bytes().try_into().ok()) {
-            request.metadata_mut().insert(name, value);
+    for name in [ACK, KEY, TRACE_FIELD] {
+        for value in headers.get_all(name).iter().filter_map(|value| value.as_bytes().try_into().ok()) {
+            request.metadata_mut().append(name, value);
         }
     }
     request

@@ -39,3 +39,4 @@ mod settings_effects;
 mod shutdown;
 mod start;
 mod sums;
+mod traces;
