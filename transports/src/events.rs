@@ -22,7 +22,7 @@ use crate::{
         write_event_response, write_events_response,
     },
     routes::Endpoint,
-    terms::{AckPolicy, Terms},
+    terms::{AckPolicy, Terms, agrees},
     waiting::{Caller, MessageId, Settled},
 };
 
@@ -177,7 +177,7 @@ pub(crate) fn now_ms(core: &Core) -> i64 {
     i64::try_from(core.clock.unix_ms()).unwrap_or(i64::MAX)
 }
 
-/// Takes the one event of a request. `None`: it is not plain.
+/// Takes the one event of a request. `None`: it is not plain, or its key is not its id.
 pub(crate) fn take_event(
     core: &Core,
     bytes: &[u8],
@@ -185,6 +185,9 @@ pub(crate) fn take_event(
     caller: impl FnOnce() -> Caller,
 ) -> Option<Result<Accepted, Refused>> {
     let event = decode_event(bytes, now_ms(core))?;
+    if !agrees(head.terms.key.as_deref(), event.id) {
+        return None;
+    }
     Some(offer(core, &event, bytes, head, true, caller))
 }
 

@@ -15,7 +15,7 @@ use crate::{
         Class, DataKind, DataMessage, IngestProto, MessageError, decode_data_message, decode_event,
         decode_ingest_json, decode_ingest_proto,
     },
-    terms::{Terms, is_key_of},
+    terms::{Terms, agree},
     waiting::Caller,
 };
 
@@ -96,13 +96,7 @@ pub(crate) fn enqueue_json(
     // The payload is base64: it is decoded into a buffer that is kept.
     let mut payload = core.inflated.borrow_mut();
     let message = decode_data_message(body, &mut payload)?;
-    if let Some(key) = &terms.key
-        && !message.id.is_empty()
-        && !is_key_of(key, message.id.as_bytes())
-    {
-        let text = "idempotency-key: the body has another id, and a message has one; leave out either, or give both the same value";
-        return Err(Refusal::new(400, Code::InvalidArgument, text));
-    }
+    agree(terms.key.as_deref(), message.id.as_bytes())?;
     let schema = message.metadata.get(MARK_TEXT).map(str::as_bytes).filter(|mark| EVENTS.contains(mark));
     let outcome = match schema {
         Some(schema) => enqueue_event(core, &message, &payload, schema, kind, terms, caller),
@@ -151,6 +145,7 @@ fn enqueue_event(
             (&judged.id[..], &judged.user[..], judged.payload.as_deref().unwrap_or(payload))
         }
     };
+    agree(terms.key.as_deref(), id)?;
     let id = if id.is_empty() { message.id.as_bytes() } else { id };
     let rest = message.metadata.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
     let rest = rest.filter(|(key, _)| ![KEY_OVERRIDE, SCHEMA_KEY, MARK].contains(key));

@@ -211,7 +211,7 @@ fn readable_id(event: &[u8]) -> String {
 impl Platform {
     /// What a request asks for, by its metadata and by what of it asks not to wait.
     pub(super) fn ask(&self, metadata: &MetadataMap, asynchronous: Option<&str>) -> Result<Asked, Status> {
-        let named = metadata.get(ACK).map(AsciiMetadataValue::as_bytes);
+        let named = metadata.get_all(ACK).iter().map(AsciiMetadataValue::as_bytes);
         self.acks.ask(named, asynchronous).map_err(|why| status_of(&why))
     }
 
@@ -386,10 +386,10 @@ impl EventIngestionService for Platform {
         let (metadata, _, IngestEventRequest { event, options }) = request.into_parts();
         let options = options.as_ref();
         let mut way = self.way(&metadata, options, false)?;
-        if let Some(key) = metadata.get(KEY) {
-            let key = AckPolicy::read_key(key.as_bytes()).map_err(|why| status_of(&why))?;
-            way.key = String::from_utf8(key).ok();
-        }
+        let id = event.as_ref().map_or("", |event| &event.id);
+        let keys = metadata.get_all(KEY).iter().map(AsciiMetadataValue::as_bytes);
+        let key = AckPolicy::read_key(keys, id.as_bytes()).map_err(|why| status_of(&why))?;
+        way.key = key.and_then(|key| String::from_utf8(key).ok());
         let event = event.ok_or_else(|| {
             invalid(&[ValidationError {
                 field: "event".to_owned(),

@@ -192,7 +192,8 @@ async fn one(
     message: &str,
 ) -> Response {
     let how = if asynchronous.is_some() { &b"async"[..] } else { b"" };
-    let asked = match platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), asynchronous) {
+    let asked = match platform.acks.ask(headers.get_all(ACK).iter().map(HeaderValue::as_bytes), asynchronous)
+    {
         Ok(asked) => asked,
         Err(why) => {
             return answer(why.status, json!({"success": false, "message": why.text, "event_id": ""}));
@@ -227,7 +228,7 @@ async fn event_async(State(platform): State<Platform>, headers: HeaderMap, body:
 }
 
 async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
-    let asked = match platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), None) {
+    let asked = match platform.acks.ask(headers.get_all(ACK).iter().map(HeaderValue::as_bytes), None) {
         Ok(asked) => asked,
         Err(why) => return answer(why.status, json!({ "error": why.text })),
     };

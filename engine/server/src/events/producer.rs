@@ -279,7 +279,7 @@ fn read(body: &[u8]) -> Result<(String, Option<Map<String, Value>>), String> {
 
 async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Bytes) -> Response {
     let since = Instant::now();
-    let asked = platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), None);
+    let asked = platform.acks.ask(headers.get_all(ACK).iter().map(HeaderValue::as_bytes), None);
     let read = asked.map_err(|why| why.text).and_then(|asked| Ok((asked, read(body)?)));
     let (asked, (data, metadata)) = match read {
         Ok(read) => read,

@@ -30,6 +30,7 @@ mod live_page;
 mod live_tail;
 mod metrics;
 mod older_probes;
+mod one_id;
 mod openapi;
 mod openapi_generators;
 mod roles;
