@@ -91,7 +91,7 @@ impl Drop for Room {
 }
 
 impl Http1 {
-    pub(crate) fn new(core: &Rc<Core>) -> Self {
+    pub(crate) fn new(core: &Rc<Core>, hook: &Hook) -> Self {
         let limits = &core.shared.limits;
         let limits = Limits {
             head_bytes_max: limits.header_list_bytes_max,
@@ -99,12 +99,18 @@ impl Http1 {
             body_bytes_max: limits.http_body_bytes_max,
             ..Limits::default()
         };
+        let mut connection = Connection::new(limits);
+        let draining = hook.drain.get();
+        if draining {
+            // Its client has said nothing before now.
+            connection.close_after_current();
+        }
         Self {
-            connection: Connection::new(limits),
+            connection,
             room: Room { core: Rc::clone(core), bytes: 0 },
             call: None,
             waits: None,
-            draining: false,
+            draining,
             recognised: false,
         }
     }

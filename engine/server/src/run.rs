@@ -165,8 +165,10 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     }
     wait_for_the_end(&fleet, &behind, signals)?;
     draining.send_replace(true);
+    // Before anything that waits for a broker: who connects now is better served elsewhere.
+    fleet.drain(settings.shutdown_timeout);
     behind.stop_consuming();
-    let code = finish(fleet, &behind, settings.shutdown_timeout, driver);
+    let code = finish(fleet, &behind, driver);
     behind.stop(watcher);
     code
 }
@@ -443,7 +445,7 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
                 tracing::info!(
                     signal = name,
-                    "draining: readiness is 503, nothing new is accepted, open requests are finished"
+                    "draining: readiness is 503, no connection is taken any more, open requests are finished"
                 );
                 return Ok(());
             }
@@ -463,8 +465,7 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
     }
 }
 
-fn finish(fleet: Fleet, behind: &Behind, timeout: Duration, driver: Driver) -> Result<ExitCode> {
-    fleet.drain(timeout);
+fn finish(fleet: Fleet, behind: &Behind, driver: Driver) -> Result<ExitCode> {
     let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
     behind.keep_numbers();
     let worked = behind.worked();
