@@ -27,11 +27,12 @@ use transports::{
     AckPolicy, Asked, EventRules, Examined, Wanted,
     events::place_of,
     grpc,
-    inject::{Fate, NotTaken},
+    inject::{Fate, NotTaken, Stored},
 };
 
 use super::{
     Platform,
+    reached::{ACK, Reached},
     record::{judge, record},
     validate::check,
 };
@@ -58,9 +59,6 @@ pub(super) struct Way {
     pub(super) trace: Option<Traceparent>,
 }
 
-/// The metadata key, and the field, that a level is asked for and told in.
-pub(super) const ACK: &str = "tidegate-ack";
-
 /// The metadata key, and the field, of a caller's own key.
 pub(super) const KEY: &str = "idempotency-key";
 
@@ -77,18 +75,21 @@ pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<Ac
     }
 }
 
-/// Says in an answer which level was reached.
-pub(super) fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
-    if let Some(level) = level {
-        response.metadata_mut().insert(ACK, AsciiMetadataValue::from_static(level.name()));
-    }
-}
-
 /// What became of an event.
 enum Ended {
-    Stored { id: String, duplicate: bool, level: Option<AckLevel> },
-    Invalid { id: String, errors: Vec<ValidationError> },
-    Refused { id: String, why: NotTaken },
+    /// `None`: it was only looked at.
+    Stored {
+        id: String,
+        stored: Option<Stored>,
+    },
+    Invalid {
+        id: String,
+        errors: Vec<ValidationError>,
+    },
+    Refused {
+        id: String,
+        why: NotTaken,
+    },
 }
 
 pub(super) fn now_ms() -> i64 {
@@ -125,11 +126,11 @@ fn response(
 ) -> IngestEventResponse {
     let metadata = ingested(node, since);
     match ended {
-        Ended::Stored { id, duplicate, .. } => IngestEventResponse {
+        Ended::Stored { id, stored } => IngestEventResponse {
             success: true,
             event_id: id,
             message: match options {
-                _ if duplicate => "duplicate",
+                _ if stored.is_some_and(|stored| stored.duplicate) => "duplicate",
                 Some(options) if options.validate_only => "valid",
                 Some(options) if options.r#async => "queued",
                 _ => "accepted",
@@ -276,7 +277,7 @@ impl Platform {
                 sent.push(record(event, id.clone(), way));
                 places.push(place);
             }
-            ended.push(Ended::Stored { id, duplicate: false, level: None });
+            ended.push(Ended::Stored { id, stored: None });
         }
         if sent.is_empty() {
             return ended;
@@ -286,9 +287,7 @@ impl Platform {
             let Ended::Stored { id, .. } = &ended[place] else { continue };
             let id = id.clone();
             ended[place] = match fate {
-                Fate::Ok(stored) => {
-                    Ended::Stored { id, duplicate: stored.duplicate, level: Some(stored.level) }
-                }
+                Fate::Ok(stored) => Ended::Stored { id, stored: Some(stored) },
                 Fate::Err(why) => Ended::Refused { id, why },
             };
         }
@@ -403,9 +402,11 @@ impl EventIngestionService for Platform {
             Some(Ended::Invalid { errors, .. }) if !validate_only => Err(invalid(&errors)),
             Some(Ended::Refused { why, .. }) => Err(status_of(&why)),
             Some(ended) => {
-                let level = if let Ended::Stored { level, .. } = &ended { *level } else { None };
+                let stored = if let Ended::Stored { stored, .. } = &ended { *stored } else { None };
                 let mut answer = Response::new(response(&self.node, ended, options, since));
-                name_level(&mut answer, level);
+                if let Some(stored) = &stored {
+                    Reached::by(stored).tell(&mut answer);
+                }
                 Ok(answer)
             }
             None => Err(Status::internal("an event without a fate")),
@@ -442,9 +443,9 @@ impl EventIngestionService for Platform {
         let mut lowest: Option<AckLevel> = None;
         for (place, ended) in ended.into_iter().enumerate() {
             match ended {
-                Ended::Stored { level, .. } => {
+                Ended::Stored { stored, .. } => {
                     answer.processed_count += 1;
-                    lowest = lower(lowest, level);
+                    lowest = lower(lowest, stored.map(|stored| stored.level));
                 }
                 Ended::Invalid { id, errors } => {
                     answer.failed_event_ids.push(id);
@@ -465,7 +466,7 @@ impl EventIngestionService for Platform {
         answer.success = answer.failed_count == 0;
         answer.metadata = ingested(&self.node, since);
         let mut answer = Response::new(answer);
-        name_level(&mut answer, lowest);
+        Reached::by_all(lowest).tell(&mut answer);
         Ok(answer)
     }
 
@@ -476,7 +477,7 @@ impl EventIngestionService for Platform {
         let (way, level) = self.way_of_stream(request.metadata())?;
         let mut answer: Response<Self::StreamEventsStream> =
             Response::new(Box::pin(self.answer_stream(request.into_inner(), way)));
-        name_level(&mut answer, Some(level));
+        Reached::by_all(Some(level)).tell(&mut answer);
         Ok(answer)
     }
 

@@ -25,11 +25,16 @@ use tidegate_proto::analytics::legacy as proto;
 use transports::{
     Wanted,
     events::SCHEMA_KEY,
-    inject::{Fate, Injected},
+    inject::{Fate, Injected, Stored},
     message::EVENT_NAME_BYTES_MAX,
 };
 
-use super::{Platform, ingestion::ACK, is_lines, object::Object, read_lines, record};
+use super::{
+    Platform, is_lines,
+    object::Object,
+    reached::{ACK, Reached},
+    read_lines, record,
+};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -170,14 +175,6 @@ fn not_json(error: &dyn std::fmt::Display) -> Response {
     answer(400, json!({ "error": format!("Invalid JSON: {error}") }))
 }
 
-/// The same answer with the level that was reached.
-pub(super) fn with_level(mut response: Response, level: Option<AckLevel>) -> Response {
-    if let Some(level) = level {
-        response.headers_mut().insert(ACK, HeaderValue::from_static(level.name()));
-    }
-    response
-}
-
 /// The trace that a request belongs to.
 pub(super) fn trace_of_request(headers: &HeaderMap) -> Option<Traceparent> {
     Traceparent::of_request(headers.get_all(TRACE_FIELD).iter().map(HeaderValue::as_bytes))
@@ -210,7 +207,7 @@ async fn one(
     {
         Some(Fate::Ok(stored)) => {
             let body = json!({"success": true, "message": message, "event_id": event.id});
-            with_level(answer(success, body), Some(stored.level))
+            Reached::by(&stored).told(answer(success, body))
         }
         Some(Fate::Err(why)) => {
             answer(why.status, json!({"success": false, "message": why.text, "event_id": event.id}))
@@ -266,11 +263,11 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         "processed_count": stored,
         "failed_event_ids": failed,
     });
-    with_level(answer(status, body), lowest(&fates))
+    Reached::by_all(lowest(&fates)).told(answer(status, body))
 }
 
-/// What became of an event: the level it reached, or status and words of why it was not taken.
-pub(super) type Told = Result<AckLevel, (u16, String)>;
+/// What became of an event: what it reached, or status and words of why it was not taken.
+pub(super) type Told = Result<Stored, (u16, String)>;
 
 /// Whether another try ends the same.
 fn is_final(told: &Told) -> bool {
@@ -279,7 +276,7 @@ fn is_final(told: &Told) -> bool {
 
 /// The lowest level that any of them reached.
 pub(super) fn lowest(fates: &[Told]) -> Option<AckLevel> {
-    fates.iter().filter_map(|fate| fate.as_ref().ok().copied()).min()
+    fates.iter().filter_map(|fate| fate.as_ref().ok()).map(|stored| stored.level).min()
 }
 
 impl Platform {
@@ -299,7 +296,7 @@ impl Platform {
                 return Err((400, wrong));
             }
             match fates.next() {
-                Some(Fate::Ok(stored)) => Ok(stored.level),
+                Some(Fate::Ok(stored)) => Ok(stored),
                 Some(Fate::Err(why)) => Err((why.status, why.text)),
                 None => Err((500, "an event without a fate".to_owned())),
             }

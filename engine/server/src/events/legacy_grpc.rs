@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status};
 use super::{
     Platform,
     analytics::{Range, Total, counts},
-    ingestion::{name_level, trace_of_call},
+    ingestion::trace_of_call,
     legacy::{self, BATCH_MAX, lowest},
+    reached::Reached,
 };
 
 /// What the workers of this process did.
@@ -90,7 +91,7 @@ impl ProducerService for Older {
         let event = legacy::Event::from(request.into_inner());
         let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
         let fates = self.platform.send_older(std::slice::from_ref(&event), asked.wanted, trace).await;
-        let level = lowest(&fates);
+        let stored = fates.first().and_then(|fate| fate.as_ref().ok().copied());
         let mut answer = Response::new(match fates.into_iter().next() {
             Some(Ok(_)) => EventResponse {
                 success: true,
@@ -100,7 +101,9 @@ impl ProducerService for Older {
             Some(Err((_, message))) => refused(message),
             None => refused("an event without a fate".to_owned()),
         });
-        name_level(&mut answer, level);
+        if let Some(stored) = &stored {
+            Reached::by(stored).tell(&mut answer);
+        }
         Ok(answer)
     }
 
@@ -126,7 +129,7 @@ impl ProducerService for Older {
             processed_count: i32::try_from(stored).unwrap_or(i32::MAX),
             failed_event_ids,
         });
-        name_level(&mut answer, lowest(&fates));
+        Reached::by_all(lowest(&fates)).tell(&mut answer);
         Ok(answer)
     }
 

@@ -24,8 +24,8 @@ use transports::{
 
 use super::{
     Platform,
-    ingestion::ACK,
-    legacy::{trace_of_request, with_level},
+    legacy::trace_of_request,
+    reached::{ACK, Reached},
     record::PRODUCER_SCHEMA,
 };
 
@@ -316,7 +316,7 @@ async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Byte
             platform.producer.published(kind, id.as_bytes(), since.elapsed());
             let message = kind.success();
             let body = json!({"status": "success", "message": message, "event": event, "timestamp": now()});
-            with_level(answer(StatusCode::OK, &body), Some(stored.level))
+            Reached::by(&stored).told(answer(StatusCode::OK, &body))
         }
         Some(Fate::Err(why)) => {
             platform.producer.failed(kind);
