@@ -242,7 +242,7 @@ impl Http1 {
                     used += taken;
                     self.recognised = true;
                     if !self.room.hold(self.connection.body_bytes_held()) {
-                        core.counters.hit(Cause::TooLarge);
+                        core.counters.hit(Cause::BodyRoom);
                         self.connection.refuse_body(&core.date.get(), out);
                         return (input.len(), Wants::Close);
                     }

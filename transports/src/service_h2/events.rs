@@ -124,11 +124,15 @@ impl Service {
             let limit = self.core.shared.limits.grpc_message_bytes_max;
             let claimed = body.first_chunk::<PREFIX_BYTES>();
             let claimed = claimed.map_or(0, |[_, length @ ..]| u32::from_be_bytes(*length) as usize);
-            if claimed > limit || refusal.is_some() {
+            let is_large = refusal.as_ref().is_some_and(|refusal| refusal.status == 413);
+            if claimed > limit || is_large {
                 // Known from the prefix alone.
                 let text = format!("gRPC message of {claimed} bytes is larger than the limit of {limit}");
                 let status = Status::new(Code::ResourceExhausted, text);
                 return Some(self.fail(id, endpoint, status, replies));
+            }
+            if let Some(refusal) = refusal {
+                return Some(self.fail(id, endpoint, refusal, replies));
             }
         }
         end_stream.then(|| self.event_request(id, call, body, replies))
