@@ -10,7 +10,10 @@ use tidegate_proto::{
     diplom::v1::IngestRequest,
 };
 
-use crate::harness::{H2Peer, Peer, Scratch, Server, Start, framed, on_runtime, run_command};
+use crate::{
+    brokers,
+    harness::{H2Peer, Peer, Scratch, Server, Start, eventually, framed, on_runtime, post_json, run_command},
+};
 
 const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -257,4 +260,29 @@ fn a_repeat_may_come_with_another_trace() {
         told.push((answer.status, answer.json()["duplicate"] == true));
     }
     assert_eq!(told, [(200, false), (200, true), (200, true)]);
+}
+
+#[test]
+fn what_is_no_trace_makes_no_message_too_large_for_a_broker() {
+    if !brokers::can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_nats, url) = brokers::nats(&folder);
+    let data = format!("data.directory={}", folder.path().join("data").display());
+    let server = Start::new()
+        .set("queue.type=nats")
+        .set("ack.default=delivered")
+        .set(&data)
+        .variable("NATS_URL", &url)
+        .run();
+    eventually("the broker takes a message", || {
+        (post_json(server.gateway(), "/ingest", "{}").status == 200).then_some(())
+    });
+    // JetStream's max_payload is 1 MiB, for headers and value together: this fits in with 6,000 bytes, and not with twice that.
+    let near = json!({"data": "x".repeat(780_000), "metadata": {"traceparent": "t".repeat(6000)}});
+    for body in [near.to_string().as_str(), "{}"] {
+        let answer = post_json(server.gateway(), "/ingest", body);
+        assert_eq!((answer.status, &answer.json()["ack"]), (200, &"delivered".into()), "{}", answer.text());
+    }
 }
