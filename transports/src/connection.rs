@@ -342,7 +342,7 @@ impl Connection {
     fn recognise(&mut self, core: &Rc<Core>, bytes: &[u8]) {
         let compared = bytes.len().min(PREFACE.len());
         if bytes[..compared] != PREFACE[..compared] {
-            self.protocol = Protocol::Http1(Box::new(Http1::new(core)));
+            self.protocol = Protocol::Http1(Box::new(Http1::new(core, &self.hook)));
         } else if compared == PREFACE.len() {
             self.protocol = Protocol::Http2(Box::new(Http2::new(core, &self.origin, &self.hook)));
         }

@@ -74,6 +74,8 @@ causes! {
     IdleTimeout = "idle_timeout",
     /// A body or message over its limit.
     TooLarge = "too_large",
+    /// A core held as many bytes of requests that come in pieces as it may.
+    BodyRoom = "body_room",
     /// HTTP/1.1 that RFC 9112 does not allow.
     Http1Protocol = "http1_protocol",
     /// HTTP/2 that RFC 9113 does not allow.

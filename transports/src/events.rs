@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use engine_core::{
-    AckLevel, HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused, TRACE_KEY, schema::Judged,
+    AckLevel, HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused, TRACE_KEY, Traceparent,
+    schema::Judged,
 };
 
 use crate::{
@@ -21,7 +22,7 @@ use crate::{
         write_event_response, write_events_response,
     },
     routes::Endpoint,
-    terms::{AckPolicy, Terms},
+    terms::{AckPolicy, Terms, agrees},
     waiting::{Caller, MessageId, Settled},
 };
 
@@ -35,8 +36,6 @@ pub const EVENT_SCHEMA: &[u8] = engine_core::schema::EVENTS[0];
 const BATCH_MAX: usize = 1000;
 /// Longest id of a request that is given back.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Longest `traceparent` that is passed on; the standard's has 55 characters.
-const TRACE_BYTES_MAX: usize = 128;
 
 /// What serves events.
 #[derive(Clone)]
@@ -82,36 +81,33 @@ pub(crate) struct EventHead {
     api_key: Option<Box<[u8]>>,
     authorization: Option<Box<[u8]>>,
     request_id: Option<Box<[u8]>>,
-    trace: Option<Box<[u8]>>,
 }
 
 impl EventHead {
     /// Reads a head; `None`: there is something in it that the cold lane has to answer.
-    pub(crate) fn read<'a>(
+    pub(crate) fn read<'a, V: Iterator<Item = &'a [u8]>>(
         endpoint: Endpoint,
         policy: &AckPolicy,
-        field: impl Fn(&str) -> Option<&'a [u8]>,
+        values: impl Fn(&'static str) -> V,
     ) -> Option<Self> {
+        let field = |name| values(name).next();
         // gRPC's own is watched where the connection is; over REST it is the cold lane that does.
         if !endpoint.is_grpc() && field("grpc-timeout").is_some() {
             return None;
         }
-        let mut terms = Terms::read(policy, &field).ok()?;
+        let mut terms = Terms::read(policy, &values).ok()?;
         if !endpoint.is_single_event() {
             // A key is for one message; the events of a batch have ids of their own.
             terms.key = None;
         }
-        let kept = |name: &str| field(name).map(Box::from);
-        let short = |name: &str, bytes_max: usize| {
-            field(name).filter(|value| !value.is_empty() && value.len() <= bytes_max).map(Box::from)
-        };
+        let kept = |name| field(name).map(Box::from);
+        let is_an_id = |value: &&[u8]| !value.is_empty() && value.len() <= REQUEST_ID_BYTES_MAX;
         Some(Self {
             endpoint,
             terms,
             api_key: kept("x-api-key"),
             authorization: kept("authorization"),
-            request_id: short("x-request-id", REQUEST_ID_BYTES_MAX),
-            trace: short("traceparent", TRACE_BYTES_MAX),
+            request_id: field("x-request-id").filter(is_an_id).map(Box::from),
         })
     }
 
@@ -127,7 +123,7 @@ impl EventHead {
 
     /// The caller's `traceparent`.
     pub(crate) fn trace(&self) -> Option<&[u8]> {
-        self.trace.as_deref()
+        self.terms.trace.as_ref().map(Traceparent::as_bytes)
     }
 
     /// Calls `then` with the id that the answer carries: the request's own, or one of ours.
@@ -158,7 +154,7 @@ fn offer(
     if head.endpoint.is_batch_of_events() {
         writer.push(HOW_SENT, b"batch");
     }
-    if let Some(trace) = &head.trace {
+    if let Some(trace) = head.trace() {
         writer.push(TRACE_KEY, trace);
     }
     let incoming = Incoming {
@@ -181,7 +177,7 @@ pub(crate) fn now_ms(core: &Core) -> i64 {
     i64::try_from(core.clock.unix_ms()).unwrap_or(i64::MAX)
 }
 
-/// Takes the one event of a request. `None`: it is not plain.
+/// Takes the one event of a request. `None`: it is not plain, or its key is not its id.
 pub(crate) fn take_event(
     core: &Core,
     bytes: &[u8],
@@ -189,6 +185,9 @@ pub(crate) fn take_event(
     caller: impl FnOnce() -> Caller,
 ) -> Option<Result<Accepted, Refused>> {
     let event = decode_event(bytes, now_ms(core))?;
+    if !agrees(head.terms.key.as_deref(), event.id) {
+        return None;
+    }
     Some(offer(core, &event, bytes, head, true, caller))
 }
 

@@ -5,7 +5,7 @@
 
 use std::num::NonZeroU64;
 
-use engine_core::{AckLevel, KIND_EVENT, MetadataWriter, TRACE_KEY};
+use engine_core::{KIND_EVENT, MetadataWriter, TRACE_KEY};
 
 use crate::{
     answer::{Reached, Refusal},
@@ -124,21 +124,21 @@ pub(crate) fn take(
     }
 }
 
-/// Writes what is answered to a message of which it is known what became of it: status, body, the level reached.
+/// Writes what is answered to a message of which it is known what became of it: status, body, what it reached.
 pub(crate) fn settle(
     core: &Core,
     route: usize,
     settled: &Settled,
     success: &[u8],
     out: &mut Vec<u8>,
-) -> (u16, Option<AckLevel>) {
+) -> (u16, Option<Reached>) {
     let facade = &core.shared.events.facade;
     match Reached::of(settled, &core.shared.acks) {
         Ok(reached) => {
             let took_ns = core.clock.now_ns().saturating_sub(settled.since_ns);
             facade.stored(route, settled.id.bytes(), took_ns);
             out.extend_from_slice(success);
-            (facade.status(route), Some(reached.level))
+            (facade.status(route), Some(reached))
         }
         Err(refusal) => (refuse(core, route, &settled.id.text(), refusal, out), None),
     }

@@ -1,9 +1,9 @@
 //! The core threads: started, watched and brought home.
 //!
 //! Each thread runs one loop with its accepting tasks, its connections, its worker and a sweep once a second. The
-//! drain goes: stop accepting → finish what is open on the connections → every core says it is quiet → the queues
-//! are worked empty → every core says so → the threads end. The two agreements are there because a core works for
-//! the others until all of them are done.
+//! drain goes: stop accepting → finish what is open on the connections → nothing comes from brokers any more → every
+//! core says it is quiet → the queues are worked empty → every core says so → the threads end. The two agreements are
+//! there because a core works for the others until all of them are done.
 
 use std::{
     cell::RefCell,
@@ -94,8 +94,10 @@ impl std::fmt::Debug for Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Running,
-    /// Finish what is open, for at most so long.
+    /// Finish what is open, for at most so long, and go on working on what comes from elsewhere.
     Draining(Duration),
+    /// Nothing comes from elsewhere any more: end when all is finished.
+    Ending(Duration),
 }
 
 /// What one core did, told at its end.
@@ -222,7 +224,8 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Begins the drain; open requests may take `timeout`.
+    /// Begins the drain: no connection is taken any more, and open requests may take `timeout`. The cores go on working
+    /// on what consumers of brokers hand them until [`join`](Fleet::join).
     pub fn drain(&self, timeout: Duration) {
         self.stage.send_replace(Stage::Draining(timeout));
     }
@@ -232,11 +235,17 @@ impl Fleet {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Waits for the threads and adds their farewells up.
+    /// Waits for the threads and adds their farewells up. Behind [`drain`](Fleet::drain), when no consumer hands the cores
+    /// anything any more.
     ///
     /// # Errors
     /// When a core's loop could not be set up, or its thread panicked.
     pub fn join(self) -> io::Result<Farewell> {
+        self.stage.send_modify(|stage| {
+            if let Stage::Draining(timeout) = *stage {
+                *stage = Stage::Ending(timeout);
+            }
+        });
         let mut all = Farewell::default();
         for thread in self.threads {
             let one = thread.join().map_err(|_| io::Error::other("a core thread panicked"))??;
@@ -326,6 +335,8 @@ impl Seat {
 
         let timeout = until_drain_begins(&mut stage).await;
         drain_connections(&core, &accepting, timeout).await;
+        // An error: whoever could say so is gone.
+        let _ = stage.wait_for(|stage| matches!(stage, Stage::Ending(_))).await;
         agree(&agreement.quiet, cores).await;
         core.lane.borrow_mut().shard().begin_drain();
         let deadline = monoio::time::Instant::now() + timeout;
@@ -361,7 +372,7 @@ async fn until_drain(mut stage: watch::Receiver<Stage>) {
 
 async fn until_drain_begins(stage: &mut watch::Receiver<Stage>) -> Duration {
     match stage.wait_for(|stage| *stage != Stage::Running).await.as_deref() {
-        Ok(Stage::Draining(timeout)) => *timeout,
+        Ok(Stage::Draining(timeout) | Stage::Ending(timeout)) => *timeout,
         Ok(Stage::Running) | Err(_) => Duration::ZERO,
     }
 }

@@ -58,6 +58,11 @@ impl GrpcBlocks {
     /// Makes `block` the head of an answer that says what was reached.
     pub(crate) fn write_head(&self, block: &mut Block, reached: &Reached) {
         block.copy_from(&self.heads[reached.level as usize]);
+        self.push_place(block, reached);
+    }
+
+    /// Adds what an answer says of one message beside its level, over gRPC and HTTP.
+    pub(crate) fn push_place(&self, block: &mut Block, reached: &Reached) {
         if let Some(offset) = reached.offset {
             block.push_number(&self.shard, reached.shard as u64);
             block.push_number(&self.offset, offset);

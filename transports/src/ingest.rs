@@ -1,7 +1,7 @@
 //! From a request's bytes to a message in the queue: the same for every protocol.
 
 use engine_core::{
-    KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused,
+    KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Refused, TRACE_KEY, Traceparent,
     schema::{EVENTS, MARK, MARK_TEXT},
 };
 
@@ -15,7 +15,7 @@ use crate::{
         Class, DataKind, DataMessage, IngestProto, MessageError, decode_data_message, decode_event,
         decode_ingest_json, decode_ingest_proto,
     },
-    terms::{Terms, is_key_of},
+    terms::{Terms, agree},
     waiting::Caller,
 };
 
@@ -32,9 +32,11 @@ impl From<MessageError> for Refusal {
     }
 }
 
-/// Writes pairs the way the engine keeps them and lends them out; `MARK` among them is refused.
+/// Writes pairs the way the engine keeps them and lends them out; `MARK` among them is refused. A trace among them comes
+/// before the request's, for whoever sent the message on wrote the first; what is no trace is left out.
 pub(crate) fn with_metadata<P: AsRef<[u8]>, T>(
     core: &Core,
+    mut trace: Option<Traceparent>,
     pairs: impl Iterator<Item = (P, P)>,
     then: impl FnOnce(&[u8]) -> Result<T, Refusal>,
 ) -> Result<T, Refusal> {
@@ -46,7 +48,14 @@ pub(crate) fn with_metadata<P: AsRef<[u8]>, T>(
             let text = "metadata: the key tidegate-schema is Tidegate's own; choose another, or send events to /v1/events";
             return Err(Refusal::new(400, Code::InvalidArgument, text));
         }
+        if key.as_ref() == TRACE_KEY {
+            trace = Traceparent::read(value.as_ref()).or(trace);
+            continue;
+        }
         writer.push(key.as_ref(), value.as_ref());
+    }
+    if let Some(trace) = trace {
+        writer.push(TRACE_KEY, trace.as_bytes());
     }
     let outcome = then(&bytes);
     if bytes.capacity() > METADATA_KEPT_BYTES_MAX {
@@ -63,7 +72,7 @@ pub(crate) fn ingest_json(
     caller: impl FnOnce() -> Caller,
 ) -> Result<Accepted, Refusal> {
     let message = decode_ingest_json(body)?;
-    with_metadata(core, message.metadata.iter(), |metadata| {
+    with_metadata(core, terms.trace, message.metadata.iter(), |metadata| {
         let incoming = Incoming {
             id: None,
             source: message.source.as_bytes(),
@@ -87,19 +96,13 @@ pub(crate) fn enqueue_json(
     // The payload is base64: it is decoded into a buffer that is kept.
     let mut payload = core.inflated.borrow_mut();
     let message = decode_data_message(body, &mut payload)?;
-    if let Some(key) = &terms.key
-        && !message.id.is_empty()
-        && !is_key_of(key, message.id.as_bytes())
-    {
-        let text = "idempotency-key: the body has another id, and a message has one; leave out either, or give both the same value";
-        return Err(Refusal::new(400, Code::InvalidArgument, text));
-    }
+    agree(terms.key.as_deref(), message.id.as_bytes())?;
     let schema = message.metadata.get(MARK_TEXT).map(str::as_bytes).filter(|mark| EVENTS.contains(mark));
     let outcome = match schema {
         Some(schema) => enqueue_event(core, &message, &payload, schema, kind, terms, caller),
         None => {
             let pairs = message.metadata.iter().filter(|(key, _)| *key != MARK_TEXT);
-            with_metadata(core, pairs, |metadata| {
+            with_metadata(core, terms.trace, pairs, |metadata| {
                 let incoming = Incoming {
                     id: (!message.id.is_empty()).then_some(message.id.as_bytes()),
                     source: message.source.as_bytes(),
@@ -142,12 +145,13 @@ fn enqueue_event(
             (&judged.id[..], &judged.user[..], judged.payload.as_deref().unwrap_or(payload))
         }
     };
+    agree(terms.key.as_deref(), id)?;
     let id = if id.is_empty() { message.id.as_bytes() } else { id };
     let rest = message.metadata.iter().map(|(key, value)| (key.as_bytes(), value.as_bytes()));
     let rest = rest.filter(|(key, _)| ![KEY_OVERRIDE, SCHEMA_KEY, MARK].contains(key));
     let first =
         [(KEY_OVERRIDE, user), (SCHEMA_KEY, schema)].into_iter().filter(|(_, value)| !value.is_empty());
-    with_metadata(core, first.chain(rest), |metadata| {
+    with_metadata(core, terms.trace, first.chain(rest), |metadata| {
         let incoming = Incoming {
             id: (!id.is_empty()).then_some(id),
             source: message.source.as_bytes(),
@@ -191,7 +195,7 @@ pub(crate) fn ingest_proto(
     caller: impl FnOnce() -> Caller,
 ) -> Result<Accepted, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
-    with_metadata(core, message.metadata.iter(), |metadata| {
+    with_metadata(core, terms.trace, message.metadata.iter(), |metadata| {
         Ok(core.accept(&incoming(&message, metadata), 0, terms, caller)?)
     })
 }
@@ -205,7 +209,7 @@ pub(crate) fn ingest_proto_streamed(
     caller: impl FnOnce() -> Caller,
 ) -> Result<Streamed, Refusal> {
     let message = decode_ingest_proto(message, kind)?;
-    with_metadata(core, message.metadata.iter(), |metadata| {
+    with_metadata(core, terms.trace, message.metadata.iter(), |metadata| {
         match core.accept_or_wait(&incoming(&message, metadata), 0, terms, caller) {
             Ok(Accepted::Now(_)) => Ok(Streamed::Accepted),
             Ok(Accepted::Waits(_)) => Ok(Streamed::Waits),

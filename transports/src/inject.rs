@@ -63,12 +63,22 @@ impl Injected {
 }
 
 /// What a message has reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// The level.
     pub level: AckLevel,
+    /// The shard whose log the offset belongs to.
+    pub shard: usize,
+    /// Where the log has it, if it does.
+    pub offset: Option<u64>,
     /// Whether it repeats an earlier one.
     pub duplicate: bool,
+}
+
+impl From<Reached> for Stored {
+    fn from(Reached { level, shard, offset, duplicate }: Reached) -> Self {
+        Self { level, shard, offset, duplicate }
+    }
 }
 
 /// Why a message was not taken.
@@ -234,7 +244,7 @@ impl Desk {
             let Some((request, place)) = self.slots.get(settled.stream as usize).copied() else { continue };
             self.free_slots.push(settled.stream);
             let fate = Reached::of(&settled, &self.core.shared.acks);
-            let fate = fate.map(|reached| Stored { level: reached.level, duplicate: reached.duplicate });
+            let fate = fate.map(Stored::from);
             self.decide(request, place, fate.map_err(NotTaken::from));
         }
     }
@@ -325,7 +335,7 @@ impl Desk {
             }
             Ok(Accepted::Now(_)) => {
                 self.keep(slot);
-                Ok(Some(Stored { level: AckLevel::Queued, duplicate: false }))
+                Ok(Some(Reached::QUEUED.into()))
             }
             Err(refused) => {
                 self.keep(slot);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use engine_core::{AckLevel, KIND_PROBE};
+use engine_core::KIND_PROBE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use crate::{
@@ -91,7 +91,7 @@ impl Drop for Room {
 }
 
 impl Http1 {
-    pub(crate) fn new(core: &Rc<Core>) -> Self {
+    pub(crate) fn new(core: &Rc<Core>, hook: &Hook) -> Self {
         let limits = &core.shared.limits;
         let limits = Limits {
             head_bytes_max: limits.header_list_bytes_max,
@@ -99,12 +99,18 @@ impl Http1 {
             body_bytes_max: limits.http_body_bytes_max,
             ..Limits::default()
         };
+        let mut connection = Connection::new(limits);
+        let draining = hook.drain.get();
+        if draining {
+            // Its client has said nothing before now.
+            connection.close_after_current();
+        }
         Self {
-            connection: Connection::new(limits),
+            connection,
             room: Room { core: Rc::clone(core), bytes: 0 },
             call: None,
             waits: None,
-            draining: false,
+            draining,
             recognised: false,
         }
     }
@@ -179,8 +185,8 @@ impl Http1 {
                 Waits::Batch(head, batch) => answer_batch(core, origin, &head, &batch, reply),
                 Waits::Facade(endpoint, route, answer) => {
                     let mut body = Vec::new();
-                    let (status, level) = facade::settle(core, route, &settled, &answer, &mut body);
-                    answer_facade(core, origin, (endpoint, route), (status, level), &body, reply)
+                    let told = facade::settle(core, route, &settled, &answer, &mut body);
+                    answer_facade(core, origin, (endpoint, route), told, &body, reply)
                 }
             });
         }
@@ -236,7 +242,7 @@ impl Http1 {
                     used += taken;
                     self.recognised = true;
                     if !self.room.hold(self.connection.body_bytes_held()) {
-                        core.counters.hit(Cause::TooLarge);
+                        core.counters.hit(Cause::BodyRoom);
                         self.connection.refuse_body(&core.date.get(), out);
                         return (input.len(), Wants::Close);
                     }
@@ -345,22 +351,32 @@ fn answer_settled(
     };
     if endpoint.row().hot == Hot::EnqueueJson {
         note(202);
-        let (mut shard, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
-        let mut fields: Vec<(&[u8], &[u8])> = vec![(b"Tidegate-Ack", reached.level.name().as_bytes())];
-        if let Some(at) = reached.offset {
-            fields.push((b"Tidegate-Shard", shard.format(reached.shard).as_bytes()));
-            fields.push((b"Tidegate-Offset", offset.format(at).as_bytes()));
-        }
-        if reached.duplicate {
-            fields.push((b"Tidegate-Duplicate", b"true"));
-        }
-        return reply.full(202, fields, b"");
+        let mut numbers = Default::default();
+        return reply.full(202, reached_fields(&reached, &mut numbers), b"");
     }
     note(200);
     let mut body = core.body.borrow_mut();
     body.clear();
     write_stored(&mut body, &settled.id, &reached);
     reply.ready(&core.h1_ingested[reached.level as usize], &body)
+}
+
+/// The fields that say what one message has reached; `numbers` is room for shard and offset.
+fn reached_fields<'a>(
+    reached: &Reached,
+    numbers: &'a mut [itoa::Buffer; 2],
+) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+    let [shard, offset] = numbers;
+    let place = reached.offset.map(|at| {
+        let place: [(&[u8], &[u8]); 2] = [
+            (b"Tidegate-Shard", shard.format(reached.shard).as_bytes()),
+            (b"Tidegate-Offset", offset.format(at).as_bytes()),
+        ];
+        place
+    });
+    let level: (&[u8], &[u8]) = (b"Tidegate-Ack", reached.level.name().as_bytes());
+    let duplicate = reached.duplicate.then_some((&b"Tidegate-Duplicate"[..], &b"true"[..]));
+    [level].into_iter().chain(place.into_iter().flatten()).chain(duplicate)
 }
 
 /// Writes the answer to an event.
@@ -401,17 +417,11 @@ fn answer_stored(
     reply: Reply<'_>,
 ) -> Answer {
     core.answered.note(origin.role, head.endpoint, status_index(200));
-    let (mut shard, mut offset) = (itoa::Buffer::new(), itoa::Buffer::new());
+    let mut numbers = Default::default();
     head.with_request_id(core, |request_id| {
-        let stored: [(&[u8], &[u8]); 5] = [
-            (b"Content-Type", b"application/json"),
-            (b"Tidegate-Ack", reached.level.name().as_bytes()),
-            (b"X-Request-Id", request_id),
-            (b"Tidegate-Shard", shard.format(reached.shard).as_bytes()),
-            (b"Tidegate-Offset", offset.format(reached.offset.unwrap_or_default()).as_bytes()),
-        ];
-        let fields = if reached.offset.is_some() { 5 } else { 3 };
-        reply.full(200, stored.into_iter().take(fields), body)
+        let told: [(&[u8], &[u8]); 2] =
+            [(b"Content-Type", b"application/json"), (b"X-Request-Id", request_id)];
+        reply.full(200, told.into_iter().chain(reached_fields(reached, &mut numbers)), body)
     })
 }
 
@@ -438,15 +448,17 @@ fn answer_facade(
     core: &Core,
     origin: &Origin,
     (endpoint, route): (Endpoint, usize),
-    (status, level): (u16, Option<AckLevel>),
+    (status, reached): (u16, Option<Reached>),
     body: &[u8],
     reply: Reply<'_>,
 ) -> Answer {
     core.answered.note(origin.role, endpoint, status_index(status));
     let own = core.shared.events.facade.fields(route);
+    let mut numbers = Default::default();
+    let reached = reached.as_ref().map(|reached| reached_fields(reached, &mut numbers));
     let fields = [(&b"Content-Type"[..], &b"application/json"[..])]
         .into_iter()
-        .chain(level.map(|level| (&b"Tidegate-Ack"[..], level.name().as_bytes())))
+        .chain(reached.into_iter().flatten())
         .chain((status == 503).then_some((&b"Retry-After"[..], &b"1"[..])))
         .chain(own.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())));
     reply.full(status, fields, body)
@@ -485,7 +497,7 @@ impl Service<'_> {
         let core = self.core;
         let plain = !endpoint.is_grpc() && head.field("content-encoding").is_none();
         let event_head = plain
-            .then(|| EventHead::read(endpoint, &core.shared.acks, |name| head.field(name)))
+            .then(|| EventHead::read(endpoint, &core.shared.acks, |name| head.values(name)))
             .flatten()
             .filter(|event_head| event_head.is_admitted(core));
         let Some(event_head) = event_head else { return self.pass_on(head, body, reply) };
@@ -496,7 +508,7 @@ impl Service<'_> {
                 None => self.pass_on(head, body, reply),
                 Some(Taken::Stored) => {
                     let (draft, status) = (core.draft.borrow(), core.shared.events.facade.status(route));
-                    let told = (status, Some(AckLevel::Queued));
+                    let told = (status, Some(Reached::QUEUED));
                     answer_facade(core, self.origin, (endpoint, route), told, &draft.answer, reply)
                 }
                 Some(Taken::Waits(_, answer)) => {
@@ -615,7 +627,7 @@ impl Application for Service<'_> {
             return self.event(endpoint, head, body, reply);
         }
         let acks = &core.shared.acks;
-        let terms = Terms::read(acks, |name| head.field(name));
+        let terms = Terms::read(acks, |name| head.values(name));
         let terms = match terms.and_then(|terms| terms.admit(acks).map(|()| terms)) {
             Ok(terms) => terms,
             Err(refusal) => return self.turn_down(endpoint, &refusal, reply),

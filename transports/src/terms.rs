@@ -11,7 +11,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use engine_core::{AckLevel, Reasons};
+use engine_core::{AckLevel, Reasons, TRACE_FIELD, Traceparent};
 use parking_lot::Mutex;
 
 use crate::{
@@ -20,6 +20,11 @@ use crate::{
     guard::{Denied, Guard},
     inject::NotTaken,
 };
+
+/// The field, and the metadata key of gRPC, in which a level is asked for.
+const ACK: &str = "tidegate-ack";
+/// The one in which a sender gives its own id.
+const KEY: &str = "idempotency-key";
 
 /// Longest `Idempotency-Key`, in bytes.
 const KEY_BYTES_MAX: usize = 255;
@@ -71,14 +76,18 @@ impl AckPolicy {
         }
     }
 
-    /// What a request asks for that has this in its `Tidegate-Ack`, if it has one. `asynchronous`: what else of it asks not
-    /// to wait, by the name its sender knows it by.
+    /// What a request asks for that has these in its fields `Tidegate-Ack`. `asynchronous`: what else of it asks not to
+    /// wait, by the name its sender knows it by.
     ///
     /// # Errors
-    /// 400 for a level that there is not, for one that can never be reached with these settings, and for one above `queued`
-    /// beside `asynchronous`.
-    pub fn ask(&self, named: Option<&[u8]>, asynchronous: Option<&str>) -> Result<Asked, NotTaken> {
-        let named = named.map(read_level).transpose()?;
+    /// 400 for two, for a level that there is not, for one that can never be reached with these settings, and for one above
+    /// `queued` beside `asynchronous`.
+    pub fn ask<'a>(
+        &self,
+        named: impl IntoIterator<Item = &'a [u8]>,
+        asynchronous: Option<&str>,
+    ) -> Result<Asked, NotTaken> {
+        let named = only(ACK, named)?.map(read_level).transpose()?;
         let level = match (named, asynchronous) {
             (Some(level), Some(what)) if level > AckLevel::Queued => {
                 let text = format!(
@@ -99,12 +108,18 @@ impl AckPolicy {
         Ok(Asked { wanted, level })
     }
 
-    /// Reads an `Idempotency-Key`.
+    /// Reads the `Idempotency-Key` of a request with these fields of that name, and with this id in its body, which may be
+    /// empty.
     ///
     /// # Errors
-    /// 400 for one that is none.
-    pub fn read_key(value: &[u8]) -> Result<Vec<u8>, NotTaken> {
-        Ok(read_key(value)?.to_vec())
+    /// 400 for two, for one that is none, and for one that is not the id.
+    pub fn read_key<'a>(
+        values: impl IntoIterator<Item = &'a [u8]>,
+        id: &[u8],
+    ) -> Result<Option<Vec<u8>>, NotTaken> {
+        let key = only(KEY, values)?.map(read_key).transpose()?;
+        agree(key.as_deref(), id)?;
+        Ok(key.map(|key| key.to_vec()))
     }
 
     /// Refuses a level that cannot be honoured at this moment.
@@ -198,23 +213,27 @@ pub(crate) struct Terms {
     pub(crate) detached: bool,
     /// The caller's own id.
     pub(crate) key: Option<Rc<[u8]>>,
+    /// The trace that the request belongs to.
+    pub(crate) trace: Option<Traceparent>,
     /// Why the caller may send no events; only a route that takes events as messages asks.
     pub(crate) no_events: Option<Denied>,
 }
 
 impl Terms {
-    /// Reads the terms off a request head; `field` gives the first value of a field.
-    pub(crate) fn read<'a>(
+    /// Reads the terms off a request head; `values` gives the values of a field.
+    pub(crate) fn read<'a, V: Iterator<Item = &'a [u8]>>(
         policy: &AckPolicy,
-        field: impl Fn(&str) -> Option<&'a [u8]>,
+        values: impl Fn(&'static str) -> V,
     ) -> Result<Self, Refusal> {
+        let field = |name| values(name).next();
         if !policy.guard.is_open() {
             let admitted = policy.guard.admits(field("x-api-key"), field("authorization"));
             admitted.map_err(|denied| Refusal::new(401, Code::Unauthenticated, denied.to_string()))?;
         }
-        let terms = Self::new(policy, field("tidegate-ack").map(read_level).transpose()?, None);
+        let terms = Self::new(policy, only(ACK, values(ACK))?.map(read_level).transpose()?, None);
         policy.reach(terms.level)?;
-        Ok(Self { key: field("idempotency-key").map(read_key).transpose()?, ..terms })
+        let key = only(KEY, values(KEY))?.map(read_key).transpose()?;
+        Ok(Self { key, trace: Traceparent::of_request(values(TRACE_FIELD)), ..terms })
     }
 
     /// The terms of a request that names this level, or none.
@@ -226,6 +245,7 @@ impl Terms {
             forwarded: policy.far.is_some(),
             detached: false,
             key,
+            trace: None,
             no_events: None,
         }
     }
@@ -268,6 +288,7 @@ impl Terms {
             forwarded: false,
             detached: false,
             key: None,
+            trace: None,
             no_events: None,
         }
     }
@@ -297,6 +318,37 @@ impl Terms {
     }
 }
 
+/// The value of a field that says one thing: of two, whoever reads the other understands another request.
+fn only<'a>(
+    name: &'static str,
+    values: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = values.into_iter();
+    let first = values.next();
+    match values.next() {
+        None => Ok(first),
+        Some(_) => {
+            let text = format!("{name}: it stands more than once; leave out all but one");
+            Err(Refusal::new(400, Code::InvalidArgument, text))
+        }
+    }
+}
+
+/// Refuses a message that has an `Idempotency-Key` and another id in its body: it has one, and a repeat is recognised by
+/// that.
+pub(crate) fn agree(key: Option<&[u8]>, id: &[u8]) -> Result<(), Refusal> {
+    if agrees(key, id) {
+        return Ok(());
+    }
+    let text = "idempotency-key: the body has another id, and a message has one; leave out either, or give both the same value";
+    Err(Refusal::new(400, Code::InvalidArgument, text))
+}
+
+/// Whether that is not so.
+pub(crate) fn agrees(key: Option<&[u8]>, id: &[u8]) -> bool {
+    id.is_empty() || key.is_none_or(|key| is_key_of(key, id))
+}
+
 /// The level that a `Tidegate-Ack` names.
 fn read_level(named: &[u8]) -> Result<AckLevel, Refusal> {
     AckLevel::from_name(named).ok_or_else(|| {
@@ -324,7 +376,7 @@ fn without_quotes(value: &[u8]) -> &[u8] {
 
 /// Whether an `Idempotency-Key` stands for this id of a body: it is the same, or what one Tidegate sends another for an id
 /// that does not fit the field (base64url without padding).
-pub(crate) fn is_key_of(key: &[u8], id: &[u8]) -> bool {
+fn is_key_of(key: &[u8], id: &[u8]) -> bool {
     key == without_quotes(id) || URL_SAFE_NO_PAD.encode(id).as_bytes() == key
 }
 
@@ -333,11 +385,12 @@ mod tests {
     use super::*;
 
     fn read(fields: &[(&str, &str)]) -> Result<Terms, Refusal> {
-        let field =
-            |name: &str| fields.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_bytes());
+        let values = |name: &'static str| {
+            fields.iter().filter(move |(key, _)| *key == name).map(|(_, value)| value.as_bytes())
+        };
         Terms::read(
             &AckPolicy { unreachable: [None, None, Some("no broker".into())], ..AckPolicy::queued_only() },
-            field,
+            values,
         )
     }
 
@@ -351,11 +404,12 @@ mod tests {
     fn who_has_no_key_is_refused_before_anything_else() {
         let policy = AckPolicy { guard: Guard::new("one", ""), ..AckPolicy::queued_only() };
         let read = |key: Option<&'static [u8]>| {
-            Terms::read(&policy, |name| match name {
+            let value = move |name| match name {
                 "x-api-key" => key,
                 "tidegate-ack" => Some(&b"safe"[..]),
                 _ => None,
-            })
+            };
+            Terms::read(&policy, |name| value(name).into_iter())
         };
         for key in [None, Some(&b"two"[..])] {
             let refusal = read(key).unwrap_err();

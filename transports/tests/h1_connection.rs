@@ -182,7 +182,12 @@ fn malformed_requests_are_answered_and_nothing_behind_them_is_read() {
             let body: serde_json::Value =
                 serde_json::from_str(error.split_once("\r\n\r\n").unwrap().1).unwrap();
             assert_eq!(body["status"], "error");
-            assert_eq!(body["code"], if status >= 500 { "UNIMPLEMENTED" } else { "INVALID_ARGUMENT" });
+            let code = match status {
+                413 => "RESOURCE_EXHAUSTED",
+                500.. => "UNIMPLEMENTED",
+                _ => "INVALID_ARGUMENT",
+            };
+            assert_eq!(body["code"], code);
             assert!(body["error"].as_str().unwrap().contains(", at byte "), "{body}");
             assert!(client.connection.should_close());
             client.send(post("/after", "x")).unwrap();

@@ -85,7 +85,8 @@ impl CallOptions {
         Self { request_id: Some(id.into()), ..self }
     }
 
-    /// The id of a message ([`Client::ingest`]); without one it gets a UUID. Events have their own `id`.
+    /// The id of a message ([`Client::ingest`]); without one it gets a UUID. Events have their own `id`; one that has none
+    /// ([`Client::ingest_event`]) gets this one, and beside another the server refuses it.
     pub fn idempotency_key(self, key: impl Into<String>) -> Self {
         Self { idempotency_key: Some(key.into()), ..self }
     }

@@ -23,7 +23,7 @@ impl Client {
         event
     }
 
-    /// Sends an event; without an id it gets one.
+    /// Sends an event; without an id it gets the key of the options, or one of ours.
     ///
     /// # Errors
     ///
@@ -33,6 +33,10 @@ impl Client {
         event: Event,
         options: &CallOptions,
     ) -> Result<Answer<IngestEventResponse>, Error> {
+        let mut event = event;
+        if let Some(key) = options.idempotency_key.as_ref().filter(|_| event.id.is_empty()) {
+            event.id.clone_from(key);
+        }
         let event = self.with_id(event);
         let repeat = repeat([&event]);
         let request = IngestEventRequest { event: Some(event), options: None };

@@ -27,13 +27,14 @@ pub mod shard;
 pub mod sink;
 pub mod slab;
 mod sync;
+pub mod trace;
 pub mod worker;
 
 pub use counters::{CounterReader, Snapshot};
 pub use mesh::{Doorbell, Port, key_hash, mesh, shard_of};
 pub use metadata::{MetadataPairs, MetadataWriter};
 pub use outcome::{AckLevel, Outcome, Receipt, Rejection};
-pub use partition::{HOW_SENT, KEY_OVERRIDE, OF_ITS_WAY, PartitionKey, TRACE_KEY};
+pub use partition::{HOW_SENT, KEY_OVERRIDE, OF_ITS_WAY, PartitionKey};
 pub use reasons::{Reason, Reasons};
 pub use shard::{Refused, Reply, Shard};
 pub use sink::{BATCH, Batch, Completions, Sink, Ticket, tickets_lost};
@@ -41,4 +42,5 @@ pub use slab::{
     Handle, InsertError, KIND_EVENT, KIND_PROBE, Record, RecordView, SizeClass, SlabConfig, SlabOwner,
     SlabReader, slab,
 };
+pub use trace::{TRACE_FIELD, TRACE_KEY, Traceparent};
 pub use worker::{MemorySink, Prefix, Process};

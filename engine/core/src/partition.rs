@@ -1,6 +1,6 @@
 //! What keeps messages together: the part of a message whose hash picks its core, and which is its key at a broker.
 
-use crate::metadata::MetadataPairs;
+use crate::{metadata::MetadataPairs, trace::TRACE_KEY};
 
 /// The metadata key whose value keeps a message together whatever the setting says: events belong to their user. It
 /// stands first in the metadata or it is an ordinary pair: looking further would cost every message.
@@ -8,9 +8,6 @@ pub const KEY_OVERRIDE: &[u8] = b"tidegate-key";
 
 /// The metadata key that says how a message was sent: `async`, `batch`.
 pub const HOW_SENT: &[u8] = b"tidegate-sent";
-
-/// The metadata key that joins a message to its trace (W3C Trace Context).
-pub const TRACE_KEY: &[u8] = b"traceparent";
 
 /// Metadata that says how a message came and not what it is: a repeat may differ in it.
 pub const OF_ITS_WAY: [&[u8]; 2] = [HOW_SENT, TRACE_KEY];

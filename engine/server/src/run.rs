@@ -165,8 +165,10 @@ pub fn run(settings: Settings, part: Part) -> Result<ExitCode> {
     }
     wait_for_the_end(&fleet, &behind, signals)?;
     draining.send_replace(true);
+    // Before anything that waits for a broker: who connects now is better served elsewhere.
+    fleet.drain(settings.shutdown_timeout);
     behind.stop_consuming();
-    finish(fleet, &behind, settings.shutdown_timeout, driver, watcher)
+    finish(fleet, &behind, driver, watcher)
 }
 
 /// Cores to use: all, or as many as asked for and there.
@@ -441,7 +443,7 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
                 tracing::info!(
                     signal = name,
-                    "draining: readiness is 503, nothing new is accepted, open requests are finished"
+                    "draining: readiness is 503, no connection is taken any more, open requests are finished"
                 );
                 return Ok(());
             }
@@ -464,11 +466,9 @@ fn wait_for_the_end(fleet: &Fleet, behind: &Behind, mut signals: Signals) -> Res
 fn finish(
     fleet: Fleet,
     behind: &Behind,
-    timeout: Duration,
     driver: Driver,
     watcher: thread::JoinHandle<()>,
 ) -> Result<ExitCode> {
-    fleet.drain(timeout);
     let end = fleet.join().with_context(|| format!("a core loop on {} failed", driver.name()))?;
     behind.keep_numbers();
     let unfinished = behind.stop(watcher);

@@ -73,7 +73,7 @@ impl Fault {
     #[must_use]
     pub fn code(self) -> &'static str {
         match self.status() {
-            503 => "UNAVAILABLE",
+            413 | 503 => "RESOURCE_EXHAUSTED",
             500.. => "UNIMPLEMENTED",
             _ => "INVALID_ARGUMENT",
         }

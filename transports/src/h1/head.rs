@@ -92,9 +92,14 @@ impl<'a> RequestHead<'a> {
     /// The value of the first field of that name, whatever its case; whitespace around it is gone.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&'a [u8]> {
-        let name = name.as_bytes();
-        let span = self.spans.iter().find(|span| span.name(self.bytes).eq_ignore_ascii_case(name))?;
-        Some(span.value(self.bytes))
+        self.values(name).next()
+    }
+
+    /// The values of all fields of that name, in their order.
+    pub fn values<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let (bytes, name) = (self.bytes, name.as_bytes());
+        let named = self.spans.iter().filter(move |span| span.name(bytes).eq_ignore_ascii_case(name));
+        named.map(move |span| span.value(bytes))
     }
 
     /// All fields as they came: names in the sender's case, values trimmed, repeated ones one by one.

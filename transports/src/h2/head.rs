@@ -47,7 +47,12 @@ impl<'a> RequestHead<'a> {
 
     /// The value of the first field of that name (lower case).
     pub fn field(&self, name: &[u8]) -> Option<&'a [u8]> {
-        self.regular.clone().find(|(other, _)| *other == name).map(|(_, value)| value)
+        self.values(name).next()
+    }
+
+    /// The values of all fields of that name (lower case), in their order.
+    pub fn values<'n>(&self, name: &'n [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.regular.clone().filter(move |(other, _)| *other == name).map(|(_, value)| value)
     }
 }
 

@@ -3,7 +3,6 @@
 use std::{rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use engine_core::AckLevel;
 
 use super::{
     Head, Service, Stream, Then,
@@ -17,7 +16,7 @@ use crate::{
     events::{self, Batch, EventHead},
     facade::{self, Taken},
     grpc::{Code, Deframer, Encoding, PREFIX_BYTES, Status, Take, parse_timeout},
-    grpc_answer::{is_grpc, whole_message},
+    grpc_answer::{is_grpc, push_reached, whole_message},
     h2::{Block, Replies, RequestHead, StreamId},
     lane::Accepted,
     message::{event_of_request, events_of_request, transcode_event, transcode_events, transcode_lines},
@@ -65,7 +64,7 @@ impl Service {
         let is_plain =
             endpoint.is_grpc() == is_grpc(field("content-type")) && field("content-encoding").is_none();
         let encoding = Encoding::from_field(field("grpc-encoding"));
-        match EventHead::read(endpoint, &self.core.shared.acks, field) {
+        match EventHead::read(endpoint, &self.core.shared.acks, |name| head.values(name.as_bytes())) {
             Some(event_head) if is_plain && let Ok(encoding) = encoding => {
                 let lines = is_lines(field("content-type"));
                 Head::Event(Rc::new(EventCall { head: event_head, encoding, timeout, lines, cold }))
@@ -125,11 +124,15 @@ impl Service {
             let limit = self.core.shared.limits.grpc_message_bytes_max;
             let claimed = body.first_chunk::<PREFIX_BYTES>();
             let claimed = claimed.map_or(0, |[_, length @ ..]| u32::from_be_bytes(*length) as usize);
-            if claimed > limit || refusal.is_some() {
+            let is_large = refusal.as_ref().is_some_and(|refusal| refusal.status == 413);
+            if claimed > limit || is_large {
                 // Known from the prefix alone.
                 let text = format!("gRPC message of {claimed} bytes is larger than the limit of {limit}");
                 let status = Status::new(Code::ResourceExhausted, text);
                 return Some(self.fail(id, endpoint, status, replies));
+            }
+            if let Some(refusal) = refusal {
+                return Some(self.fail(id, endpoint, refusal, replies));
             }
         }
         end_stream.then(|| self.event_request(id, call, body, replies))
@@ -199,7 +202,7 @@ impl Service {
                             route,
                             status,
                             &draft.answer,
-                            Some(AckLevel::Queued),
+                            Some(Reached::QUEUED),
                             replies,
                         ))
                     }
@@ -320,6 +323,7 @@ impl Service {
             let prepared = core.prepared.borrow();
             block.copy_from(&prepared.h2_stored[reached.level as usize]);
             block.push_number(&prepared.content_length, body.len() as u64);
+            core.grpc.push_place(&mut block, reached);
         }
         call.head.with_request_id(core, |request_id| block.push_text(&core.grpc.request_id, request_id));
         replies.head(id, &block, false);
@@ -357,8 +361,8 @@ impl Service {
     ) -> Stream {
         let Some(route) = call.endpoint().facade() else { return Stream::Answered };
         let mut body = Vec::new();
-        let (status, level) = facade::settle(&self.core, route, settled, answer, &mut body);
-        self.answer_facade(id, call, route, status, &body, level, replies)
+        let (status, reached) = facade::settle(&self.core, route, settled, answer, &mut body);
+        self.answer_facade(id, call, route, status, &body, reached, replies)
     }
 
     #[expect(clippy::too_many_arguments, reason = "an answer's parts, named at both calls")]
@@ -369,7 +373,7 @@ impl Service {
         route: usize,
         status: u16,
         body: &[u8],
-        level: Option<AckLevel>,
+        reached: Option<Reached>,
         replies: &mut Replies<'_>,
     ) -> Stream {
         let core = &*self.core;
@@ -380,8 +384,12 @@ impl Service {
             let mut framed = vec![0; PREFIX_BYTES];
             framed.extend_from_slice(body);
             set_length(&mut framed, 0);
-            match level {
-                Some(level) => replies.head(id, &core.grpc.heads[level as usize], false),
+            match reached {
+                Some(reached) => {
+                    let mut block = core.block.borrow_mut();
+                    core.grpc.write_head(&mut block, &reached);
+                    replies.head(id, &block, false);
+                }
                 None => replies.head(id, &core.grpc.bare_head, false),
             }
             let _all = replies.data(id, &framed, false);
@@ -394,8 +402,8 @@ impl Service {
         block.push(b"content-type", b"application/json");
         block.push(b"content-length", itoa::Buffer::new().format(body.len()).as_bytes());
         block.push(b"date", &core.date.get());
-        if let Some(level) = level {
-            block.push(b"tidegate-ack", level.name().as_bytes());
+        if let Some(reached) = &reached {
+            push_reached(&mut block, reached);
         }
         if status == 503 {
             block.push(b"retry-after", b"1");

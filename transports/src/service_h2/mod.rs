@@ -438,6 +438,12 @@ impl Service {
         }
     }
 
+    /// There is no room for more of a request that comes in pieces.
+    fn too_much_collected(&self) -> Refusal {
+        self.core.counters.hit(Cause::BodyRoom);
+        Refusal::new(503, Code::ResourceExhausted, "too many large bodies are arriving at once")
+    }
+
     /// Collects a part of a JSON body; `Some` when it has to be refused.
     fn collect(&self, body: &mut Vec<u8>, data: &[u8]) -> Option<Refusal> {
         let limit = self.core.shared.limits.http_body_bytes_max;
@@ -445,11 +451,7 @@ impl Service {
             return Some(Refusal::too_large(limit));
         }
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
-            return Some(Refusal::new(
-                503,
-                Code::ResourceExhausted,
-                "Too many large requests are arriving at once",
-            ));
+            return Some(self.too_much_collected());
         }
         body.extend_from_slice(data);
         None
@@ -470,7 +472,7 @@ impl Service {
             Box::new(Collected { deframer, message: None, counted: 0 })
         });
         if !self.core.reserve(data.len(), COLLECTED_BYTES_MAX) {
-            return Some(self.fail(id, call.endpoint, too_much_collected(), replies));
+            return Some(self.fail(id, call.endpoint, self.too_much_collected(), replies));
         }
         collected.counted += data.len();
         let Collected { deframer, message, .. } = &mut **collected;
@@ -507,7 +509,7 @@ impl Service {
         if held <= *counted {
             self.core.release(*counted - held);
         } else if !self.core.reserve(held - *counted, COLLECTED_BYTES_MAX) {
-            return Err(too_much_collected());
+            return Err(self.too_much_collected());
         }
         *counted = held;
         Ok(())
@@ -554,7 +556,7 @@ impl Service {
             _ => (false, false),
         };
         let call = || -> Result<Call, Status> {
-            let terms = Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes()));
+            let terms = Terms::read(&self.core.shared.acks, |name| head.values(name.as_bytes()));
             let terms = terms.map_err(|refusal| Failure::from(refusal).status)?;
             if streaming && terms.key.is_some() {
                 let text = "idempotency-key: a stream has many messages and a key is for one; leave it out, or send \
@@ -605,10 +607,6 @@ impl Service {
     }
 }
 
-fn too_much_collected() -> Refusal {
-    Refusal::new(503, Code::ResourceExhausted, "too many large messages are arriving at once")
-}
-
 /// A head that is turned down. A client that waits for `100 Continue` sends no body before it has an answer.
 fn refused_head(endpoint: Option<Endpoint>, refusal: Refusal, head: &RequestHead<'_>) -> Head {
     let beyond = head.content_length().is_some_and(|length| length > DISCARDED_BYTES_MAX as u64);
@@ -652,7 +650,7 @@ impl Application for Service {
                     return refused_head(Some(endpoint), Refusal::too_large(limit), head);
                 }
                 let token = self.core.shared.probe_token.as_bytes();
-                match Terms::read(&self.core.shared.acks, |name| head.field(name.as_bytes())) {
+                match Terms::read(&self.core.shared.acks, |name| head.values(name.as_bytes())) {
                     Ok(mut terms) => {
                         if endpoint.row().hot == Hot::EnqueueJson {
                             let guard = &self.core.shared.events.guard;

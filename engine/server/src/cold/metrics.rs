@@ -291,7 +291,7 @@ fn delivery(house: &House, families: &mut Vec<Family>) {
             "tidegate_dead_letter_bytes",
             "Bytes of the dead letters, up to dead_letter.bytes_max.",
         )
-        .level(&[], behind.dead_letters.bytes())
+        .level(&[], behind.dead_letters.bytes() as f64)
         .finish(),
     );
     families.extend(

@@ -33,7 +33,7 @@ pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::hot_requests;
 pub use platform::{Rate, consumed_so_far};
 pub use probe::Processor;
-pub use routes::router;
+pub use routes::{not_for_metrics, router};
 pub use rpcs::RpcCounts;
 
 /// Answers calls until the bridge's other end is gone.

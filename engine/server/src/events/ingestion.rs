@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use engine_core::{AckLevel, schema::Judged};
+use engine_core::{AckLevel, TRACE_FIELD, Traceparent, schema::Judged};
 use futures_util::FutureExt;
 use prost::Message;
 use tidegate_proto::analytics::v1::{
@@ -27,11 +27,12 @@ use transports::{
     AckPolicy, Asked, EventRules, Examined, Wanted,
     events::place_of,
     grpc,
-    inject::{Fate, NotTaken},
+    inject::{Fate, NotTaken, Stored},
 };
 
 use super::{
     Platform,
+    reached::{ACK, Reached},
     record::{judge, record},
     validate::check,
 };
@@ -54,15 +55,17 @@ pub(super) struct Way {
     pub(super) how: Option<&'static str>,
     /// What a repeat of the one event of a request is recognised by when it has no id.
     pub(super) key: Option<String>,
-    /// `traceparent`.
-    pub(super) trace: Option<Vec<u8>>,
+    /// The trace that its events belong to.
+    pub(super) trace: Option<Traceparent>,
 }
-
-/// The metadata key, and the field, that a level is asked for and told in.
-pub(super) const ACK: &str = "tidegate-ack";
 
 /// The metadata key, and the field, of a caller's own key.
 pub(super) const KEY: &str = "idempotency-key";
+
+/// The trace that a call belongs to.
+pub(super) fn trace_of_call(metadata: &MetadataMap) -> Option<Traceparent> {
+    Traceparent::of_request(metadata.get_all(TRACE_FIELD).iter().map(AsciiMetadataValue::as_bytes))
+}
 
 /// The lower of two levels, as far as there are any.
 pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<AckLevel> {
@@ -72,18 +75,21 @@ pub(super) fn lower(one: Option<AckLevel>, other: Option<AckLevel>) -> Option<Ac
     }
 }
 
-/// Says in an answer which level was reached.
-pub(super) fn name_level<T>(response: &mut Response<T>, level: Option<AckLevel>) {
-    if let Some(level) = level {
-        response.metadata_mut().insert(ACK, AsciiMetadataValue::from_static(level.name()));
-    }
-}
-
 /// What became of an event.
 enum Ended {
-    Stored { id: String, duplicate: bool, level: Option<AckLevel> },
-    Invalid { id: String, errors: Vec<ValidationError> },
-    Refused { id: String, why: NotTaken },
+    /// `None`: it was only looked at.
+    Stored {
+        id: String,
+        stored: Option<Stored>,
+    },
+    Invalid {
+        id: String,
+        errors: Vec<ValidationError>,
+    },
+    Refused {
+        id: String,
+        why: NotTaken,
+    },
 }
 
 pub(super) fn now_ms() -> i64 {
@@ -120,11 +126,11 @@ fn response(
 ) -> IngestEventResponse {
     let metadata = ingested(node, since);
     match ended {
-        Ended::Stored { id, duplicate, .. } => IngestEventResponse {
+        Ended::Stored { id, stored } => IngestEventResponse {
             success: true,
             event_id: id,
             message: match options {
-                _ if duplicate => "duplicate",
+                _ if stored.is_some_and(|stored| stored.duplicate) => "duplicate",
                 Some(options) if options.validate_only => "valid",
                 Some(options) if options.r#async => "queued",
                 _ => "accepted",
@@ -206,7 +212,7 @@ fn readable_id(event: &[u8]) -> String {
 impl Platform {
     /// What a request asks for, by its metadata and by what of it asks not to wait.
     pub(super) fn ask(&self, metadata: &MetadataMap, asynchronous: Option<&str>) -> Result<Asked, Status> {
-        let named = metadata.get(ACK).map(AsciiMetadataValue::as_bytes);
+        let named = metadata.get_all(ACK).iter().map(AsciiMetadataValue::as_bytes);
         self.acks.ask(named, asynchronous).map_err(|why| status_of(&why))
     }
 
@@ -244,7 +250,7 @@ impl Platform {
                 (false, false) => None,
             },
             key: None,
-            trace: metadata.get("traceparent").map(|trace| trace.as_bytes().to_vec()),
+            trace: trace_of_call(metadata),
         })
     }
 
@@ -271,7 +277,7 @@ impl Platform {
                 sent.push(record(event, id.clone(), way));
                 places.push(place);
             }
-            ended.push(Ended::Stored { id, duplicate: false, level: None });
+            ended.push(Ended::Stored { id, stored: None });
         }
         if sent.is_empty() {
             return ended;
@@ -281,9 +287,7 @@ impl Platform {
             let Ended::Stored { id, .. } = &ended[place] else { continue };
             let id = id.clone();
             ended[place] = match fate {
-                Fate::Ok(stored) => {
-                    Ended::Stored { id, duplicate: stored.duplicate, level: Some(stored.level) }
-                }
+                Fate::Ok(stored) => Ended::Stored { id, stored: Some(stored) },
                 Fate::Err(why) => Ended::Refused { id, why },
             };
         }
@@ -381,10 +385,10 @@ impl EventIngestionService for Platform {
         let (metadata, _, IngestEventRequest { event, options }) = request.into_parts();
         let options = options.as_ref();
         let mut way = self.way(&metadata, options, false)?;
-        if let Some(key) = metadata.get(KEY) {
-            let key = AckPolicy::read_key(key.as_bytes()).map_err(|why| status_of(&why))?;
-            way.key = String::from_utf8(key).ok();
-        }
+        let id = event.as_ref().map_or("", |event| &event.id);
+        let keys = metadata.get_all(KEY).iter().map(AsciiMetadataValue::as_bytes);
+        let key = AckPolicy::read_key(keys, id.as_bytes()).map_err(|why| status_of(&why))?;
+        way.key = key.and_then(|key| String::from_utf8(key).ok());
         let event = event.ok_or_else(|| {
             invalid(&[ValidationError {
                 field: "event".to_owned(),
@@ -398,9 +402,11 @@ impl EventIngestionService for Platform {
             Some(Ended::Invalid { errors, .. }) if !validate_only => Err(invalid(&errors)),
             Some(Ended::Refused { why, .. }) => Err(status_of(&why)),
             Some(ended) => {
-                let level = if let Ended::Stored { level, .. } = &ended { *level } else { None };
+                let stored = if let Ended::Stored { stored, .. } = &ended { *stored } else { None };
                 let mut answer = Response::new(response(&self.node, ended, options, since));
-                name_level(&mut answer, level);
+                if let Some(stored) = &stored {
+                    Reached::by(stored).tell(&mut answer);
+                }
                 Ok(answer)
             }
             None => Err(Status::internal("an event without a fate")),
@@ -437,9 +443,9 @@ impl EventIngestionService for Platform {
         let mut lowest: Option<AckLevel> = None;
         for (place, ended) in ended.into_iter().enumerate() {
             match ended {
-                Ended::Stored { level, .. } => {
+                Ended::Stored { stored, .. } => {
                     answer.processed_count += 1;
-                    lowest = lower(lowest, level);
+                    lowest = lower(lowest, stored.map(|stored| stored.level));
                 }
                 Ended::Invalid { id, errors } => {
                     answer.failed_event_ids.push(id);
@@ -460,7 +466,7 @@ impl EventIngestionService for Platform {
         answer.success = answer.failed_count == 0;
         answer.metadata = ingested(&self.node, since);
         let mut answer = Response::new(answer);
-        name_level(&mut answer, lowest);
+        Reached::by_all(lowest).tell(&mut answer);
         Ok(answer)
     }
 
@@ -471,7 +477,7 @@ impl EventIngestionService for Platform {
         let (way, level) = self.way_of_stream(request.metadata())?;
         let mut answer: Response<Self::StreamEventsStream> =
             Response::new(Box::pin(self.answer_stream(request.into_inner(), way)));
-        name_level(&mut answer, Some(level));
+        Reached::by_all(Some(level)).tell(&mut answer);
         Ok(answer)
     }
 

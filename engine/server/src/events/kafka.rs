@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use brokers::kafka::shape::{Arrived, Outgoing, Shapes, Topic};
-use engine_core::{HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataPairs, MetadataWriter, Record};
+use engine_core::{
+    HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataPairs, MetadataWriter, Record, TRACE_FIELD, TRACE_KEY,
+    Traceparent,
+};
 use prost::Message;
 use serde::Deserialize;
 use tidegate_proto::analytics::v1::{Event, EventType, SystemEventType, event::EventData};
@@ -231,8 +234,8 @@ fn read_producer(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> Re
 }
 
 fn push_trace(arrived: &Arrived<'_>, writer: &mut MetadataWriter<'_>) {
-    if let Some(trace) = arrived.header("traceparent") {
-        writer.push(b"traceparent", trace);
+    if let Some(trace) = arrived.header(TRACE_FIELD).and_then(Traceparent::read) {
+        writer.push(TRACE_KEY, trace.as_bytes());
     }
 }
 

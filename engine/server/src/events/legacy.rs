@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use engine_analytics::Kind;
-use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter};
+use engine_core::{AckLevel, HOW_SENT, KEY_OVERRIDE, MetadataWriter, TRACE_FIELD, TRACE_KEY, Traceparent};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -25,11 +25,16 @@ use tidegate_proto::analytics::legacy as proto;
 use transports::{
     Wanted,
     events::SCHEMA_KEY,
-    inject::{Fate, Injected},
+    inject::{Fate, Injected, Stored},
     message::EVENT_NAME_BYTES_MAX,
 };
 
-use super::{Platform, ingestion::ACK, is_lines, object::Object, read_lines, record};
+use super::{
+    Platform, is_lines,
+    object::Object,
+    reached::{ACK, Reached},
+    read_lines, record,
+};
 
 /// Events of a batch.
 pub(super) const BATCH_MAX: usize = 1000;
@@ -120,7 +125,7 @@ impl Event {
     }
 
     /// `how` it was sent, for its headers in Kafka: `async`, `batch`, or nothing for one that is waited for.
-    fn record(&self, how: &[u8]) -> Injected {
+    fn record(&self, how: &[u8], trace: Option<Traceparent>) -> Injected {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
         if !self.user_id.is_empty() {
@@ -129,6 +134,9 @@ impl Event {
         writer.push(SCHEMA_KEY, record::LEGACY_SCHEMA);
         if !how.is_empty() {
             writer.push(HOW_SENT, how);
+        }
+        if let Some(trace) = trace {
+            writer.push(TRACE_KEY, trace.as_bytes());
         }
         Injected {
             id: self.id.clone().into_bytes(),
@@ -167,12 +175,9 @@ fn not_json(error: &dyn std::fmt::Display) -> Response {
     answer(400, json!({ "error": format!("Invalid JSON: {error}") }))
 }
 
-/// The same answer with the level that was reached.
-pub(super) fn with_level(mut response: Response, level: Option<AckLevel>) -> Response {
-    if let Some(level) = level {
-        response.headers_mut().insert(ACK, HeaderValue::from_static(level.name()));
-    }
-    response
+/// The trace that a request belongs to.
+pub(super) fn trace_of_request(headers: &HeaderMap) -> Option<Traceparent> {
+    Traceparent::of_request(headers.get_all(TRACE_FIELD).iter().map(HeaderValue::as_bytes))
 }
 
 async fn one(
@@ -184,7 +189,8 @@ async fn one(
     message: &str,
 ) -> Response {
     let how = if asynchronous.is_some() { &b"async"[..] } else { b"" };
-    let asked = match platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), asynchronous) {
+    let asked = match platform.acks.ask(headers.get_all(ACK).iter().map(HeaderValue::as_bytes), asynchronous)
+    {
         Ok(asked) => asked,
         Err(why) => {
             return answer(why.status, json!({"success": false, "message": why.text, "event_id": ""}));
@@ -197,10 +203,11 @@ async fn one(
     if let Some(message) = event.wrong() {
         return answer(400, json!({"success": false, "message": message, "event_id": ""}));
     }
-    match platform.injector.send(vec![event.record(how)], asked.wanted).await.pop() {
+    match platform.injector.send(vec![event.record(how, trace_of_request(headers))], asked.wanted).await.pop()
+    {
         Some(Fate::Ok(stored)) => {
             let body = json!({"success": true, "message": message, "event_id": event.id});
-            with_level(answer(success, body), Some(stored.level))
+            Reached::by(&stored).told(answer(success, body))
         }
         Some(Fate::Err(why)) => {
             answer(why.status, json!({"success": false, "message": why.text, "event_id": event.id}))
@@ -218,7 +225,7 @@ async fn event_async(State(platform): State<Platform>, headers: HeaderMap, body:
 }
 
 async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes) -> Response {
-    let asked = match platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), None) {
+    let asked = match platform.acks.ask(headers.get_all(ACK).iter().map(HeaderValue::as_bytes), None) {
         Ok(asked) => asked,
         Err(why) => return answer(why.status, json!({ "error": why.text })),
     };
@@ -236,7 +243,7 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         let text = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
         return answer(400, json!({ "error": text }));
     }
-    let fates = platform.send_older(&events, asked.wanted).await;
+    let fates = platform.send_older(&events, asked.wanted, trace_of_request(&headers)).await;
     let failed: Vec<&str> = events
         .iter()
         .zip(&fates)
@@ -256,11 +263,11 @@ async fn batch(State(platform): State<Platform>, headers: HeaderMap, body: Bytes
         "processed_count": stored,
         "failed_event_ids": failed,
     });
-    with_level(answer(status, body), lowest(&fates))
+    Reached::by_all(lowest(&fates)).told(answer(status, body))
 }
 
-/// What became of an event: the level it reached, or status and words of why it was not taken.
-pub(super) type Told = Result<AckLevel, (u16, String)>;
+/// What became of an event: what it reached, or status and words of why it was not taken.
+pub(super) type Told = Result<Stored, (u16, String)>;
 
 /// Whether another try ends the same.
 fn is_final(told: &Told) -> bool {
@@ -269,22 +276,27 @@ fn is_final(told: &Told) -> bool {
 
 /// The lowest level that any of them reached.
 pub(super) fn lowest(fates: &[Told]) -> Option<AckLevel> {
-    fates.iter().filter_map(|fate| fate.as_ref().ok().copied()).min()
+    fates.iter().filter_map(|fate| fate.as_ref().ok()).map(|stored| stored.level).min()
 }
 
 impl Platform {
     /// Sends the older system's events; says of each what is wrong with it or what became of it.
-    pub(super) async fn send_older(&self, events: &[Event], wanted: Wanted) -> Vec<Told> {
+    pub(super) async fn send_older(
+        &self,
+        events: &[Event],
+        wanted: Wanted,
+        trace: Option<Traceparent>,
+    ) -> Vec<Told> {
         let how = if events.len() > 1 { &b"batch"[..] } else { b"" };
-        let good =
-            events.iter().filter(|event| event.wrong().is_none()).map(|event| event.record(how)).collect();
+        let good = events.iter().filter(|event| event.wrong().is_none());
+        let good = good.map(|event| event.record(how, trace)).collect();
         let mut fates = self.injector.send(good, wanted).await.into_iter();
         let fate = |event: &Event| {
             if let Some(wrong) = event.wrong() {
                 return Err((400, wrong));
             }
             match fates.next() {
-                Some(Fate::Ok(stored)) => Ok(stored.level),
+                Some(Fate::Ok(stored)) => Ok(stored),
                 Some(Fate::Err(why)) => Err((why.status, why.text)),
                 None => Err((500, "an event without a fate".to_owned())),
             }

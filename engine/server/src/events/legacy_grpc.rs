@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status};
 use super::{
     Platform,
     analytics::{Range, Total, counts},
-    ingestion::name_level,
+    ingestion::trace_of_call,
     legacy::{self, BATCH_MAX, lowest},
+    reached::Reached,
 };
 
 /// What the workers of this process did.
@@ -85,11 +86,12 @@ fn metric(total: &Total, name: &str) -> Metric {
 #[tonic::async_trait]
 impl ProducerService for Older {
     async fn send_event(&self, request: Request<Event>) -> Result<Response<EventResponse>, Status> {
-        let asked = self.platform.ask(request.metadata(), None)?;
+        let (asked, trace) =
+            (self.platform.ask(request.metadata(), None)?, trace_of_call(request.metadata()));
         let event = legacy::Event::from(request.into_inner());
         let refused = |message: String| EventResponse { success: false, message, event_id: event.id.clone() };
-        let fates = self.platform.send_older(std::slice::from_ref(&event), asked.wanted).await;
-        let level = lowest(&fates);
+        let fates = self.platform.send_older(std::slice::from_ref(&event), asked.wanted, trace).await;
+        let stored = fates.first().and_then(|fate| fate.as_ref().ok().copied());
         let mut answer = Response::new(match fates.into_iter().next() {
             Some(Ok(_)) => EventResponse {
                 success: true,
@@ -99,7 +101,9 @@ impl ProducerService for Older {
             Some(Err((_, message))) => refused(message),
             None => refused("an event without a fate".to_owned()),
         });
-        name_level(&mut answer, level);
+        if let Some(stored) = &stored {
+            Reached::by(stored).tell(&mut answer);
+        }
         Ok(answer)
     }
 
@@ -107,14 +111,15 @@ impl ProducerService for Older {
         &self,
         request: Request<BatchEventsRequest>,
     ) -> Result<Response<BatchEventsResponse>, Status> {
-        let asked = self.platform.ask(request.metadata(), None)?;
+        let (asked, trace) =
+            (self.platform.ask(request.metadata(), None)?, trace_of_call(request.metadata()));
         let events: Vec<legacy::Event> =
             request.into_inner().events.into_iter().map(legacy::Event::from).collect();
         if events.is_empty() || events.len() > BATCH_MAX {
             let message = format!("expected 1 to {BATCH_MAX} events, not {}", events.len());
             return Ok(Response::new(BatchEventsResponse { message, ..BatchEventsResponse::default() }));
         }
-        let fates = self.platform.send_older(&events, asked.wanted).await;
+        let fates = self.platform.send_older(&events, asked.wanted, trace).await;
         let failed = events.iter().zip(&fates).filter(|(_, fate)| fate.is_err());
         let failed_event_ids: Vec<String> = failed.map(|(event, _)| event.id.clone()).collect();
         let stored = events.len() - failed_event_ids.len();
@@ -124,7 +129,7 @@ impl ProducerService for Older {
             processed_count: i32::try_from(stored).unwrap_or(i32::MAX),
             failed_event_ids,
         });
-        name_level(&mut answer, lowest(&fates));
+        Reached::by_all(lowest(&fates)).tell(&mut answer);
         Ok(answer)
     }
 

@@ -18,6 +18,7 @@ mod normal;
 mod object;
 mod openapi;
 pub mod producer;
+mod reached;
 mod record;
 mod rest;
 mod unpack;

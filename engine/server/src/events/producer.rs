@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
-use engine_core::MetadataWriter;
+use engine_core::{MetadataWriter, TRACE_KEY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::{Map, Value, json};
 use transports::{
@@ -22,7 +22,12 @@ use transports::{
     message::check_json,
 };
 
-use super::{Platform, ingestion::ACK, legacy::with_level, record::PRODUCER_SCHEMA};
+use super::{
+    Platform,
+    legacy::trace_of_request,
+    reached::{ACK, Reached},
+    record::PRODUCER_SCHEMA,
+};
 
 /// Longest `data`, in bytes.
 pub(super) const DATA_BYTES_MAX: usize = 10_000;
@@ -274,7 +279,7 @@ fn read(body: &[u8]) -> Result<(String, Option<Map<String, Value>>), String> {
 
 async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Bytes) -> Response {
     let since = Instant::now();
-    let asked = platform.acks.ask(headers.get(ACK).map(HeaderValue::as_bytes), None);
+    let asked = platform.acks.ask(headers.get_all(ACK).iter().map(HeaderValue::as_bytes), None);
     let read = asked.map_err(|why| why.text).and_then(|asked| Ok((asked, read(body)?)));
     let (asked, (data, metadata)) = match read {
         Ok(read) => read,
@@ -296,6 +301,9 @@ async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Byte
     if let Some(metadata) = metadata {
         writer.push(b"event-metadata", Value::Object(metadata).to_string().as_bytes());
     }
+    if let Some(trace) = trace_of_request(headers) {
+        writer.push(TRACE_KEY, trace.as_bytes());
+    }
     let injected = Injected {
         id: id.clone().into_bytes(),
         source: SOURCE.into(),
@@ -308,7 +316,7 @@ async fn event(platform: &Platform, kind: Kind, headers: &HeaderMap, body: &Byte
             platform.producer.published(kind, id.as_bytes(), since.elapsed());
             let message = kind.success();
             let body = json!({"status": "success", "message": message, "event": event, "timestamp": now()});
-            with_level(answer(StatusCode::OK, &body), Some(stored.level))
+            Reached::by(&stored).told(answer(StatusCode::OK, &body))
         }
         Some(Fate::Err(why)) => {
             platform.producer.failed(kind);

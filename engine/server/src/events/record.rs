@@ -45,7 +45,7 @@ pub(super) fn record(event: &Event, id: String, way: &Way) -> Injected {
         writer.push(HOW_SENT, how.as_bytes());
     }
     if let Some(trace) = &way.trace {
-        writer.push(TRACE_KEY, trace);
+        writer.push(TRACE_KEY, trace.as_bytes());
     }
     Injected {
         once: !event.id.is_empty() || way.key.is_some(),

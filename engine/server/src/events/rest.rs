@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use engine_core::TRACE_FIELD;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::CONTENT_TYPE};
 use prost::Message;
 use prost_reflect::{
@@ -31,10 +32,12 @@ use transports::message::{MessageError, check_json};
 use super::{
     Platform,
     deadline::Deadline,
-    ingestion::{ACK, KEY, invalid, name_level},
+    ingestion::{KEY, invalid},
     is_lines,
     normal::normalise,
-    openapi, read_lines,
+    openapi,
+    reached::{self, ACK, Reached},
+    read_lines,
 };
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -256,18 +259,10 @@ async fn respond<M: Message>(
 ) -> Response {
     let written = work.await.and_then(|response| {
         let mut written = answer(200, &write(name, response.get_ref())?);
-        tell_level(&response, &mut written);
+        reached::copy(response.metadata(), written.headers_mut());
         Ok(written)
     });
     written.unwrap_or_else(|status| refuse(&status))
-}
-
-/// Says over REST, too, which level was reached.
-fn tell_level<T>(told: &tonic::Response<T>, response: &mut Response) {
-    let level = told.metadata().get(ACK).and_then(|level| HeaderValue::from_bytes(level.as_bytes()).ok());
-    if let Some(level) = level {
-        response.headers_mut().insert(ACK, level);
-    }
 }
 
 /// An error as it is told over REST.
@@ -333,7 +328,7 @@ async fn answer_unbound(
         let (way, level) = platform.way_of_stream(with_fields(headers, ()).metadata())?;
         let answers = platform.answer_stream(tokio_stream::iter(requests.into_iter().map(Ok)), way);
         let mut answers = tonic::Response::new(answers);
-        name_level(&mut answers, Some(level));
+        Reached::by_all(Some(level)).tell(&mut answers);
         return Ok(stream("StreamEventsResponse", Ok(answers), deadline));
     }
     // An empty body is an empty message.
@@ -438,9 +433,9 @@ fn lines_request(body: &Bytes) -> Result<IngestEventsRequest, Status> {
 /// A request with those of its fields that say how its events are to be taken.
 fn with_fields<T>(headers: &HeaderMap, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    for name in [ACK, KEY, "traceparent"] {
-        if let Some(value) = headers.get(name).and_then(|value| value.as_bytes().try_into().ok()) {
-            request.metadata_mut().insert(name, value);
+    for name in [ACK, KEY, TRACE_FIELD] {
+        for value in headers.get_all(name).iter().filter_map(|value| value.as_bytes().try_into().ok()) {
+            request.metadata_mut().append(name, value);
         }
     }
     request
@@ -571,7 +566,7 @@ where
     match opened {
         Ok(items) => {
             let mut response = ([(CONTENT_TYPE, "application/json")], Body::empty()).into_response();
-            tell_level(&items, &mut response);
+            reached::copy(items.metadata(), response.headers_mut());
             let lines = deadline.items(items.into_inner()).map(move |item| {
                 let line = match item.and_then(|message| write(name, &message)) {
                     Ok(value) => json!({ "result": value }),

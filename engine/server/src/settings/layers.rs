@@ -24,7 +24,7 @@ use super::{
     find, nearest,
     value::{address, check, duration, from_text, shown},
 };
-use crate::role::Part;
+use crate::{cold::not_for_metrics, role::Part};
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -413,12 +413,8 @@ fn typed(values: &Values<'_>, part: Part) -> Result<Settings, Vec<Problem>> {
     });
     let wrong_listeners = listeners.iter().filter_map(|listener| listener.as_ref()?.as_ref().err().cloned());
     let metrics_path = text("metrics.path");
-    let is_path = metrics_path.starts_with('/') && metrics_path.bytes().all(|byte| byte.is_ascii_graphic());
-    let is_taken = transports::ENDPOINTS.iter().any(|row| row.path == metrics_path);
-    let wrong_path = (!is_path || is_taken).then(|| {
-        let why = if is_taken { "another route has this path" } else { "it begins with / and has no blanks" };
-        values.problem("metrics.path", &format!("{why}; give one such as /numbers"))
-    });
+    let wrong_path = not_for_metrics(&metrics_path)
+        .map(|why| values.problem("metrics.path", &format!("{why}; give one such as /numbers")));
     let problems: Vec<Problem> = wrong_path
         .into_iter()
         .chain(wrong_auth)

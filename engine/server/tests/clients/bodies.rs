@@ -4,7 +4,9 @@ use prost_reflect::DescriptorPool;
 use tidegate::events::OLDER_BATCH_PATHS;
 use transports::ENDPOINTS;
 
-use crate::harness::{Answer, H2Peer, Peer, Server, Start, eventually, get, on_runtime, post_json};
+use crate::harness::{
+    Answer, H2Peer, Peer, Server, Start, eventually, get, on_runtime, patiently, post_json, read, send_all,
+};
 
 /// Every path that reads JSON from a body: the hot lane's, those of the API's description, the older systems' batches, and
 /// the methods of `analytics.v1` under their gRPC names.
@@ -213,4 +215,75 @@ fn whatever_is_refused_for_now_says_when_to_retry() {
         let answer = get(server.gateway(), path);
         assert_eq!(answer.field("retry-after"), (answer.status == 503).then_some("1"), "{path}");
     }
+}
+
+/// How often a bound was hit.
+fn hits(server: &Server, reason: &str) -> u64 {
+    let page = get(server.gateway(), "/metrics");
+    let line = format!("tidegate_limit_hits_total{{reason=\"{reason}\"}} ");
+    page.text().lines().find_map(|known| known.strip_prefix(&line)).unwrap_or("0").parse().unwrap()
+}
+
+#[test]
+fn what_has_no_room_is_told_to_come_again_and_is_not_counted_as_too_large_over_every_protocol() {
+    const ALMOST: usize = 10 << 20;
+    let server = Start::new().argument("--cores").argument("1").run();
+    // Bodies that never end, until there is no room for another.
+    let (mut open, mut refused) = (Vec::new(), None);
+    while refused.is_none() && open.len() < 100 {
+        let mut peer = Peer::connect(server.gateway());
+        peer.send(format!("POST /ingest HTTP/1.1\r\nHost: h\r\nContent-Length: {ALMOST}\r\n\r\n"));
+        peer.send_if_open(vec![b'x'; ALMOST - 1]);
+        // Its turn comes before the answer to this one.
+        get(server.gateway(), "/livez");
+        if peer.has_input() { refused = peer.answer(false) } else { open.push(peer) }
+    }
+    let answer = refused.expect("there is a bound");
+    assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")), "{answer:?}");
+    assert_eq!(answer.json()["code"], "RESOURCE_EXHAUSTED", "{}", answer.text());
+    let counted = hits(&server, "body_room");
+    assert!(counted > 0 && hits(&server, "too_large") == 0);
+    on_runtime(async {
+        let mut seen = counted;
+        for (path, content_type) in [
+            ("/ingest", "application/json"),
+            ("/v1/events", "application/json"),
+            ("/diplom.v1.IngestService/Ingest", "application/grpc"),
+            ("/analytics.v1.EventIngestionService/IngestEvent", "application/grpc"),
+        ] {
+            let mut peer = H2Peer::connect(server.gateway()).await;
+            let fields = [("content-type", content_type), ("te", "trailers")];
+            // A gRPC prefix that promises as much as is allowed; to JSON it is a body like any other.
+            let mut body = vec![0, 0, 0xa0, 0, 0];
+            body.resize(ALMOST - 1, b'x');
+            let is_grpc = content_type == "application/grpc";
+            let (mut streams, mut answers) = (Vec::new(), tokio::task::JoinSet::new());
+            for _ in 0..6 {
+                let (answer, stream) = peer.open(http::Method::POST, path, &fields, false).await.unwrap();
+                answers.spawn(read(answer));
+                // A refusal of JSON comes behind its body.
+                streams.push(tokio::spawn(send_all(stream, body.clone().into(), !is_grpc)));
+            }
+            let answer = loop {
+                let answer = patiently(answers.join_next()).await.expect("one is refused").unwrap().unwrap();
+                // What had room is no JSON.
+                if answer.status != 400 {
+                    break answer;
+                }
+            };
+            if is_grpc {
+                assert_eq!(answer.grpc_status(), Some(8), "{path}: {answer:?}");
+                assert!(answer.grpc_message().contains("arriving at once"), "{path}: {answer:?}");
+                assert!(answer.grpc_field("grpc-status-details-bin").is_some(), "{path}: {answer:?}");
+            } else {
+                let said = String::from_utf8_lossy(&answer.body);
+                assert_eq!(answer.status, 503, "{path}: {said}");
+                assert!(answer.head.contains_key("retry-after"), "{path}: {said}");
+            }
+            let counted = hits(&server, "body_room");
+            assert!(counted > seen, "{path}: {counted} of {seen}");
+            seen = counted;
+        }
+    });
+    assert_eq!(hits(&server, "too_large"), 0);
 }

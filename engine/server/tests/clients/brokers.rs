@@ -103,11 +103,8 @@ fn a_message_in_nats_has_the_older_systems_shape_and_is_gone_when_it_was_worked_
     let start = || Start::new().variable("QUEUE_TYPE", "nats").variable("NATS_URL", &url);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = start().set("queue.consume=false").run();
-    let answer = delivered(
-        &server,
-        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n",
-        r#"{"source":"s","data":"hello"}"#,
-    );
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let answer = delivered(&server, &format!("traceparent: {trace}\r\n"), r#"{"source":"s","data":"hello"}"#);
     assert_eq!(answer["ack"], "delivered");
     runtime.block_on(async {
         let context = jetstream::new(async_nats::connect(&url).await.unwrap());
@@ -119,6 +116,7 @@ fn a_message_in_nats_has_the_older_systems_shape_and_is_gone_when_it_was_worked_
         let header = |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned());
         let id = answer["messageId"].as_str().map(str::to_owned);
         assert_eq!((header("message_id"), header("source")), (id.clone(), Some("s".into())));
+        assert_eq!(header("traceparent").as_deref(), Some(trace));
         // JetStream's own goes by the record, whatever its sender calls it.
         assert!(header("Nats-Msg-Id").is_some_and(|name| Some(&name) != id.as_ref()));
         let value: Value = serde_json::from_slice(&message.payload).unwrap();

@@ -297,6 +297,21 @@ fn replay_sends_a_part_of_the_log_to_a_running_server() {
 }
 
 #[test]
+fn a_key_is_remembered_while_it_is_among_the_latest_and_beyond_that_a_repeat_is_a_new_message() {
+    let server = Start::new().argument("--cores").argument("1").set("idempotency.entries=16").run();
+    let is_repeat = |n: u32| {
+        let answer = post(&server, &format!("Idempotency-Key: k-{n}\r\n"), r#"{"source":"s","data":"d"}"#);
+        assert_eq!(answer.status, 200);
+        answer.json()["duplicate"] == true
+    };
+    assert!((0..17).all(|n| !is_repeat(n)));
+    assert!(is_repeat(2) && is_repeat(16));
+    // Taken again, and its answer is like any other.
+    assert!(!is_repeat(0));
+    assert_eq!(server.settled(), 18);
+}
+
+#[test]
 fn an_enqueued_message_goes_by_its_key_as_one_that_was_sent_does() {
     let folder = Scratch::new();
     for start in [Start::new(), on_disk(&folder)] {

@@ -131,7 +131,9 @@ fn chunks_over_the_limit_are_413() {
     for _ in 0..11 {
         peer.send_if_open(&chunk);
     }
-    assert_eq!(peer.answer(false).unwrap().status, 413);
+    let answer = peer.answer(false).unwrap();
+    // As where its length is known from the head.
+    assert_eq!((answer.status, &answer.json()["code"]), (413, &"RESOURCE_EXHAUSTED".into()));
     assert_eq!(server.received(), (0, 0, 0));
 }
 

@@ -203,7 +203,7 @@ fn bodies_that_never_end_take_no_more_memory_than_there_is_for_them() {
     eventually("some are turned away, and the others have their room", || {
         let page = get(server.gateway(), "/metrics").text().to_owned();
         let line =
-            page.lines().find(|line| line.starts_with(r#"tidegate_limit_hits_total{reason="too_large"}"#))?;
+            page.lines().find(|line| line.starts_with(r#"tidegate_limit_hits_total{reason="body_room"}"#))?;
         let turned_away = line.rsplit(' ').next()?.parse::<f64>().ok()?;
         (4.0..(PEERS - 12) as f64).contains(&turned_away).then_some(())
     });

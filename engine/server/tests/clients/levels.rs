@@ -1,7 +1,10 @@
 //! How safe a message is to be, asked of every route that takes messages or events in: over every protocol, in both lanes, at
 //! every level, and at one that there is not.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use http::Method;
 use prost::Message;
@@ -37,6 +40,12 @@ impl Surface {
 
     fn is_grpc(&self) -> bool {
         self.content_type == "application/grpc"
+    }
+
+    /// Whether it takes several messages.
+    fn is_for_several(&self) -> bool {
+        let method = self.path.rsplit('/').next().unwrap().to_lowercase();
+        method.contains("batch") || method.contains("stream") || method == "ingestevents"
     }
 
     fn is_asynchronous(&self) -> bool {
@@ -153,8 +162,20 @@ fn surfaces() -> Vec<Surface> {
 struct Said {
     status: u16,
     level: Option<String>,
+    /// Shard and offset.
+    place: Option<(u64, u64)>,
     text: String,
     succeeded: bool,
+}
+
+/// Where an answer says that the message is: in its fields, or in JSON of our own.
+fn place<'a>(field: impl Fn(&str) -> Option<&'a str>, body: &[u8]) -> Option<(u64, u64)> {
+    let body: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let number = |name: &str| {
+        let field = field(&format!("tidegate-{name}")).map(|value| value.parse().unwrap());
+        field.or_else(|| body[name].as_u64())
+    };
+    Some((number("shard")?, number("offset")?))
 }
 
 fn over_http1(server: &Server, surface: &Surface, level: Option<&str>) -> Said {
@@ -175,6 +196,7 @@ fn over_http1(server: &Server, surface: &Surface, level: Option<&str>) -> Said {
     Said {
         status: answer.status,
         level: answer.field("tidegate-ack").map(str::to_owned),
+        place: place(|name| answer.field(name), &answer.body),
         text: answer.text().to_owned(),
         succeeded: surface.succeeded(&answer.body),
     }
@@ -189,18 +211,20 @@ async fn over_http2(peer: &mut H2Peer, surface: &Surface, level: Option<&str>) -
     }
     let answer = peer.ask(Method::POST, surface.path, &fields, &surface.body()).await.unwrap();
     let level = answer.head.get("tidegate-ack").map(|level| level.to_str().unwrap().to_owned());
+    let place = place(|name| answer.head.get(name)?.to_str().ok(), &answer.body);
     if !surface.is_grpc() {
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         return Said {
             status: answer.status.as_u16(),
             level,
+            place,
             text,
             succeeded: surface.succeeded(&answer.body),
         };
     }
     let status = u16::try_from(answer.grpc_status().unwrap()).unwrap();
     let succeeded = status == 0 && surface.succeeded(&answer.body);
-    Said { status, level, text: answer.grpc_message(), succeeded }
+    Said { status, level, place, text: answer.grpc_message(), succeeded }
 }
 
 /// What is to be said: one of these levels, or the status over HTTP, the code over gRPC, and what the words contain.
@@ -282,6 +306,34 @@ fn every_route_obeys_the_level_asked_for_and_names_the_one_reached_with_the_log(
         Some("queued") => Ok(&["queued", "durable"]),
         _ => Ok(&["durable"]),
     });
+}
+
+#[test]
+fn an_answer_says_where_the_log_has_its_one_message_and_of_several_it_does_not() {
+    let folder = Scratch::new();
+    let data = format!("data.directory={}", folder.path().join("data").display());
+    let server = Start::new().set("queue.type=log").set(&data).run();
+    let (mut wrong, mut places) = (Vec::new(), BTreeSet::new());
+    on_runtime(async {
+        let mut peer = H2Peer::connect(server.gateway()).await;
+        for surface in surfaces().iter().filter(|surface| !surface.is_asynchronous()) {
+            let mut answers = vec![over_http2(&mut peer, surface, None).await];
+            if !surface.is_grpc() {
+                answers.push(over_http1(&server, surface, None));
+            }
+            for said in answers {
+                // Each is another message, so each is elsewhere.
+                let is_right = match said.place {
+                    Some(place) => !surface.is_for_several() && places.insert(place),
+                    None => surface.is_for_several(),
+                };
+                if !is_right {
+                    wrong.push(format!("{surface:?}: {said:?}"));
+                }
+            }
+        }
+    });
+    assert!(wrong.is_empty(), "{} wrong answers:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::symlink, process::Command};
 
-use crate::harness::{Scratch, Start, TIDEGATE, root, run_command};
+use crate::harness::{Scratch, Server, Start, TIDEGATE, get, root, run_command};
 
 /// What a command said.
 #[derive(Debug)]
@@ -439,6 +439,39 @@ fn check_refuses_brokers_that_cannot_be_what_is_meant() {
     // What is not used may be left empty.
     let said = tidegate(&home, &[("KAFKA_BROKERS", ""), ("NATS_URL", "")], &["config", "check"]);
     assert_eq!(said.code, Some(0), "{said:?}");
+}
+
+#[test]
+fn check_refuses_a_metrics_path_that_another_route_has_or_that_is_no_plain_path() {
+    let server = Server::start();
+    let described = get(server.gateway(), "/openapi.json").json();
+    let mut taken: Vec<String> = described["paths"].as_object().unwrap().keys().cloned().collect();
+    assert!(taken.len() > 20, "{taken:?}");
+    taken.extend(transports::ENDPOINTS.iter().map(|row| row.path.to_owned()));
+    let more =
+        ["/", "/docs", "/openapi.json", "/stats", "/lag", "/status", "/ready", "/live", "/live/events"];
+    let calls = [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/analytics.v1.AnalyticsService/Any",
+        "/analytics.ConsumerService/Any",
+    ];
+    let below = ["/v1/numbers", "/ready/numbers", "/api/numbers"];
+    let no_paths =
+        ["numbers", "/{x}", "/a/{*x}", "/:x", "/*", "/a?b", "/a#b", "/a%20b", "//a", "/a/", "/a b", "/ä"];
+    taken.extend([&more[..], &calls, &below, &no_paths].concat().into_iter().map(str::to_owned));
+    let home = Scratch::new();
+    for path in taken.iter().filter(|path| *path != "/metrics") {
+        let said = tidegate(&home, &[("METRICS_PATH", path)], &["config", "check"]);
+        assert!(said.code == Some(1) && said.err.contains("metrics.path"), "{path}: {said:?}");
+    }
+    for path in ["/metrics", "/numbers", "/internal/metrics", "/prometheus.txt", "/_m-1~2"] {
+        let said = tidegate(&home, &[("METRICS_PATH", path)], &["config", "check"]);
+        assert_eq!(said.code, Some(0), "{path}: {said:?}");
+        let server = Start::new().variable("METRICS_PATH", path).run();
+        assert!(get(server.gateway(), path).text().contains("# HELP "), "{path}");
+        assert_eq!(get(server.gateway(), "/ready").status, 200, "{path}");
+    }
 }
 
 #[test]

@@ -16,8 +16,12 @@ use rustix::process::{Signal, kill_process};
 use tidegate_proto::diplom::v1::IngestRequest;
 use tokio::task::JoinSet;
 
-use crate::harness::{
-    Farewell, H2Peer, Peer, Server, Start, eventually, framed, get, on_runtime, patiently, read, send_all,
+use crate::{
+    brokers,
+    harness::{
+        Answer, Farewell, H2Peer, Peer, Scratch, Server, Start, eventually, framed, get, on_runtime,
+        patiently, read, send_all,
+    },
 };
 
 const JSON: (&str, &str) = ("content-type", "application/json");
@@ -204,6 +208,74 @@ fn an_open_http1_request_is_finished() {
     assert!(peer.rest().is_empty());
     let end = server.farewell();
     assert_eq!((end.exit_code, end.accepted, end.processed, end.lost), (Some(0), 1, 1, 0));
+}
+
+/// POSTs twice in one write on a connection that was there before the signal, when the listeners are closed. `None`: the
+/// second or two in which that is served were over, on a machine that had no time for the test.
+fn post_twice_after_the_signal(has_spoken: bool) -> Option<(Vec<Answer>, Farewell)> {
+    let server = Server::start();
+    let mut peer = Peer::connect(server.gateway());
+    let request = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
+    if has_spoken {
+        peer.send(request);
+        let answer = peer.answer(false).unwrap();
+        assert_eq!((answer.status, answer.field("connection")), (200, None));
+    }
+    server.signal(Signal::TERM);
+    wait_for_the_drain(&server);
+    peer.send_if_open(request.repeat(2));
+    let answers: Vec<Answer> = std::iter::from_fn(|| peer.answer(false)).collect();
+    drop(peer);
+    (!answers.is_empty()).then(|| (answers, server.farewell()))
+}
+
+#[test]
+fn what_comes_on_an_open_connection_after_the_signal_is_taken_and_told_to_be_its_last() {
+    for has_spoken in [true, false] {
+        let (answers, end) =
+            eventually("the server reads it in time", || post_twice_after_the_signal(has_spoken));
+        let said: Vec<_> = answers.iter().map(|answer| (answer.status, answer.field("connection"))).collect();
+        // What stands behind it was not looked at: the client sees that it has no answer.
+        assert_eq!(said, [(200, Some("close"))], "has spoken: {has_spoken}");
+        let accepted = 1 + u64::from(has_spoken);
+        assert_eq!((end.accepted, end.processed, end.lost), (accepted, accepted, 0), "{end:?}");
+    }
+}
+
+/// The names of a process' threads.
+fn threads(server: &Server) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.process().as_raw_nonzero())).unwrap();
+    // One may end meanwhile.
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.map(|name| name.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn no_connection_is_taken_while_a_broker_that_stands_still_holds_the_shutdown() {
+    if !brokers::can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (nats, url) = brokers::nats(&folder);
+    let data = format!("data.directory={}", folder.path().join("data").display());
+    // What the consumer has under way holds it; sometimes there is nothing.
+    eventually("the door is closed while the consumer waits for its broker", || {
+        let server = Start::new().set("queue.type=nats").variable("NATS_URL", &url).set(&data).run();
+        let processed = || get(server.processor(), "/stats").json()["pool"]["ProcessedCount"].as_u64();
+        let mut peer = Peer::connect(server.gateway());
+        let request = "POST /ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}";
+        peer.send(request.repeat(20));
+        (0..20).for_each(|_| assert_eq!(peer.answer(false).unwrap().status, 200));
+        eventually("they come back from the broker", || processed().filter(|count| *count > 0));
+        nats.pause();
+        server.signal(Signal::TERM);
+        wait_for_the_drain(&server);
+        let waits = threads(&server).iter().any(|name| name == "nats-in");
+        nats.resume();
+        drop(peer);
+        assert_eq!(server.farewell().lost, 0);
+        waits.then_some(())
+    });
 }
 
 #[test]
