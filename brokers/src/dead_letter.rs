@@ -539,6 +539,7 @@ mod tests {
             code: "MSG_SIZE_TOO_LARGE".into(),
             reason: "too large".into(),
             attempts: 1,
+            place: None,
         };
         for id in [b"a", b"b"] {
             letters.append(&cause, &Record { id, payload: b"x", ..Record::default() }).unwrap();
@@ -574,7 +575,8 @@ mod tests {
         };
         assert_eq!(listed(), [0; 0], "there is no folder yet");
         let letters = DeadLetters::new(&folder);
-        let cause = Cause { side: "nats".into(), code: "X".into(), reason: "x".into(), attempts: 1 };
+        let cause =
+            Cause { side: "nats".into(), code: "X".into(), reason: "x".into(), attempts: 1, place: None };
         for _ in 0..4 {
             letters.append(&cause, &Record { payload: b"x", ..Record::default() }).unwrap();
         }

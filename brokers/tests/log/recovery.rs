@@ -6,20 +6,33 @@ use brokers::log::{LogError, offline};
 
 use crate::harness::{Folder, append, read, writer};
 
-/// A log of a few commits, closed without a seal behind the last one, as a crash leaves it; and its one segment.
+/// A log of a few commits, as a crash leaves it that came before the last of them was acknowledged; and its one segment.
 fn crashed(folder: &Folder) -> (std::path::PathBuf, Vec<u8>) {
     let (log, _) = folder.open().unwrap();
     let mut writer = writer(&log);
     append(&mut writer, &["one", "two"]);
     append(&mut writer, &["three"]);
+    let manifest = fs::read(manifest(folder)).unwrap();
     append(&mut writer, &["four", "five"]);
     let path = folder.segments()[0].clone();
     let bytes = fs::read(&path).unwrap();
-    // In order, which seals; the bytes from before are put back.
+    // In order; the bytes from before are put back.
     drop(writer);
     drop(log);
-    fs::write(&path, &bytes).unwrap();
+    put_back(folder, &path, &bytes, &manifest);
     (path, bytes)
+}
+
+fn manifest(folder: &Folder) -> std::path::PathBuf {
+    folder.path().join("shard-000/manifest")
+}
+
+fn put_back(folder: &Folder, path: &std::path::Path, segment: &[u8], of_manifest: &[u8]) {
+    for segment in folder.segments() {
+        fs::remove_file(segment).unwrap();
+    }
+    fs::write(path, segment).unwrap();
+    fs::write(manifest(folder), of_manifest).unwrap();
 }
 
 fn payloads(found: &[(u64, String)]) -> Vec<&str> {
@@ -51,16 +64,14 @@ fn a_log_goes_on_where_it_ended() {
 fn a_commit_torn_at_any_byte_is_cut_off_and_the_ones_before_are_kept() {
     let folder = Folder::new();
     let (path, bytes) = crashed(&folder);
+    let before = fs::read(manifest(&folder)).unwrap();
     let end = used(&bytes);
     // Records of 64 bytes behind a header of 64: the last commit is the last two.
     let last_commit = end.next_multiple_of(8) - 2 * 64;
     for cut in last_commit..end {
         let mut torn = bytes.clone();
         torn[cut..].fill(0);
-        for segment in folder.segments() {
-            fs::remove_file(segment).unwrap();
-        }
-        fs::write(&path, &torn).unwrap();
+        put_back(&folder, &path, &torn, &before);
         let (log, recovery) = folder.open().unwrap();
         let whole = if cut >= last_commit + 64 - 4 { 4 } else { 3 };
         let found = read(&log);
@@ -79,7 +90,7 @@ fn what_is_not_proven_durable_is_written_again_before_it_counts() {
     assert_eq!(folder.segments().len(), 2);
     assert_eq!(read(&log).len(), 5);
     drop(log);
-    // Sealed now: nothing is in doubt.
+    // Written durably, and marked so: nothing is in doubt.
     let (_log, recovery) = folder.open().unwrap();
     assert_eq!(recovery.shards[0].rewritten, 0);
 }
@@ -94,7 +105,7 @@ fn every_flipped_bit_of_a_small_log_is_noticed() {
         flipped[bit / 8] ^= 1 << (bit % 8);
         fs::write(&path, &flipped).unwrap();
         let reports = offline::verify(&brokers::disk::Machine, folder.path()).unwrap();
-        assert_ne!(reports[0].verdict, offline::Verdict::Whole, "bit {bit}");
+        assert_ne!(reports.segments[0].verdict, offline::Verdict::Whole, "bit {bit}");
     }
 }
 
@@ -130,4 +141,52 @@ fn a_missing_segment_stops_the_start() {
     fs::remove_file(&segments[1]).unwrap();
     let text = folder.open().unwrap_err().to_string();
     assert!(text.contains("the next segment begins at"), "{text}");
+}
+
+#[test]
+fn an_end_or_a_beginning_that_is_lost_stops_the_start_by_name_and_repair_says_what_is_gone() {
+    type Damage = fn(&[std::path::PathBuf]);
+    let damages: [(&str, Damage); 6] = [
+        ("the last emptied", |all| fs::write(&all[all.len() - 1], b"").unwrap()),
+        ("the last cut to 2,000 bytes", |all| cut(&all[all.len() - 1], 2_000)),
+        ("the last gone", |all| fs::remove_file(&all[all.len() - 1]).unwrap()),
+        ("the first gone", |all| fs::remove_file(&all[0]).unwrap()),
+        ("the last page zeroed", |all| zero_end(&all[all.len() - 1])),
+        ("all gone", |all| all.iter().for_each(|path| fs::remove_file(path).unwrap())),
+    ];
+    for (name, damage) in damages {
+        let folder = Folder::new();
+        let (log, _) = folder.open().unwrap();
+        let mut writer = writer(&log);
+        let long = "z".repeat(20 << 10);
+        for _ in 0..13 {
+            append(&mut writer, &[&long]);
+        }
+        drop(writer);
+        drop(log);
+        damage(&folder.segments());
+        let error = folder.open().unwrap_err();
+        assert!(matches!(error, LogError::Missing { .. } | LogError::Damaged { .. }), "{name}: {error}");
+        let verified = offline::verify(&brokers::disk::Machine, folder.path()).unwrap();
+        assert!(!verified.is_whole(), "{name}");
+        let salvage = folder.path().join("salvage");
+        let repaired = offline::repair(&brokers::disk::Machine, folder.path(), &salvage).unwrap();
+        let said: u64 = repaired.iter().flat_map(|one| &one.lost).map(|(from, upto)| upto - from).sum();
+        let (log, recovery) = folder.open().unwrap();
+        assert_eq!(recovery.shards[0].next_offset, 13, "{name}: no offset is given out twice");
+        let left = read(&log).len() as u64;
+        assert_eq!(said + left, 13, "{name}: said to be lost, and left");
+        assert!(said > 0, "{name}");
+    }
+}
+
+fn cut(path: &std::path::Path, length: u64) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+fn zero_end(path: &std::path::Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let end = used(&bytes);
+    bytes[end.saturating_sub(4096).max(64)..end].fill(0);
+    fs::write(path, bytes).unwrap();
 }

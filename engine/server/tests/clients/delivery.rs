@@ -369,6 +369,7 @@ fn what_others_wrote_is_printed_with_its_control_characters_escaped() {
         code: "BAD".to_owned(),
         reason: "one\n       7  kafka".to_owned(),
         attempts: 1,
+        place: None,
     };
     let record = Record { id: b"a\r\n\0b\x1b[2J", source: b"s\x07", ..Record::default() };
     letters.append(&cause, &record).unwrap();

@@ -20,6 +20,7 @@ fn bury(data: &Path, count: usize) {
             code: "INVALID_RECORD".to_owned(),
             reason: "the broker refuses it".to_owned(),
             attempts: 1,
+            place: None,
         };
         let id = format!("dead-{number}");
         let payload = format!("what was in {number}");
@@ -121,7 +122,7 @@ fn with_keys_the_lists_ask_for_one_and_show_payloads_to_who_has_it() {
         kind: engine_core::KIND_EVENT,
         ..Record::default()
     };
-    let cause = Cause { side: "nats".into(), code: "X".into(), reason: "r".into(), attempts: 1 };
+    let cause = Cause { side: "nats".into(), code: "X".into(), reason: "r".into(), attempts: 1, place: None };
     DeadLetters::new(folder.path().join("dead-letter")).append(&cause, &event).unwrap();
     let server = on(folder.path()).variable("API_KEYS", "secret").run();
     let all = json!({"all": true}).to_string();
