@@ -8,7 +8,7 @@ NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway produce
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks bench-events services services-stop fault-test \
-        composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
+        damage-test composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,11 @@ fault-test: ## Kill Tidegate and its brokers, fail the disk; nothing acknowledge
 	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue nats
 	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue kafka
 	$(TARGET)/release/ledger outage --tidegate $(BINARY) --queue composite --outbox --strategy best-effort
+
+damage-test: ## Damage copies of a real data directory in every way; each must be refused by name or harmless (SEED)
+	$(CARGO) build --release --package tidegate --package ledger
+	$(TARGET)/release/ledger damage --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --queue log
+	$(TARGET)/release/ledger damage --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --queue nats
 
 composite-compare: ## Which ids the stream and the topic of `make services` do not share
 	$(CARGO) build --release --package ledger

@@ -64,16 +64,30 @@ impl Connection {
         Self { port, stream: None }
     }
 
-    /// Posts a message; `None` when the connection was cut.
+    /// Posts a message under its id as key; `None` when the connection was cut.
     pub fn post(&mut self, sent: &Sent, level: &str) -> Option<Answer> {
-        let answer = self.exchange(sent, level);
+        let (status, text) = self.ask(sent, Some(&sent.id), level)?;
+        Some(match status {
+            200 if text.contains(&format!(r#""ack":"{level}""#)) || text.contains(r#""ack":"delivered""#) => {
+                Answer::Yes
+            }
+            503 | 429 => Answer::NotAccepted,
+            504 => Answer::Unknown,
+            _ => Answer::Other(format!("{status} {text}")),
+        })
+    }
+
+    /// Posts a message, under an idempotency key or without one, and gives status and body of the answer; `None` when the
+    /// connection was cut.
+    pub fn ask(&mut self, sent: &Sent, key: Option<&str>, level: &str) -> Option<(u16, String)> {
+        let answer = self.exchange(sent, key, level);
         if answer.is_none() {
             self.stream = None;
         }
         answer
     }
 
-    fn exchange(&mut self, sent: &Sent, level: &str) -> Option<Answer> {
+    fn exchange(&mut self, sent: &Sent, key: Option<&str>, level: &str) -> Option<(u16, String)> {
         if self.stream.is_none() {
             let stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
             stream.set_read_timeout(Some(TIMEOUT)).ok()?;
@@ -83,10 +97,10 @@ impl Connection {
         let stream = self.stream.as_mut()?;
         let body = serde_json::json!({"source": sent.key, "data": sent.payload, "metadata": {"n": sent.n}})
             .to_string();
+        let key = key.map_or_else(String::new, |key| format!("Idempotency-Key: {key}\r\n"));
         let request = format!(
             "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Idempotency-Key: {}\r\nTidegate-Ack: {level}\r\nContent-Length: {}\r\n\r\n{body}",
-            sent.id,
+             {key}Tidegate-Ack: {level}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.get_mut().write_all(request.as_bytes()).ok()?;
@@ -110,15 +124,7 @@ impl Connection {
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
-        let text = String::from_utf8_lossy(&body);
-        Some(match status {
-            200 if text.contains(&format!(r#""ack":"{level}""#)) || text.contains(r#""ack":"delivered""#) => {
-                Answer::Yes
-            }
-            503 | 429 => Answer::NotAccepted,
-            504 => Answer::Unknown,
-            _ => Answer::Other(format!("{status} {text}")),
-        })
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
     }
 }
 

@@ -26,15 +26,23 @@ fn found(value: &Value) -> Result<Found> {
 
 /// Every message of a log, shard by shard; a key is in one shard.
 pub fn log(tidegate: &Path, directory: &Path) -> Result<Vec<Found>> {
+    match dump(tidegate, directory)? {
+        (found, None) => Ok(found),
+        (_, Some(trouble)) => bail!("tidegate log dump: {trouble}"),
+    }
+}
+
+/// Every message that a log shows, and what the dump said if it did not call that all.
+pub fn dump(tidegate: &Path, directory: &Path) -> Result<(Vec<Found>, Option<String>)> {
     let dump = Command::new(tidegate)
         .args(["log", "dump", "--json", "--directory"])
         .arg(directory)
         .output()
         .context("tidegate log dump")?;
-    if !dump.status.success() {
-        bail!("tidegate log dump: {}", String::from_utf8_lossy(&dump.stderr));
-    }
-    String::from_utf8(dump.stdout)?.lines().map(|line| found(&serde_json::from_str(line)?)).collect()
+    let trouble = (!dump.status.success()).then(|| String::from_utf8_lossy(&dump.stderr).trim().to_owned());
+    let lines = String::from_utf8(dump.stdout)?;
+    let found: Result<Vec<Found>> = lines.lines().map(|line| found(&serde_json::from_str(line)?)).collect();
+    Ok((found?, trouble))
 }
 
 /// Every message of a topic, partition by partition; a key is in one partition.
@@ -105,14 +113,14 @@ pub fn nats(url: &str, stream: &str) -> Result<Vec<Found>> {
     })
 }
 
-/// A stream that holds everything, worked on or not.
-pub fn create_stream(url: &str, name: &str) -> Result<()> {
+/// A stream of these subjects that holds everything, worked on or not.
+pub fn create_stream(url: &str, name: &str, subjects: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let context = async_nats::jetstream::new(async_nats::connect(url).await?);
         let config = async_nats::jetstream::stream::Config {
             name: name.to_owned(),
-            subjects: vec!["diplom.*".to_owned()],
+            subjects: vec![subjects.to_owned()],
             ..Default::default()
         };
         context.get_or_create_stream(config).await?;

@@ -32,7 +32,7 @@ impl House {
         let mut house = Self { engines: Vec::new(), nats, kafka, data };
         if let Some(url) = house.nats_url() {
             // Tidegate's own would be full at a million messages, and a work queue drops what was acknowledged.
-            downstream::create_stream(&url, STREAM)?;
+            downstream::create_stream(&url, STREAM, "diplom.*")?;
         }
         for number in 0..engines {
             let engine = house.engine(run, folder, number, consume)?;

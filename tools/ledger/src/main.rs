@@ -2,6 +2,7 @@
 //! everything acknowledged must be downstream, as it was sent, in the order of its key, and nothing else.
 
 mod client;
+mod damage;
 mod downstream;
 mod group;
 mod house;
@@ -73,6 +74,8 @@ enum Action {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Damage copies of a real data directory in every way, and print what becomes of each.
+    Damage(damage::Damage),
     /// Print which ids a NATS stream and a Kafka topic do not share.
     Compare {
         /// The NATS server.
@@ -146,6 +149,7 @@ fn main() -> ExitCode {
         Action::Run(run) => ledger_test(&run),
         Action::Outage { run, seconds, total, level } => outage_test(&run, seconds, total, &level),
         Action::Group { run, seconds } => group_test(&run, seconds),
+        Action::Damage(damage) => damage::run(&damage),
         Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
     };
     match outcome {

@@ -107,6 +107,11 @@ impl Process {
         Ok(())
     }
 
+    /// Whether it has ended by itself, or never ran.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some()))
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
