@@ -1,6 +1,6 @@
 //! Reads what arrived, from the start.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{collections::HashSet, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{consumer::pull, stream::RetentionPolicy};
@@ -43,6 +43,28 @@ pub fn dump(tidegate: &Path, directory: &Path) -> Result<(Vec<Found>, Option<Str
     let lines = String::from_utf8(dump.stdout)?;
     let found: Result<Vec<Found>> = lines.lines().map(|line| found(&serde_json::from_str(line)?)).collect();
     Ok((found?, trouble))
+}
+
+/// Side and message id of every dead letter.
+pub fn dead_letters(tidegate: &Path, directory: &Path) -> Result<HashSet<(String, String)>> {
+    let list = Command::new(tidegate)
+        .args(["dlq", "list", "--json", "--directory"])
+        .arg(directory)
+        .output()
+        .context("tidegate dlq list")?;
+    if !list.status.success() {
+        bail!("tidegate dlq list: {}", String::from_utf8_lossy(&list.stderr));
+    }
+    // Where there is none it says so, in words.
+    let lines = String::from_utf8(list.stdout)?;
+    let lines = lines.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| {
+            let letter: Value = serde_json::from_str(line)?;
+            let text = |name: &str| letter[name].as_str().unwrap_or_default().to_owned();
+            Ok((text("side"), text("id")))
+        })
+        .collect()
 }
 
 /// Every message of a topic, partition by partition; a key is in one partition.

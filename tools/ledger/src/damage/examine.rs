@@ -219,8 +219,9 @@ fn look_for_all(setup: &Setup, case: &Case<'_>, row: &mut Row) -> Result<()> {
             passed.extend(found.iter().map(|found| name_of(&found.payload).to_owned()));
         }
         row.not_worked_on = all.iter().filter(|id| in_log.contains(*id) && !passed.contains(*id)).count();
-        // What is downstream is not lost, though the log has it no longer.
-        row.missing_behind = row.missing.iter().filter(|id| passed.contains(*id)).count();
+        // What is downstream is not lost, though the log has it no longer; unless it came there with its repeat.
+        let behind = |id: &&String| passed.contains(*id) && !again.contains(id);
+        row.missing_behind = row.missing.iter().filter(behind).count();
     } else {
         let passed = |kept: &&Kept| case.passed.get(&kept.place.0).is_some_and(|upto| kept.place.1 < *upto);
         let passed = names(case.kept.iter().filter(passed));
