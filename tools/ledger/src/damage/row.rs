@@ -151,3 +151,55 @@ impl Row {
         println!("{:<44} {:<8} (exit codes of log verify, log dump, replay)", "", "");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row() -> Row {
+        let wound = Wound { what: String::new(), names: vec!["00000000000000000007.segment".to_owned()] };
+        let content = Tool { content: true, missing: 0 };
+        Row { verify: content, dump: content, replay: content, ..Row::new("any", &wound) }
+    }
+
+    fn lost(count: usize) -> Vec<String> {
+        (0..count).map(|n| n.to_string()).collect()
+    }
+
+    #[test]
+    fn a_loss_without_a_word_is_silent_and_what_the_repair_names_is_not() {
+        assert_eq!(Row { missing: lost(3), ..row() }.faults(), ["SILENT LOSS 3"]);
+        let named = Row { missing: lost(3), refusal: Some(String::new()), by_name: true, ..row() };
+        assert!(Row { repair_said: Some(3), ..named }.faults().is_empty());
+        let named = Row { missing: lost(3), refusal: Some(String::new()), by_name: true, ..row() };
+        assert_eq!(
+            Row { repair_said: Some(1), ..named }.faults(),
+            ["SILENT LOSS 2, more than the repair said"]
+        );
+    }
+
+    #[test]
+    fn what_was_passed_may_be_gone_only_if_verify_says_so() {
+        let gone = || Row { missing: lost(2), missing_behind: 2, ..row() };
+        assert_eq!(gone().faults(), ["SILENT LOSS 2, of what was passed"]);
+        assert!(Row { verify: Tool { content: false, missing: 0 }, ..gone() }.faults().is_empty());
+    }
+
+    #[test]
+    fn a_refusal_names_what_is_damaged() {
+        let wound = Wound { what: String::new(), names: vec!["7.segment".to_owned(), "shard 1".to_owned()] };
+        let mut row = row();
+        row.refused("shard 1: offset 9 is missing", &wound);
+        assert!(row.faults().is_empty());
+        row.refused("something is wrong", &wound);
+        assert_eq!(row.faults(), ["refused, without a name"]);
+    }
+
+    #[test]
+    fn a_tool_that_is_content_has_shown_all() {
+        let dump = Tool { content: true, missing: 4 };
+        assert_eq!(Row { dump, ..row() }.faults(), ["SILENT: dump leaves out 4, exit code 0"]);
+        let dump = Tool { content: false, missing: 4 };
+        assert!(Row { dump, ..row() }.faults().is_empty());
+    }
+}

@@ -92,12 +92,12 @@ pub const WOUNDS: &[(&str, Inflict)] = &[
     ("id-removed", |patient| {
         let path = patient.directory.join("id");
         fs::remove_file(&path)?;
-        Ok(Wound::of(&path, "removed"))
+        Ok(Some(Wound { what: "id removed".to_owned(), names: vec!["/id".to_owned()] }))
     }),
     ("id-changed", |patient| {
         let path = patient.directory.join("id");
         fs::write(&path, format!("{:032x}\n", patient.random.u128(..)))?;
-        Ok(Wound::of(&path, "another one"))
+        Ok(Some(Wound { what: "another id".to_owned(), names: vec!["/id".to_owned()] }))
     }),
     ("shard-directory-removed", |patient| {
         let shard = patient.any_shard();
@@ -184,11 +184,11 @@ impl<'a> Patient<'a> {
         Ok(Wound::of(&path, "removed"))
     }
 
-    /// A bit in the middle third of what is in use.
+    /// A bit in the second quarter of what is in use: in the last segment what was never acknowledged is behind that, mostly.
     fn flip(&mut self, place: Place) -> Result<Option<Wound>> {
         let Some(path) = self.segment(place) else { return Ok(None) };
         let used = used(&path)?;
-        let at = self.random.u64(HEADER + (used - HEADER) / 3..HEADER + (used - HEADER) * 2 / 3);
+        let at = self.random.u64(HEADER + (used - HEADER) / 4..HEADER + (used - HEADER) / 2);
         let bit = self.random.u8(..8);
         flip(&path, at, bit)?;
         Ok(Wound::of(&path, &format!("bit {bit} of byte {at} flipped")))
