@@ -27,13 +27,16 @@ fn found(value: &Value) -> Result<Found> {
 /// Every message of a log, shard by shard; a key is in one shard.
 pub fn log(tidegate: &Path, directory: &Path) -> Result<Vec<Found>> {
     match dump(tidegate, directory)? {
-        (found, None) => Ok(found),
+        (dumped, None) => Ok(dumped.into_iter().map(|(_, found)| found).collect()),
         (_, Some(trouble)) => bail!("tidegate log dump: {trouble}"),
     }
 }
 
+/// A message with its shard and offset.
+pub type Placed = ((u64, u64), Found);
+
 /// Every message that a log shows, and what the dump said if it did not call that all.
-pub fn dump(tidegate: &Path, directory: &Path) -> Result<(Vec<Found>, Option<String>)> {
+pub fn dump(tidegate: &Path, directory: &Path) -> Result<(Vec<Placed>, Option<String>)> {
     let dump = Command::new(tidegate)
         .args(["log", "dump", "--json", "--directory"])
         .arg(directory)
@@ -41,8 +44,13 @@ pub fn dump(tidegate: &Path, directory: &Path) -> Result<(Vec<Found>, Option<Str
         .context("tidegate log dump")?;
     let trouble = (!dump.status.success()).then(|| String::from_utf8_lossy(&dump.stderr).trim().to_owned());
     let lines = String::from_utf8(dump.stdout)?;
-    let found: Result<Vec<Found>> = lines.lines().map(|line| found(&serde_json::from_str(line)?)).collect();
-    Ok((found?, trouble))
+    let placed = |line: &str| -> Result<Placed> {
+        let value: Value = serde_json::from_str(line)?;
+        let number = |name: &str| value[name].as_u64().with_context(|| format!("no {name} in {value}"));
+        Ok(((number("shard")?, number("offset")?), found(&value)?))
+    };
+    let placed: Result<Vec<Placed>> = lines.lines().map(placed).collect();
+    Ok((placed?, trouble))
 }
 
 /// Side and message id of every dead letter.

@@ -98,14 +98,15 @@ fn ask_the_tools(setup: &Setup, case: &Case<'_>, row: &mut Row) -> Result<()> {
     row.verify = Tool { content: whole, missing: 0 };
     row.note(said.lines().find(|line| line.starts_with("DAMAGED")).map(|line| format!("verify: {line}")));
     let (found, trouble) = downstream::dump(&setup.tidegate, &case.directory)?;
-    let there: HashSet<&str> = found.iter().map(|found| name_of(&found.payload)).collect();
+    let there: HashSet<&str> = found.iter().map(|(_, found)| name_of(&found.payload)).collect();
     let missing = case.kept.iter().filter(|kept| !there.contains(kept.sent.id.as_str())).count();
     row.dump = Tool { content: trouble.is_none(), missing };
     let url = format!("http://127.0.0.1:{}", case.replay_to);
     let (content, said) = setup.tool(&["replay", "--directory", &directory, "--url", &url])?;
     let sent = said.lines().find_map(|line| line.split_once(" messages sent to")?.0.parse::<usize>().ok());
     // It sends what was not acknowledged, too: the dump says how many of these there are.
-    let others = found.iter().filter(|found| !names(&case.kept).contains(name_of(&found.payload))).count();
+    let known = names(&case.kept);
+    let others = found.iter().filter(|(_, found)| !known.contains(name_of(&found.payload))).count();
     row.replay = Tool { content, missing: (case.kept.len() + others).saturating_sub(sent.unwrap_or(0)) };
     Ok(())
 }
@@ -197,11 +198,11 @@ fn look_for_all(setup: &Setup, case: &Case<'_>, row: &mut Row) -> Result<()> {
         case.sent.iter().map(|sent| (sent.id.as_str(), sent.payload.as_str())).collect();
     row.strange += found
         .iter()
-        .filter(|found| sent.get(name_of(&found.payload)) != Some(&found.payload.as_str()))
+        .filter(|(_, found)| sent.get(name_of(&found.payload)) != Some(&found.payload.as_str()))
         .count();
-    let in_log: HashSet<String> = found.iter().map(|found| name_of(&found.payload).to_owned()).collect();
+    let in_log: HashSet<String> = found.iter().map(|(_, found)| name_of(&found.payload).to_owned()).collect();
     let mut times: HashMap<&str, usize> = HashMap::new();
-    for one in &found {
+    for (_, one) in &found {
         *times.entry(name_of(&one.payload)).or_default() += 1;
     }
     // What was lost and is sent again is taken, and is there once.
@@ -210,6 +211,15 @@ fn look_for_all(setup: &Setup, case: &Case<'_>, row: &mut Row) -> Result<()> {
     let again: HashSet<&String> =
         row.taken_again.iter().filter(|id| times.get(id.as_str()) == Some(&1)).collect();
     let all = names(&case.kept);
+    let mut places: HashMap<&str, Vec<(u64, u64)>> = HashMap::new();
+    for (place, one) in &found {
+        places.entry(name_of(&one.payload)).or_default().push(*place);
+    }
+    let elsewhere = |kept: &&Kept| {
+        let there = places.get(kept.sent.id.as_str());
+        !again.contains(&kept.sent.id) && there.is_some_and(|there| !there.contains(&kept.place))
+    };
+    row.misplaced = case.kept.iter().filter(elsewhere).count();
     row.missing = all.iter().filter(|id| !in_log.contains(*id) || again.contains(id)).cloned().collect();
     row.missing.sort();
     if let Some(url) = &setup.nats {

@@ -44,6 +44,8 @@ pub struct Row {
     pub taken_twice: usize,
     /// New messages with the shard and offset of an acknowledged one.
     pub offsets_twice: usize,
+    /// Acknowledged messages that are at another shard or offset than was answered.
+    pub misplaced: usize,
     /// Messages that nobody sent, or with another content.
     pub strange: usize,
     /// What does not go on.
@@ -97,6 +99,7 @@ impl Row {
         }
         fault(self.taken_twice, format!("SILENT: {} repeats taken twice", self.taken_twice));
         fault(self.offsets_twice, format!("SILENT: {} offsets given twice", self.offsets_twice));
+        fault(self.misplaced, format!("SILENT: {} at another shard or offset", self.misplaced));
         fault(self.strange, format!("SILENT: {} altered or invented", self.strange));
         let unnamed = usize::from(self.refusal.is_some() && !self.by_name);
         fault(unnamed, "refused, without a name".to_owned());
