@@ -8,7 +8,7 @@ NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway produce
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks bench-events services services-stop fault-test \
-        composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
+        damage-test composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,19 +81,33 @@ services-stop: ## Stop them, by process id
 
 KILLS        ?= 200
 BROKER_KILLS ?= 50
+STOPS        ?= 30
+PAUSES       ?= 15
 SEED         ?=
-LEDGER = $(TARGET)/release/ledger run --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --kills $(KILLS)
-fault-test: ## Kill Tidegate and its brokers, fail the disk; nothing acknowledged may be lost (KILLS, BROKER_KILLS, SEED)
+LEDGER  = $(TARGET)/release/ledger run --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --kills $(KILLS) --stops $(STOPS)
+BROKERS = --broker-kills $(BROKER_KILLS) --pauses $(PAUSES)
+# Without the log in front, `queued` is promised something, too.
+DIRECT  = $(BROKERS) --level delivered,queued
+fault-test: ## Kill, stop and pause Tidegate and its brokers, fail the disk; nothing acknowledged may be lost (KILLS, BROKER_KILLS, STOPS, PAUSES, SEED)
 	$(CARGO) build --release --package tidegate --package ledger
 	$(CARGO) test --package brokers --test lossy
 	$(LEDGER) --queue log
-	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue nats
-	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue kafka
-	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue composite --outbox
-	$(LEDGER) --broker-kills $(BROKER_KILLS) --queue composite --outbox --strategy best-effort
+	$(LEDGER) $(BROKERS) --queue nats --outbox
+	$(LEDGER) $(BROKERS) --queue kafka --outbox
+	$(LEDGER) $(BROKERS) --queue composite --outbox
+	$(LEDGER) $(BROKERS) --queue composite --outbox --strategy best-effort
+	$(LEDGER) $(DIRECT) --queue nats
+	$(LEDGER) $(DIRECT) --queue kafka
+	$(LEDGER) $(DIRECT) --queue composite
+	$(LEDGER) $(DIRECT) --queue composite --strategy best-effort
 	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue nats
 	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue kafka
 	$(TARGET)/release/ledger outage --tidegate $(BINARY) --queue composite --outbox --strategy best-effort
+
+damage-test: ## Damage copies of a real data directory in every way; each must be refused by name or harmless (SEED)
+	$(CARGO) build --release --package tidegate --package ledger
+	$(TARGET)/release/ledger damage --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --queue log
+	$(TARGET)/release/ledger damage --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --queue nats
 
 composite-compare: ## Which ids the stream and the topic of `make services` do not share
 	$(CARGO) build --release --package ledger

@@ -1,12 +1,12 @@
 //! The client that is never killed: sends, repeats until it is told, and writes down what it was told.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -28,6 +28,10 @@ pub struct Ledger {
     pub sent: Mutex<Vec<Sent>>,
     /// Ids acknowledged at the level asked for.
     pub acknowledged: Mutex<HashSet<String>>,
+    /// What was said of each of these.
+    pub told: Mutex<HashMap<String, Told>>,
+    /// How often the first engine was started again.
+    pub life: Arc<AtomicU32>,
     /// Messages sent once more.
     pub repeats: AtomicU64,
     /// Answers by what they mean: not accepted (503), unknown (504), cut.
@@ -40,10 +44,21 @@ pub struct Ledger {
     pub unexpected: Mutex<Vec<String>>,
 }
 
+/// What an acknowledgement said, and who said it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// queued, durable or delivered, as it was asked for.
+    pub level: &'static str,
+    /// Which life of the engine.
+    pub life: u32,
+    /// The message's id as the engine has it.
+    pub message_id: String,
+}
+
 /// What an answer says.
 pub enum Answer {
-    /// Acknowledged.
-    Yes,
+    /// Acknowledged, under this id.
+    Yes(String),
     /// 503 or 429.
     NotAccepted,
     /// 504.
@@ -56,37 +71,67 @@ pub enum Answer {
 pub struct Connection {
     port: u16,
     stream: Option<BufReader<TcpStream>>,
+    lives: Arc<AtomicU32>,
+    /// The life of the engine that it goes to.
+    life: u32,
 }
 
 impl Connection {
     /// To this port, when it is needed.
     pub fn new(port: u16) -> Self {
-        Self { port, stream: None }
+        Self::to_lives(port, Arc::default())
     }
 
-    /// Posts a message; `None` when the connection was cut.
+    /// The same, to an engine whose lives are counted.
+    pub fn to_lives(port: u16, lives: Arc<AtomicU32>) -> Self {
+        Self { port, stream: None, lives, life: 0 }
+    }
+
+    /// Posts a message under its id as key; `None` when the connection was cut.
     pub fn post(&mut self, sent: &Sent, level: &str) -> Option<Answer> {
-        let answer = self.exchange(sent, level);
+        self.post_under(sent, Some(&sent.id), level)
+    }
+
+    /// The same under another key, or without one.
+    fn post_under(&mut self, sent: &Sent, key: Option<&str>, level: &str) -> Option<Answer> {
+        let (status, text) = self.ask(sent, key, level)?;
+        Some(match status {
+            200 if text.contains(&format!(r#""ack":"{level}""#)) || text.contains(r#""ack":"delivered""#) => {
+                let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+                Answer::Yes(answer["messageId"].as_str().unwrap_or_default().to_owned())
+            }
+            503 | 429 => Answer::NotAccepted,
+            504 => Answer::Unknown,
+            _ => Answer::Other(format!("{status} {text}")),
+        })
+    }
+
+    /// Posts a message, under an idempotency key or without one, and gives status and body of the answer; `None` when the
+    /// connection was cut.
+    pub fn ask(&mut self, sent: &Sent, key: Option<&str>, level: &str) -> Option<(u16, String)> {
+        let answer = self.exchange(sent, key, level);
         if answer.is_none() {
             self.stream = None;
         }
         answer
     }
 
-    fn exchange(&mut self, sent: &Sent, level: &str) -> Option<Answer> {
+    fn exchange(&mut self, sent: &Sent, key: Option<&str>, level: &str) -> Option<(u16, String)> {
         if self.stream.is_none() {
             let stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
             stream.set_read_timeout(Some(TIMEOUT)).ok()?;
             stream.set_nodelay(true).ok()?;
+            // It goes to this life or to none: a life that ended since then answers nothing on it.
+            self.life = self.lives.load(Relaxed);
             self.stream = Some(BufReader::new(stream));
         }
         let stream = self.stream.as_mut()?;
         let body = serde_json::json!({"source": sent.key, "data": sent.payload, "metadata": {"n": sent.n}})
             .to_string();
+        let key = key.map_or_else(String::new, |key| format!("Idempotency-Key: {key}\r\n"));
         let request = format!(
             "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-             Idempotency-Key: {}\r\nTidegate-Ack: {level}\r\nContent-Length: {}\r\n\r\n{body}",
-            sent.id,
+             {key}Tidegate-Ack: {level}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.get_mut().write_all(request.as_bytes()).ok()?;
@@ -110,31 +155,27 @@ impl Connection {
         }
         let mut body = vec![0; length];
         stream.read_exact(&mut body).ok()?;
-        let text = String::from_utf8_lossy(&body);
-        Some(match status {
-            200 if text.contains(&format!(r#""ack":"{level}""#)) || text.contains(r#""ack":"delivered""#) => {
-                Answer::Yes
-            }
-            503 | 429 => Answer::NotAccepted,
-            504 => Answer::Unknown,
-            _ => Answer::Other(format!("{status} {text}")),
-        })
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
     }
 }
 
-/// The content of a message: any length up to a few hundred bytes, the same every time.
-fn payload(key: u64, n: u64) -> String {
+/// The content of a message: its name, and a filling of any length up to a few hundred bytes, the same every time. A
+/// message without a key is known by its name.
+fn payload(id: &str, key: u64, n: u64) -> String {
     let mut random = fastrand::Rng::with_seed(key << 32 ^ n);
     let length = random.usize(1..400);
-    std::iter::repeat_with(|| random.alphanumeric()).take(length).collect()
+    let filling: String = std::iter::repeat_with(|| random.alphanumeric()).take(length).collect();
+    format!("{id} {filling}")
 }
 
-/// Sends until told to stop, each key's messages one after the other.
+/// Sends until told to stop, each key's messages one after the other. The levels take turns from key to key. What asks for
+/// `queued` has no idempotency key, because with one it would wait for the broker; so it is not sent again when it is not
+/// known what became of it.
 pub fn writers(
     ledger: &Arc<Ledger>,
     ports: &[u16],
     run: &Run,
-    level: &'static str,
+    levels: &[&'static str],
     prefix: &str,
     stop: &Arc<AtomicBool>,
 ) -> Vec<JoinHandle<()>> {
@@ -142,9 +183,11 @@ pub fn writers(
     let writer = |key: u64| {
         let (ledger, stop, prefix) = (Arc::clone(ledger), Arc::clone(stop), prefix.to_owned());
         let ports = ports.to_vec();
+        let level = levels[key as usize % levels.len()];
+        let is_keyed = level != "queued";
         thread::spawn(move || {
             let mut turn = key as usize;
-            let mut connection = Connection::new(ports[turn % ports.len()]);
+            let mut connection = Connection::to_lives(ports[turn % ports.len()], Arc::clone(&ledger.life));
             let mut due = Instant::now();
             for n in 1.. {
                 if stop.load(Relaxed) {
@@ -154,12 +197,16 @@ pub fn writers(
                 // What an outage cost is not made up for.
                 due = Instant::now().max(due) + gap;
                 let name = format!("key-{key}");
-                let sent = Sent { id: format!("{prefix}-{key}-{n}"), key: name, n, payload: payload(key, n) };
+                let id = format!("{prefix}-{key}-{n}");
+                let sent = Sent { payload: payload(&id, key, n), id, key: name, n };
                 ledger.sent.lock().push(sent.clone());
                 loop {
-                    let answer = connection.post(&sent, level);
+                    let answer = connection.post_under(&sent, is_keyed.then_some(&sent.id), level);
+                    let is_unknown = matches!(answer, None | Some(Answer::Unknown));
                     match answer {
-                        Some(Answer::Yes) => {
+                        Some(Answer::Yes(message_id)) => {
+                            let told = Told { level, life: connection.life, message_id };
+                            ledger.told.lock().insert(sent.id.clone(), told);
                             ledger.acknowledged.lock().insert(sent.id.clone());
                             break;
                         }
@@ -172,10 +219,14 @@ pub fn writers(
                         None => {
                             // The next process, where there are several.
                             turn += 1;
-                            connection = Connection::new(ports[turn % ports.len()]);
+                            connection =
+                                Connection::to_lives(ports[turn % ports.len()], Arc::clone(&ledger.life));
                             ledger.cut.fetch_add(1, Relaxed)
                         }
                     };
+                    if is_unknown && !is_keyed {
+                        break;
+                    }
                     ledger.repeats.fetch_add(1, Relaxed);
                     // After the end a message that was never acknowledged may stay so.
                     if stop.load(Relaxed) {

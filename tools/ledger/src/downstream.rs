@@ -1,6 +1,6 @@
 //! Reads what arrived, from the start.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{collections::HashSet, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use async_nats::jetstream::{consumer::pull, stream::RetentionPolicy};
@@ -26,15 +26,53 @@ fn found(value: &Value) -> Result<Found> {
 
 /// Every message of a log, shard by shard; a key is in one shard.
 pub fn log(tidegate: &Path, directory: &Path) -> Result<Vec<Found>> {
+    match dump(tidegate, directory)? {
+        (dumped, None) => Ok(dumped.into_iter().map(|(_, found)| found).collect()),
+        (_, Some(trouble)) => bail!("tidegate log dump: {trouble}"),
+    }
+}
+
+/// A message with its shard and offset.
+pub type Placed = ((u64, u64), Found);
+
+/// Every message that a log shows, and what the dump said if it did not call that all.
+pub fn dump(tidegate: &Path, directory: &Path) -> Result<(Vec<Placed>, Option<String>)> {
     let dump = Command::new(tidegate)
         .args(["log", "dump", "--json", "--directory"])
         .arg(directory)
         .output()
         .context("tidegate log dump")?;
-    if !dump.status.success() {
-        bail!("tidegate log dump: {}", String::from_utf8_lossy(&dump.stderr));
+    let trouble = (!dump.status.success()).then(|| String::from_utf8_lossy(&dump.stderr).trim().to_owned());
+    let lines = String::from_utf8(dump.stdout)?;
+    let placed = |line: &str| -> Result<Placed> {
+        let value: Value = serde_json::from_str(line)?;
+        let number = |name: &str| value[name].as_u64().with_context(|| format!("no {name} in {value}"));
+        Ok(((number("shard")?, number("offset")?), found(&value)?))
+    };
+    let placed: Result<Vec<Placed>> = lines.lines().map(placed).collect();
+    Ok((placed?, trouble))
+}
+
+/// Side and message id of every dead letter.
+pub fn dead_letters(tidegate: &Path, directory: &Path) -> Result<HashSet<(String, String)>> {
+    let list = Command::new(tidegate)
+        .args(["dlq", "list", "--json", "--directory"])
+        .arg(directory)
+        .output()
+        .context("tidegate dlq list")?;
+    if !list.status.success() {
+        bail!("tidegate dlq list: {}", String::from_utf8_lossy(&list.stderr));
     }
-    String::from_utf8(dump.stdout)?.lines().map(|line| found(&serde_json::from_str(line)?)).collect()
+    // Where there is none it says so, in words.
+    let lines = String::from_utf8(list.stdout)?;
+    let lines = lines.lines().filter(|line| line.starts_with('{'));
+    lines
+        .map(|line| {
+            let letter: Value = serde_json::from_str(line)?;
+            let text = |name: &str| letter[name].as_str().unwrap_or_default().to_owned();
+            Ok((text("side"), text("id")))
+        })
+        .collect()
 }
 
 /// Every message of a topic, partition by partition; a key is in one partition.
@@ -105,14 +143,14 @@ pub fn nats(url: &str, stream: &str) -> Result<Vec<Found>> {
     })
 }
 
-/// A stream that holds everything, worked on or not.
-pub fn create_stream(url: &str, name: &str) -> Result<()> {
+/// A stream of these subjects that holds everything, worked on or not.
+pub fn create_stream(url: &str, name: &str, subjects: &str) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let context = async_nats::jetstream::new(async_nats::connect(url).await?);
         let config = async_nats::jetstream::stream::Config {
             name: name.to_owned(),
-            subjects: vec!["diplom.*".to_owned()],
+            subjects: vec![subjects.to_owned()],
             ..Default::default()
         };
         context.get_or_create_stream(config).await?;

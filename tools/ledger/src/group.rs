@@ -53,7 +53,7 @@ pub fn run(run: &Run, folder: &Path, each: Duration) -> Result<bool> {
     thread::sleep(Duration::from_secs(5));
     let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
     let ports: Vec<u16> = house.engines.iter().map(|engine| engine.port).collect();
-    let writers = client::writers(&ledger, &ports, run, "delivered", "group", &stop);
+    let writers = client::writers(&ledger, &ports, run, &["delivered"], "group", &stop);
     thread::sleep(each);
     let (first, second) = (consumed(&house.engines[0])?, consumed(&house.engines[1])?);
     println!("both run: the first took {first} messages, the second {second}");

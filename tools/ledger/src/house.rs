@@ -17,6 +17,8 @@ pub struct House {
     pub kafka: Option<Process>,
     /// The data directory of the first engine.
     pub data: PathBuf,
+    /// Where the first engine keeps its dead letters: its data directory, or the default one where it has none.
+    pub letters: PathBuf,
 }
 
 impl House {
@@ -29,10 +31,12 @@ impl House {
         let nats = wants(Queue::Nats).then(|| process::nats(folder)).transpose()?;
         let kafka = wants(Queue::Kafka).then(|| process::kafka(folder)).transpose()?;
         let data = folder.join("data");
-        let mut house = Self { engines: Vec::new(), nats, kafka, data };
+        let has_log = run.queue == Queue::Log || run.outbox;
+        let letters = if has_log { data.clone() } else { folder.join("engine-0/tidegate-data") };
+        let mut house = Self { engines: Vec::new(), nats, kafka, data, letters };
         if let Some(url) = house.nats_url() {
             // Tidegate's own would be full at a million messages, and a work queue drops what was acknowledged.
-            downstream::create_stream(&url, STREAM)?;
+            downstream::create_stream(&url, STREAM, "diplom.*")?;
         }
         for number in 0..engines {
             let engine = house.engine(run, folder, number, consume)?;
@@ -62,6 +66,8 @@ impl House {
             ("METRICS_ENABLED".into(), "false".into()),
             ("TIDEGATE_QUEUE_CONSUME".into(), consume.to_string()),
             ("TIDEGATE_NATS_PACK_MESSAGES".into(), run.pack.to_string()),
+            // An orderly stop while a broker is away takes as long.
+            ("TIDEGATE_TIMEOUTS_SHUTDOWN".into(), "5s".into()),
             ("NO_COLOR".into(), "1".into()),
         ];
         let folder = folder.join(format!("engine-{number}"));

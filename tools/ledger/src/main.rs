@@ -2,11 +2,13 @@
 //! everything acknowledged must be downstream, as it was sent, in the order of its key, and nothing else.
 
 mod client;
+mod damage;
 mod downstream;
+mod faults;
 mod group;
 mod house;
 mod outage;
-
+mod promise;
 mod verdict;
 
 use std::{
@@ -27,6 +29,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     client::Ledger,
     house::House,
+    promise::{End, Evidence},
     verdict::{Found, Verdict, compare},
 };
 
@@ -39,6 +42,8 @@ const TOPIC: &str = "diplom-messages";
 #[command(after_help = "Examples:\n  \
     ledger run --queue log --kills 200\n  \
     ledger run --queue composite --outbox --kills 20 --broker-kills 5 --seed 7\n  \
+    ledger run --queue composite --strategy best-effort --level delivered,queued --stops 9 --pauses 3\n  \
+    ledger damage --variant killed --only last-segment\n  \
     ledger compare --nats nats://127.0.0.1:4222 --kafka 127.0.0.1:9092")]
 struct Cli {
     #[command(subcommand)]
@@ -73,6 +78,8 @@ enum Action {
         #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
+    /// Damage copies of a real data directory in every way, and print what becomes of each.
+    Damage(damage::Damage),
     /// Print which ids a NATS stream and a Kafka topic do not share.
     Compare {
         /// The NATS server.
@@ -118,7 +125,17 @@ struct Run {
     /// Kills of each broker.
     #[arg(long, default_value_t = 0)]
     broker_kills: u32,
-    /// Repeats a run's kills; random and printed otherwise.
+    /// SIGTERMs of Tidegate: a third with all brokers there, a third while one is stopped, a third while one is away.
+    #[arg(long, default_value_t = 0)]
+    stops: u32,
+    /// SIGSTOPs of each broker, for half a second to six.
+    #[arg(long, default_value_t = 0)]
+    pauses: u32,
+    /// What is asked for: durable, delivered, queued, or delivered,queued in turns [default: durable with the log, delivered
+    /// with brokers].
+    #[arg(long, value_delimiter = ',', value_parser = ["queued", "durable", "delivered"])]
+    level: Vec<String>,
+    /// Repeats a run's faults; random and printed otherwise.
     #[arg(long)]
     seed: Option<u64>,
     /// Keys, each with a client of its own.
@@ -146,6 +163,7 @@ fn main() -> ExitCode {
         Action::Run(run) => ledger_test(&run),
         Action::Outage { run, seconds, total, level } => outage_test(&run, seconds, total, &level),
         Action::Group { run, seconds } => group_test(&run, seconds),
+        Action::Damage(damage) => damage::run(&damage),
         Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
     };
     match outcome {
@@ -167,19 +185,26 @@ fn ledger_test(run: &Run) -> Result<bool> {
         .unwrap_or_else(|| std::env::temp_dir().join(format!("ledger-{}", std::process::id())));
     std::fs::create_dir_all(&folder)?;
     let mut house = House::start(run, &folder, 1, false)?;
-    let level = if run.queue == Queue::Log { "durable" } else { "delivered" };
+    let levels = levels(run);
     println!(
-        "ledger: queue {:?}, strategy {}, outbox {}, level {level}, {} keys, seed {seed}, folder {}",
+        "ledger: queue {:?}, strategy {}, outbox {}, level {}, {} keys, {} kills, {} stops, of each broker {} kills and {} \
+         pauses, seed {seed}, folder {}",
         run.queue,
         run.strategy,
         run.outbox,
+        levels.join(" and "),
         run.keys,
+        run.kills,
+        run.stops,
+        run.broker_kills,
+        run.pauses,
         folder.display()
     );
     let (ledger, stop) = (Arc::new(Ledger::default()), Arc::new(AtomicBool::new(false)));
-    let writers = client::writers(&ledger, &[house.engines[0].port], run, level, &format!("{seed:x}"), &stop);
+    let writers =
+        client::writers(&ledger, &[house.engines[0].port], run, &levels, &format!("{seed:x}"), &stop);
     let started = Instant::now();
-    kill(run, &mut house, &mut random)?;
+    let mut ends = faults::inflict(run, &mut house, &mut random, &ledger.life)?;
     // Until everybody has been told once more: all that is under way comes to its end.
     settle(&ledger, &stop, writers);
     let took = started.elapsed();
@@ -197,20 +222,17 @@ fn ledger_test(run: &Run) -> Result<bool> {
         ledger.unknown.load(Relaxed),
         ledger.cut.load(Relaxed)
     );
-    let sides = collect(run, &mut house, &acknowledged)?;
     let sent = ledger.sent.lock().clone();
-    for (side, found) in &sides {
-        let verdict = compare(&sent, &acknowledged, found);
-        show(side, &verdict);
-        // Without the log, best-effort may leave one side without what it missed; that is listed by id.
-        let may_miss = run.queue == Queue::Composite && run.strategy == "best-effort" && !run.outbox;
-        clean &= verdict.is_clean() || (may_miss && Verdict { missing: Vec::new(), ..verdict }.is_clean());
-    }
-    if run.queue == Queue::Composite && !run.outbox && run.strategy == "best-effort" {
-        let anywhere: Vec<Found> = sides.iter().flat_map(|(_, found)| found.clone()).collect();
-        let missing = compare(&sent, &acknowledged, &anywhere).missing;
-        println!("on no side: {}", missing.len());
-        clean &= missing.is_empty();
+    if run.queue == Queue::Log || run.outbox {
+        for (side, found) in collect(run, &mut house, &acknowledged)? {
+            let verdict = compare(&sent, &acknowledged, &found);
+            show(side, &verdict);
+            clean &= verdict.is_clean();
+        }
+    } else {
+        // Nothing comes later: what the brokers do not have by then is not on its way.
+        ends.push(faults::stop(&mut house.engines[0])?);
+        clean &= keeps_promises(run, &house, &ledger, &ends)?;
     }
     drop(house);
     if clean && run.folder.is_none() {
@@ -264,32 +286,54 @@ fn group_test(run: &Run, seconds: u64) -> Result<bool> {
     Ok(clean)
 }
 
-/// Kills by the seed's schedule.
-fn kill(run: &Run, house: &mut House, random: &mut fastrand::Rng) -> Result<()> {
-    let brokers = u32::from(house.nats.is_some()) + u32::from(house.kafka.is_some());
-    let mut victims: Vec<u8> = vec![0; run.kills as usize];
-    for number in 0..run.broker_kills * brokers {
-        // One side, then the other.
-        victims.push(if house.nats.is_some() && (house.kafka.is_none() || number % 2 == 0) { 1 } else { 2 });
+/// The levels that are asked for, in turns.
+fn levels(run: &Run) -> Vec<&'static str> {
+    let known = ["queued", "durable", "delivered"];
+    let asked: Vec<_> =
+        run.level.iter().filter_map(|asked| known.into_iter().find(|one| one == asked)).collect();
+    match (asked.is_empty(), run.queue) {
+        (false, _) => asked,
+        (true, Queue::Log) => vec!["durable"],
+        (true, _) => vec!["delivered"],
     }
-    random.shuffle(&mut victims);
-    for (number, victim) in victims.iter().enumerate() {
-        thread::sleep(Duration::from_millis(random.u64(run.min_ms..=run.max_ms)));
-        let process = match victim {
-            1 => house.nats.as_mut(),
-            2 => house.kafka.as_mut(),
-            _ => Some(&mut house.engines[0]),
-        };
-        let Some(process) = process else { continue };
-        process.kill();
-        process.again()?;
-        process.wait()?;
-        if (number + 1) % 25 == 0 {
-            println!("  {} of {} kills", number + 1, victims.len());
-        }
+}
+
+/// Whether brokers without a log in front of them have what was promised, and the dead letters what they have not.
+fn keeps_promises(run: &Run, house: &House, ledger: &Ledger, ends: &[End]) -> Result<bool> {
+    let sent = ledger.sent.lock().clone();
+    let (mut clean, mut sides) = (true, Vec::new());
+    for (side, found) in read_sides(house)? {
+        // The first word is its name: who had no key was given an id.
+        let name = |found: Found| Found { id: first_word(&found.payload), ..found };
+        let found: Vec<Found> = found.into_iter().map(name).collect();
+        // What a side has to have is said by the promise.
+        let verdict = compare(&sent, &HashSet::new(), &found);
+        show(side, &verdict);
+        clean &= verdict.is_clean();
+        sides.push((side, found.into_iter().map(|found| found.id).collect()));
     }
-    thread::sleep(Duration::from_secs(1));
-    Ok(())
+    let letters = downstream::dead_letters(&run.tidegate, &house.letters)?;
+    let lost: u64 = ends.iter().map(|end| if let End::Stopped { lost } = end { *lost } else { 0 }).sum();
+    println!("{} dead letters; the last lines count {lost} messages as lost", letters.len());
+    let told = ledger.told.lock();
+    let output = std::fs::read_to_string(house.engines[0].output())?;
+    let word = |character: char| !character.is_ascii_alphanumeric() && character != '-';
+    let ids: HashSet<&str> = told.values().map(|told| told.message_id.as_str()).collect();
+    let named = output.split(word).filter(|word| ids.contains(word)).map(str::to_owned).collect();
+    let broken = promise::check(&Evidence {
+        told: &told,
+        sides: &sides,
+        letters: &letters,
+        named: &named,
+        ends,
+        best_effort: run.strategy == "best-effort" && run.queue == Queue::Composite,
+    });
+    broken.print();
+    Ok(clean && broken.is_clean())
+}
+
+fn first_word(payload: &str) -> String {
+    payload.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// Lets every writer finish the message it is at.
@@ -325,19 +369,25 @@ fn collect(
     };
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let mut sides = Vec::new();
-        if let Some(url) = house.nats_url() {
-            sides.push(("nats", downstream::nats(&url, STREAM)?));
-        }
-        if let Some(brokers) = house.kafka_brokers() {
-            sides.push(("kafka", downstream::kafka(&brokers, TOPIC)?));
-        }
+        let sides = read_sides(house)?;
         let complete = sides.iter().all(|(_, found)| has_all(found));
         if complete || Instant::now() > deadline {
             return Ok(sides);
         }
         thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// Everything that the brokers have.
+fn read_sides(house: &House) -> Result<Vec<(&'static str, Vec<Found>)>> {
+    let mut sides = Vec::new();
+    if let Some(url) = house.nats_url() {
+        sides.push(("nats", downstream::nats(&url, STREAM)?));
+    }
+    if let Some(brokers) = house.kafka_brokers() {
+        sides.push(("kafka", downstream::kafka(&brokers, TOPIC)?));
+    }
+    Ok(sides)
 }
 
 fn show(side: &str, verdict: &Verdict) {

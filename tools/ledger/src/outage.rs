@@ -77,7 +77,7 @@ pub fn run(
                     payload: "x".repeat(128),
                 };
                 match connection.post(&sent, level) {
-                    Some(Answer::Yes) => noticed.accepted[phase].fetch_add(1, Relaxed),
+                    Some(Answer::Yes(_)) => noticed.accepted[phase].fetch_add(1, Relaxed),
                     _ => noticed.refused[phase].fetch_add(1, Relaxed),
                 };
                 let took = u64::try_from(intended.elapsed().as_micros()).unwrap_or(u64::MAX);

@@ -63,10 +63,7 @@ impl Process {
     }
 
     fn log(&self) -> Result<File> {
-        Ok(OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.directory.join(format!("{}.log", self.name)))?)
+        Ok(OpenOptions::new().create(true).append(true).open(self.output())?)
     }
 
     /// Starts it again, without waiting for it.
@@ -107,6 +104,11 @@ impl Process {
         Ok(())
     }
 
+    /// Whether it has ended by itself, or never ran.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some()))
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -133,13 +135,31 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
-    /// SIGTERM, and waits for the end.
+    /// SIGTERM, and waits for the end; whether its exit code was 0.
+    ///
+    /// # Errors
+    /// When it does not end; then it is killed.
     pub fn stop(&mut self) -> Result<bool> {
         self.signal(Signal::TERM);
-        match self.child.take() {
-            Some(mut child) => Ok(child.wait()?.success()),
-            None => Ok(false),
+        let Some(mut child) = self.child.take() else { return Ok(false) };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status.success());
+            }
+            if Instant::now() > deadline {
+                // It may have ended just now.
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("{} does not end after SIGTERM within {PATIENCE:?}", self.name);
+            }
+            thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// The file that its output goes to, of all its lives.
+    pub fn output(&self) -> PathBuf {
+        self.directory.join(format!("{}.log", self.name))
     }
 
     /// Resident bytes.

@@ -37,17 +37,21 @@ fn brokers_can_be_had() -> bool {
     })
 }
 
-fn ledger(arguments: &[&str]) {
+fn said_by(arguments: &[&str]) -> String {
     let _turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let output = Command::new(env!("CARGO_BIN_EXE_ledger"))
-        .arg("run")
         .args(arguments)
-        .args(["--max-ms", "600", "--tidegate"])
+        .arg("--tidegate")
         .arg(tidegate())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+fn ledger(arguments: &[&str]) {
+    let said = said_by(&[&["run", "--max-ms", "600"], arguments].concat());
     assert!(!said.contains("\n0 acknowledged"), "{said}");
 }
 
@@ -83,4 +87,17 @@ fn a_composite_that_does_its_best_catches_up_from_the_log() {
         let best = ["--strategy", "best-effort", "--outbox", "--kills", "3", "--broker-kills", "1"];
         ledger(&[&["--queue", "composite"][..], &best].concat());
     }
+}
+
+#[test]
+fn what_was_queued_without_a_log_survives_an_orderly_stop() {
+    if brokers_can_be_had() {
+        ledger(&["--queue", "nats", "--level", "delivered,queued", "--kills", "2", "--stops", "1"]);
+    }
+}
+
+#[test]
+fn damaged_cursors_repeat_and_lose_nothing() {
+    let said = said_by(&["damage", "--variant", "killed", "--only", "cursor"]);
+    assert!(said.contains("harmless"), "{said}");
 }
