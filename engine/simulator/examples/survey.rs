@@ -7,7 +7,7 @@ fn main() {
     let mut kinds: BTreeMap<&str, (u64, u64, String)> = BTreeMap::new();
     let (mut steps, mut simulated, mut messages, mut answered, mut repairs) = (0, 0.0, 0u64, 0, 0u64);
     for seed in from..from + count {
-        let plan = simulator::plan::Plan::draw(seed);
+        let plan = simulator::plan::Plan::draw(seed, &Default::default());
         match simulator::run::run(&plan, count == 1).0 {
             Ok(report) => {
                 steps += report.steps;
@@ -30,8 +30,8 @@ fn main() {
         println!("{count:6} {kind}: seed {first}: {detail}");
     }
     if count == 1 {
-        let (_, lines) = simulator::run::run(&simulator::plan::Plan::draw(from), true);
-        print!("{}", simulator::plan::Plan::draw(from));
+        let (_, lines) = simulator::run::run(&simulator::plan::Plan::draw(from, &Default::default()), true);
+        print!("{}", simulator::plan::Plan::draw(from, &Default::default()));
         for line in lines {
             println!("{line}");
         }

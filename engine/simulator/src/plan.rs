@@ -167,29 +167,54 @@ pub struct Plan {
     pub lives: Vec<Life>,
 }
 
+/// What is not drawn: somebody's settings, as far as they decide what can go wrong. Sizes are the simulator's own, small
+/// enough for things to be full.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// Where messages go.
+    pub queue: Option<Queue>,
+    /// Whether brokers follow the log.
+    pub outbox: Option<bool>,
+    /// Whether one side is enough.
+    pub best_effort: Option<bool>,
+    /// How long ids are recognised.
+    pub window_age: Option<Duration>,
+    /// Cores.
+    pub cores: Option<usize>,
+}
+
 impl Plan {
     /// The plan of a seed.
-    pub fn draw(seed: u64) -> Self {
+    pub fn draw(seed: u64, fixed: &Fixed) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let shape = draw_shape(&mut random);
-        let lives = (0..random.usize(1..=4)).map(|_| draw_life(&mut random, &shape)).collect();
+        let shape = draw_shape(&mut random, fixed);
+        let lives = (0..random.usize(1..=4)).map(|_| {
+            let life = draw_life(&mut random, &shape);
+            Life { cores: fixed.cores.unwrap_or(life.cores), ..life }
+        });
+        let lives = lives.collect();
         Self { seed, shape, lives }
     }
 }
 
-fn draw_shape(random: &mut fastrand::Rng) -> Shape {
-    let queue = Queue::ALL[random.usize(0..Queue::ALL.len())];
+fn draw_shape(random: &mut fastrand::Rng, fixed: &Fixed) -> Shape {
+    let drawn = Queue::ALL[random.usize(0..Queue::ALL.len())];
+    let queue = fixed.queue.unwrap_or(drawn);
+    let (outbox, best_effort) = (random.bool(), random.bool());
     let segment_bytes = [2048, 4096, 16_384][random.usize(0..3)];
     Shape {
         queue,
         kinds: [Kind::Plain; 2],
-        outbox: random.bool() || queue == Queue::LogAndBroker,
-        best_effort: random.bool(),
+        outbox: fixed.outbox.unwrap_or(outbox) || queue == Queue::LogAndBroker,
+        best_effort: fixed.best_effort.unwrap_or(best_effort),
         segment_bytes,
         log_bytes_max: segment_bytes * random.u64(8..64),
         retention_bytes: segment_bytes * random.u64(1..6),
         window_entries: [16, 64, 512][random.usize(0..3)],
-        window_age: Duration::from_secs([5, 60, 600][random.usize(0..3)]),
+        window_age: {
+            let drawn = Duration::from_secs([5, 60, 600][random.usize(0..3)]);
+            fixed.window_age.unwrap_or(drawn)
+        },
         keys: random.u32(1..8),
         payload_bytes_max: [16, 200, 900][random.usize(0..3)],
         with_id: [0, 20, 60, 100][random.usize(0..4)],
