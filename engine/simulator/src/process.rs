@@ -63,6 +63,8 @@ pub struct Process {
     pub log: Option<Log>,
     /// The dead letters.
     pub dead_letters: Arc<DeadLetters>,
+    /// By broker.
+    pub statuses: Vec<Arc<SideStatus>>,
 }
 
 /// The data directory.
@@ -181,7 +183,15 @@ impl Process {
             Shard::new(port, pipeline.aside(Some(Arc::clone(&dead_letters))))
         });
         let shards = shards.collect();
-        Ok(Self { shards, ended: vec![false; commits.len()], commits, deliveries, log, dead_letters })
+        Ok(Self {
+            shards,
+            ended: vec![false; commits.len()],
+            commits,
+            deliveries,
+            log,
+            dead_letters,
+            statuses,
+        })
     }
 
     /// A turn of the log's writing of a core.

@@ -25,6 +25,8 @@ use crate::{
 const DISK_BYTES: u64 = 64 << 20;
 /// When it is at the beginning, in milliseconds of the Unix epoch.
 const BEGINNING_MS: u64 = 1_700_000_000_000;
+/// Under load the log's mark is synced so often.
+const MARKED_WITHIN: Duration = Duration::from_millis(1_500);
 /// Turns in which everything has to come to rest once nothing is wrong.
 const REST_TURNS: u32 = 30_000;
 /// Turns in which an orderly end of the threads has to be over.
@@ -110,7 +112,9 @@ impl World<'_> {
                 let done = damage::apply(&self.disk, kind);
                 self.trace.add(format_args!("damage {kind:?}: {done:?}"));
                 if done.is_some() {
-                    self.ledger.note_damage();
+                    let unmarked = matches!(life.ending, Ending::PowerCut(_))
+                        .then(|| self.clock.elapsed().saturating_sub(MARKED_WITHIN));
+                    self.ledger.note_damage(unmarked);
                 }
             }
         }
@@ -315,7 +319,11 @@ impl World<'_> {
                     && let Some(log) = &process.log
                 {
                     let maintained = log.maintain().is_ok();
-                    self.trace.add(format_args!("maintained: {maintained}, {} bytes", log.bytes()));
+                    let lags = log.lags();
+                    self.trace.add(format_args!(
+                        "maintained: {maintained}, {} bytes, behind: {lags:?}",
+                        log.bytes()
+                    ));
                 }
             }
             15 => {
@@ -515,7 +523,8 @@ impl World<'_> {
         }
         let lags = process.log.as_ref().map(brokers::log::Log::lags);
         let in_flight: Vec<usize> = process.shards.iter().map(engine_core::Shard::in_flight).collect();
-        violation("stuck", format!("behind: {lags:?}, in flight: {in_flight:?}"))
+        let troubles: Vec<_> = process.statuses.iter().map(|status| status.trouble()).collect();
+        violation("stuck", format!("behind: {lags:?}, in flight: {in_flight:?}, brokers: {troubles:?}"))
     }
 }
 
