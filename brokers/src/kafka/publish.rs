@@ -11,30 +11,24 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Wake, Waker},
+    sync::{Arc, atomic::Ordering},
+    task::Waker,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use engine_core::{MetadataPairs, Record, clock};
-use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message, Statistics,
-    config::FromClientConfigAndContext,
+    Message,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage},
-    metadata::Metadata,
-    producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
+    message::{Header, OwnedHeaders, OwnedMessage},
+    producer::BaseRecord,
 };
 
 use super::{
     KafkaConfig,
+    client::{Client, Event, Metadata},
+    librdkafka::Librdkafka,
     shape::{Outgoing, Topic},
-    topics,
     verdict::{Verdict, verdict},
 };
 use crate::{
@@ -43,7 +37,6 @@ use crate::{
     publisher::{Ack, Busy, Publisher, Rejected},
     raw_message::{self, MessageValue},
     status::SideStatus,
-    written::Batches,
 };
 
 /// How often a broker that does not answer is asked.
@@ -58,9 +51,6 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 const BATCH_BYTES: usize = 1_000_000;
 /// Of the topic's limit, what is left for the batch's own header (61 bytes in message format 2).
 const BATCH_HEAD_BYTES: usize = 512;
-/// Bytes that may wait in librdkafka, and the longest message that it takes: the brokers judge it, not the client.
-const QUEUE_BYTES: usize = 256 << 20;
-
 /// A record that did not get through, as it was sent.
 struct Failed {
     tag: u64,
@@ -68,115 +58,11 @@ struct Failed {
     message: Box<OwnedMessage>,
 }
 
-enum Event {
-    Acknowledged(usize),
-    Failed(usize, RDKafkaErrorCode, Box<OwnedMessage>),
-    Woken,
-}
-
-/// librdkafka's callbacks; they come on its threads.
-struct Context {
-    events: Sender<Event>,
-    status: Arc<SideStatus>,
-    config: KafkaConfig,
-    connected: Arc<AtomicBool>,
-    /// What this client had written when it last said so.
-    told: Mutex<[i64; 4]>,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        let written = &self.status.written;
-        let errors = statistics.brokers.values().map(|broker| broker.txerrs).sum::<u64>();
-        let now = [
-            statistics.tx,
-            statistics.txmsgs,
-            statistics.txmsg_bytes,
-            i64::try_from(errors).unwrap_or(i64::MAX),
-        ];
-        let before = std::mem::replace(&mut *self.told.lock(), now);
-        let counts = [&written.writes, &written.messages, &written.bytes, &written.errors];
-        for ((count, now), before) in counts.into_iter().zip(now).zip(before) {
-            count.fetch_add(u64::try_from(now - before).unwrap_or(0), Ordering::Relaxed);
-        }
-        for topic in statistics.topics.values() {
-            let window = &topic.batchcnt;
-            let of = |number: i64| u64::try_from(number).unwrap_or(0);
-            let quantiles = [
-                (5_000, of(window.p50)),
-                (7_500, of(window.p75)),
-                (9_000, of(window.p90)),
-                (9_500, of(window.p95)),
-                (9_900, of(window.p99)),
-                (9_999, of(window.p99_99)),
-                (10_000, of(window.max)),
-            ];
-            written.add(&Batches { count: of(window.cnt), messages: of(window.sum), quantiles });
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.connected.store(false, Ordering::Release);
-        }
-        let hint = match code {
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
-                "look at kafka.sasl_username and kafka.sasl_password"
-            }
-            _ => "look at KAFKA_BROKERS",
-        };
-        let reason = self.config.hide_in(reason);
-        let text = format!("kafka.brokers = {}: {reason} ({hint})", self.config.brokers);
-        tracing::debug!(broker = self.status.name, text);
-        if !self.connected.load(Ordering::Acquire) {
-            self.status.set_trouble(Some(text));
-        }
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let event = match result {
-            Ok(_) => Event::Acknowledged(number),
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                Event::Failed(number, code, Box::new(message.detach()))
-            }
-        };
-        // The receiver goes with the producer.
-        let _ = self.events.send(event);
-    }
-}
-
-/// Ends a wait of the thread; cheap while it does not wait.
-struct Bell {
-    events: Sender<Event>,
-    rung: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            let _ = self.events.send(Event::Woken);
-        }
-    }
-}
-
 /// The publisher of Kafka.
-pub struct KafkaPublisher {
+pub struct KafkaPublisher<C = Librdkafka> {
     config: KafkaConfig,
     status: Arc<SideStatus>,
-    producer: ThreadedProducer<Context>,
-    sender: Sender<Event>,
-    events: Receiver<Event>,
-    bell: Arc<Bell>,
+    client: C,
     in_flight: usize,
     /// Decided in `publish`, told in the next `poll`.
     refused: Vec<Ack>,
@@ -200,7 +86,6 @@ pub struct KafkaPublisher {
     value: Vec<u8>,
     shaped: Outgoing,
     topics: Vec<Topic>,
-    connected: Arc<AtomicBool>,
     asked: Option<Instant>,
     /// When a broker last acknowledged something.
     heard: Option<Instant>,
@@ -214,20 +99,25 @@ impl KafkaPublisher {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: KafkaConfig, status: Arc<SideStatus>) -> Result<Self, String> {
-        let (sender, events) = unbounded();
-        let connected = Arc::new(AtomicBool::new(false));
-        let producer = producer(&config, &status, &sender, &connected, config.batch_messages, BATCH_BYTES)?;
-        let bell = Arc::new(Bell { events: sender.clone(), rung: AtomicBool::new(false) });
+        let client = Librdkafka::new(&config, &status);
+        Self::over(client, config, status)
+    }
+}
+
+impl<C: Client> KafkaPublisher<C> {
+    /// A publisher over this client.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn over(mut client: C, config: KafkaConfig, status: Arc<SideStatus>) -> Result<Self, String> {
+        client.renew(config.batch_messages, BATCH_BYTES)?;
         Ok(Self {
             backoff: Backoff::new(config.retry_backoff, Duration::from_secs(5)),
             topics: config.topics(),
             batch_messages: config.batch_messages,
             config,
             status,
-            producer,
-            sender,
-            events,
-            bell,
+            client,
             in_flight: 0,
             refused: Vec::new(),
             sent: VecDeque::new(),
@@ -240,7 +130,6 @@ impl KafkaPublisher {
             again_at: None,
             value: Vec::new(),
             shaped: Outgoing::default(),
-            connected,
             asked: None,
             heard: None,
             sample: None,
@@ -249,11 +138,11 @@ impl KafkaPublisher {
 
     fn note(&mut self, event: Event, acks: &mut Vec<Ack>) {
         match event {
-            Event::Woken => self.bell.rung.store(false, Ordering::Release),
+            Event::Woken => {}
             Event::Acknowledged(number) => {
                 let Some(tag) = self.settle(number) else { return };
                 self.in_flight -= 1;
-                self.connected.store(true, Ordering::Release);
+                self.client.connected().store(true, Ordering::Release);
                 let took = match self.sample {
                     Some((sampled, since)) if sampled == number => {
                         self.sample = None;
@@ -294,7 +183,7 @@ impl KafkaPublisher {
             return;
         }
         // What librdkafka has not sent yet, also what it put back into its queue.
-        self.producer.purge(PurgeConfig::default().queue());
+        self.client.purge();
         if !self.sent.is_empty() {
             return;
         }
@@ -350,17 +239,12 @@ impl KafkaPublisher {
             return;
         }
         if self.renew {
-            match self.make_producer() {
-                Ok(producer) => {
-                    self.producer = producer;
-                    self.renew = false;
-                }
-                Err(error) => {
-                    self.status.set_trouble(Some(error));
-                    self.again_at = Some(clock::now() + self.backoff.next_pause());
-                    return;
-                }
+            if let Err(error) = self.renew_producer() {
+                self.status.set_trouble(Some(error));
+                self.again_at = Some(clock::now() + self.backoff.next_pause());
+                return;
             }
+            self.renew = false;
         }
         while let Some(failed) = self.again.pop_front() {
             let message = &failed.message;
@@ -370,7 +254,7 @@ impl KafkaPublisher {
                 .key(message.key().unwrap_or_default());
             record.timestamp = message.timestamp().to_millis();
             record.headers = message.headers().cloned();
-            if self.producer.send(record).is_err() {
+            if self.client.send(record).is_err() {
                 self.again.push_front(failed);
                 self.again_at = Some(clock::now() + self.backoff.next_pause());
                 return;
@@ -380,16 +264,15 @@ impl KafkaPublisher {
         self.again_at = None;
     }
 
-    /// A producer whose batches fit into the topics, as far as that is known.
-    fn make_producer(&mut self) -> Result<ThreadedProducer<Context>, String> {
+    /// Makes the producer anew, with batches that fit into the topics as far as that is known.
+    fn renew_producer(&mut self) -> Result<(), String> {
         let bytes = self.batch_bytes.unwrap_or_else(|| {
-            let limit = topics::message_bytes_max(&self.config, &self.topics);
+            let limit = self.client.message_bytes_max(&self.topics);
             limit.map_or(BATCH_BYTES, |limit| limit.saturating_sub(BATCH_HEAD_BYTES).clamp(1, BATCH_BYTES))
         });
-        let producer =
-            producer(&self.config, &self.status, &self.sender, &self.connected, self.batch_messages, bytes)?;
+        self.client.renew(self.batch_messages, bytes)?;
         self.batch_bytes = Some(bytes);
-        Ok(producer)
+        Ok(())
     }
 
     /// Asks a broker that has not been heard of for a second whether it is still there: one that stands still refuses
@@ -400,10 +283,10 @@ impl KafkaPublisher {
         }
         let asked = clock::now();
         self.asked = Some(asked);
-        match self.producer.client().fetch_metadata(Some(&self.topics[0].name), STILL_THERE_TIMEOUT) {
-            Ok(metadata) => self.note_told(&metadata, clock::since(asked)),
+        match self.client.ask(&self.topics[0].name, STILL_THERE_TIMEOUT) {
+            Ok(metadata) => self.note_told(metadata, clock::since(asked)),
             Err(error) => {
-                self.connected.store(false, Ordering::Release);
+                self.client.connected().store(false, Ordering::Release);
                 let text =
                     format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
                 self.status.set_trouble(Some(text));
@@ -411,15 +294,14 @@ impl KafkaPublisher {
         }
     }
 
-    fn note_told(&self, metadata: &Metadata, took: Duration) {
+    fn note_told(&self, metadata: Metadata, took: Duration) {
         let mut told = self.status.told.lock();
-        let nodes = metadata.brokers().iter();
-        told.nodes = nodes.map(|node| (node.id(), format!("{}:{}", node.host(), node.port()))).collect();
+        told.nodes = metadata.nodes;
         told.took = took;
-        for topic in metadata.topics() {
-            told.topics.retain(|known| known != topic.name());
-            if topic.error().is_none() {
-                told.topics.push(topic.name().to_owned());
+        for (topic, trouble) in metadata.topics {
+            told.topics.retain(|known| *known != topic);
+            if trouble.is_none() {
+                told.topics.push(topic);
             }
         }
         told.topics.sort_unstable();
@@ -430,18 +312,18 @@ impl KafkaPublisher {
         if self.asked.is_some_and(|asked| clock::since(asked) < ASK_AGAIN) {
             return;
         }
-        if self.connected.load(Ordering::Acquire) {
+        if self.client.connected().load(Ordering::Acquire) {
             return self.ask_if_still_there();
         }
         self.asked = Some(clock::now());
         let mut absent = Vec::new();
         for topic in &self.topics {
             let asked = clock::now();
-            match self.producer.client().fetch_metadata(Some(&topic.name), ASK_TIMEOUT) {
+            match self.client.ask(&topic.name, ASK_TIMEOUT) {
                 Ok(metadata) => {
-                    self.note_told(&metadata, clock::since(asked));
-                    let error = metadata.topics().iter().find_map(|found| found.error());
-                    match error.map(RDKafkaErrorCode::from) {
+                    let error = metadata.topics.iter().find_map(|(_, error)| *error);
+                    self.note_told(metadata, clock::since(asked));
+                    match error {
                         None => {}
                         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => absent.push(topic.clone()),
                         Some(code) => {
@@ -461,15 +343,14 @@ impl KafkaPublisher {
         if absent.is_empty() {
             if self.batch_bytes.is_none() {
                 // Nothing was sent yet: nothing is until batches fit into the topics.
-                match self.make_producer() {
-                    Ok(producer) => self.producer = producer,
-                    Err(error) => return self.status.set_trouble(Some(error)),
+                if let Err(error) = self.renew_producer() {
+                    return self.status.set_trouble(Some(error));
                 }
             }
-            self.connected.store(true, Ordering::Release);
+            self.client.connected().store(true, Ordering::Release);
             return;
         }
-        match topics::create(&self.config, &absent) {
+        match self.client.create(&absent) {
             Ok(made) => {
                 for (topic, _) in absent.iter().zip(made).filter(|(_, made)| *made) {
                     tracing::info!(
@@ -484,7 +365,7 @@ impl KafkaPublisher {
     }
 }
 
-impl Publisher for KafkaPublisher {
+impl<C: Client> Publisher for KafkaPublisher<C> {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
         if self.batch_bytes.is_none()
             || self.retired
@@ -536,15 +417,15 @@ impl Publisher for KafkaPublisher {
         let number = self.first + self.sent.len();
         let mut message = BaseRecord::with_opaque_to(topic, number).key(key).payload(value).headers(headers);
         message.timestamp = time_seconds.map(|seconds| seconds.saturating_mul(1000));
-        match self.producer.send(message) {
+        match self.client.send(message) {
             Ok(()) => {}
             // The client judges a record by itself.
-            Err((KafkaError::MessageProduction(code), _)) if verdict(code) == Verdict::Batch => {
+            Err(KafkaError::MessageProduction(code)) if verdict(code) == Verdict::Batch => {
                 self.refused.push(Ack { tag, outcome: Err(rejected(code)) });
                 self.in_flight += 1;
                 return Ok(());
             }
-            Err((error, _)) => {
+            Err(error) => {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                     self.status.set_trouble(Some(error.to_string()));
                 }
@@ -564,11 +445,9 @@ impl Publisher for KafkaPublisher {
         self.in_flight -= self.refused.len();
         acks.append(&mut self.refused);
         let timeout = if acks.is_empty() { timeout } else { Duration::ZERO };
-        match self.events.recv_timeout(timeout) {
-            Ok(event) => self.note(event, acks),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
-        }
-        while let Ok(event) = self.events.try_recv() {
+        let Some(event) = self.client.next(timeout) else { return };
+        self.note(event, acks);
+        while let Some(event) = self.client.next(Duration::ZERO) {
             self.note(event, acks);
         }
         if acks.iter().any(|ack| ack.outcome.is_ok()) {
@@ -584,48 +463,12 @@ impl Publisher for KafkaPublisher {
     }
 
     fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
+        self.client.connected().load(Ordering::Acquire)
     }
 
     fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.bell))
+        self.client.waker()
     }
-}
-
-fn producer(
-    config: &KafkaConfig,
-    status: &Arc<SideStatus>,
-    events: &Sender<Event>,
-    connected: &Arc<AtomicBool>,
-    batch_messages: usize,
-    batch_bytes: usize,
-) -> Result<ThreadedProducer<Context>, String> {
-    let mut client = config.client()?;
-    let idempotent = config.acks == "all";
-    client
-        .set("acks", &config.acks)
-        .set("enable.idempotence", idempotent.to_string())
-        .set("enable.gapless.guarantee", idempotent.to_string())
-        .set("compression.type", &config.compression)
-        .set("linger.ms", config.linger.as_millis().to_string())
-        .set("batch.num.messages", batch_messages.to_string())
-        .set("batch.size", batch_bytes.to_string())
-        .set("message.max.bytes", QUEUE_BYTES.to_string())
-        .set("statistics.interval.ms", "1000")
-        // For ever: what may pass by itself is not given up.
-        .set("message.timeout.ms", "0")
-        .set("retry.backoff.ms", config.retry_backoff.as_millis().max(1).to_string())
-        .set("queue.buffering.max.messages", config.in_flight_max.to_string())
-        .set("queue.buffering.max.kbytes", (QUEUE_BYTES >> 10).to_string());
-    let context = Context {
-        events: events.clone(),
-        status: Arc::clone(status),
-        config: config.clone(),
-        connected: Arc::clone(connected),
-        told: Mutex::default(),
-    };
-    ThreadedProducer::from_config_and_context(&client, context)
-        .map_err(|error| config.hide_in(format!("kafka: {error}")))
 }
 
 /// What comes back only because something else failed before.
