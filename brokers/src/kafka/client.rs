@@ -11,7 +11,7 @@ use rdkafka::{
 
 use super::shape::Topic;
 
-/// A record on its way to the client; its opaque is the publisher's number for it.
+/// A record on its way to the client, with its partition; its opaque is the publisher's number for it.
 pub type Outgoing<'a> = BaseRecord<'a, [u8], [u8], usize>;
 
 /// What became of a record, by the publisher's number for it.
@@ -30,8 +30,8 @@ pub enum Event {
 pub struct Metadata {
     /// The numbers and addresses of the nodes that they know of.
     pub nodes: Vec<(i32, String)>,
-    /// The topics that were asked for, and what is wrong with each.
-    pub topics: Vec<(String, Option<RDKafkaErrorCode>)>,
+    /// The topics that were asked for: how many partitions each has, or what is wrong with it.
+    pub topics: Vec<(String, Result<usize, RDKafkaErrorCode>)>,
 }
 
 /// A Kafka client with one producer at a time. Used by one thread.

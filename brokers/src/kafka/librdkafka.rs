@@ -102,12 +102,16 @@ impl Client for Librdkafka {
         };
         let said = producer.client().fetch_metadata(Some(topic), timeout)?;
         let nodes = said.brokers().iter();
-        let topics = said.topics().iter();
+        let topics = said.topics().iter().map(|topic| {
+            let partitions = match topic.error() {
+                Some(error) => Err(RDKafkaErrorCode::from(error)),
+                None => Ok(topic.partitions().len()),
+            };
+            (topic.name().to_owned(), partitions)
+        });
         Ok(Metadata {
             nodes: nodes.map(|node| (node.id(), format!("{}:{}", node.host(), node.port()))).collect(),
-            topics: topics
-                .map(|topic| (topic.name().to_owned(), topic.error().map(RDKafkaErrorCode::from)))
-                .collect(),
+            topics: topics.collect(),
         })
     }
 

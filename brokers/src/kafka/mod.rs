@@ -7,7 +7,8 @@
 pub mod client;
 pub mod consume;
 mod dead;
-mod librdkafka;
+pub mod librdkafka;
+mod partitions;
 pub mod publish;
 pub mod shape;
 pub mod topics;

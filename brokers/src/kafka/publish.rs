@@ -28,6 +28,7 @@ use super::{
     KafkaConfig,
     client::{Client, Event, Metadata},
     librdkafka::Librdkafka,
+    partitions::Partitions,
     shape::{Outgoing, Topic},
     verdict::{Verdict, verdict},
 };
@@ -44,6 +45,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a broker that is there may take to answer. Longer, and it counts as gone: it may stand still and keep its
 /// connections.
 const STILL_THERE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How often a topic's partitions are counted (librdkafka's default).
+const COUNT_AGAIN: Duration = Duration::from_secs(300);
 /// How long a broker may take to answer that.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -86,6 +89,13 @@ pub struct KafkaPublisher<C = Librdkafka> {
     value: Vec<u8>,
     shaped: Outgoing,
     topics: Vec<Topic>,
+    partitions: Partitions,
+    /// Something is wrong with a topic: all are asked for again.
+    look: bool,
+    /// A topic is not there: nothing is given to the producer until it is made.
+    absent: bool,
+    /// The topic that is asked for next.
+    turn: usize,
     asked: Option<Instant>,
     /// When a broker last acknowledged something.
     heard: Option<Instant>,
@@ -114,6 +124,10 @@ impl<C: Client> KafkaPublisher<C> {
         Ok(Self {
             backoff: Backoff::new(config.retry_backoff, Duration::from_secs(5)),
             topics: config.topics(),
+            partitions: Partitions::new(config.acks == "all"),
+            look: false,
+            absent: false,
+            turn: 0,
             batch_messages: config.batch_messages,
             config,
             status,
@@ -141,6 +155,7 @@ impl<C: Client> KafkaPublisher<C> {
             Event::Woken => {}
             Event::Acknowledged(number) => {
                 let Some(tag) = self.settle(number) else { return };
+                self.partitions.acknowledged(number);
                 self.in_flight -= 1;
                 self.client.connected().store(true, Ordering::Release);
                 let took = match self.sample {
@@ -161,6 +176,7 @@ impl<C: Client> KafkaPublisher<C> {
                     let text = explain(&self.config, topic.unwrap_or(&self.topics[0]), code);
                     self.status.set_trouble(Some(text));
                 }
+                self.look |= verdict(code) == Verdict::Topic;
                 self.failed.insert(number, Failed { tag, code, message });
                 self.retired = true;
             }
@@ -235,7 +251,7 @@ impl<C: Client> KafkaPublisher<C> {
 
     /// Makes the producer anew and gives it what failed, oldest first.
     fn send_again(&mut self) {
-        if self.retired || self.again_at.is_none_or(|at| clock::now() < at) {
+        if self.retired || self.absent || self.again_at.is_none_or(|at| clock::now() < at) {
             return;
         }
         if self.renew {
@@ -249,12 +265,22 @@ impl<C: Client> KafkaPublisher<C> {
         while let Some(failed) = self.again.pop_front() {
             let message = &failed.message;
             let number = self.first + self.sent.len();
+            let key = message.key().unwrap_or_default();
+            let before = Some(message.partition());
+            let Some(partition) = self.partitions.take(message.topic(), key, number, before) else {
+                // It goes on with the next acknowledgement.
+                self.again.push_front(failed);
+                return;
+            };
             let mut record = BaseRecord::with_opaque_to(message.topic(), number)
+                .partition(partition)
                 .payload(message.payload().unwrap_or_default())
-                .key(message.key().unwrap_or_default());
+                .key(key);
             record.timestamp = message.timestamp().to_millis();
             record.headers = message.headers().cloned();
-            if self.client.send(record).is_err() {
+            if let Err(error) = self.client.send(record) {
+                self.partitions.give_back(number);
+                self.look |= error.rdkafka_error_code().is_some_and(|code| verdict(code) == Verdict::Topic);
                 self.again.push_front(failed);
                 self.again_at = Some(clock::now() + self.backoff.next_pause());
                 return;
@@ -271,86 +297,80 @@ impl<C: Client> KafkaPublisher<C> {
             limit.map_or(BATCH_BYTES, |limit| limit.saturating_sub(BATCH_HEAD_BYTES).clamp(1, BATCH_BYTES))
         });
         self.client.renew(self.batch_messages, bytes)?;
+        self.partitions.close();
         self.batch_bytes = Some(bytes);
         Ok(())
     }
 
-    /// Asks a broker that has not been heard of for a second whether it is still there: one that stands still refuses
-    /// nothing, and with nothing under way nobody would notice.
-    fn ask_if_still_there(&mut self) {
-        if self.heard.is_some_and(|heard| clock::since(heard) < ASK_AGAIN) {
-            return;
-        }
-        let asked = clock::now();
-        self.asked = Some(asked);
-        match self.client.ask(&self.topics[0].name, STILL_THERE_TIMEOUT) {
-            Ok(metadata) => self.note_told(metadata, clock::since(asked)),
-            Err(error) => {
-                self.client.connected().store(false, Ordering::Release);
-                let text =
-                    format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
-                self.status.set_trouble(Some(text));
-            }
-        }
-    }
-
-    fn note_told(&self, metadata: Metadata, took: Duration) {
-        let mut told = self.status.told.lock();
-        told.nodes = metadata.nodes;
-        told.took = took;
-        for (topic, trouble) in metadata.topics {
-            told.topics.retain(|known| *known != topic);
-            if trouble.is_none() {
-                told.topics.push(topic);
-            }
-        }
-        told.topics.sort_unstable();
-    }
-
-    /// Asks a broker whether it and the topics are there; makes a topic if it is not.
+    /// Asks the brokers whether they and the topics are there; makes a topic if it is not.
+    ///
+    /// All topics once a second until all is well; then one after the other, when nothing was heard of the brokers for a
+    /// second (one that stands still refuses nothing, and with nothing under way nobody would notice) and else to count its
+    /// partitions.
     fn ask(&mut self) {
-        if self.asked.is_some_and(|asked| clock::since(asked) < ASK_AGAIN) {
+        let is_recent = |at: Option<Instant>, time| at.is_some_and(|at| clock::since(at) < time);
+        let is_well = self.client.connected().load(Ordering::Acquire) && !self.look && !self.absent;
+        let topics = self.topics.len();
+        let count_again = (COUNT_AGAIN / u32::try_from(topics).unwrap_or(u32::MAX)).max(ASK_AGAIN);
+        let is_heard = is_well && is_recent(self.heard, ASK_AGAIN);
+        if is_recent(self.asked, if is_heard { count_again } else { ASK_AGAIN }) {
             return;
-        }
-        if self.client.connected().load(Ordering::Acquire) {
-            return self.ask_if_still_there();
         }
         self.asked = Some(clock::now());
+        self.turn = (self.turn + 1) % topics;
+        let (timeout, asked_for) =
+            if is_well { (STILL_THERE_TIMEOUT, self.turn..self.turn + 1) } else { (ASK_TIMEOUT, 0..topics) };
         let mut absent = Vec::new();
-        for topic in &self.topics {
+        for topic in &self.topics[asked_for] {
             let asked = clock::now();
-            match self.client.ask(&topic.name, ASK_TIMEOUT) {
-                Ok(metadata) => {
-                    let error = metadata.topics.iter().find_map(|(_, error)| *error);
-                    self.note_told(metadata, clock::since(asked));
-                    match error {
-                        None => {}
-                        Some(RDKafkaErrorCode::UnknownTopicOrPartition) => absent.push(topic.clone()),
-                        Some(code) => {
-                            self.status.set_trouble(Some(explain(&self.config, topic, code)));
-                            return;
-                        }
-                    }
-                }
+            let metadata = match self.client.ask(&topic.name, timeout) {
+                Ok(metadata) => metadata,
                 Err(error) => {
+                    self.client.connected().store(false, Ordering::Release);
                     let text =
                         format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
-                    self.status.set_trouble(Some(text));
-                    return;
+                    return self.status.set_trouble(Some(text));
                 }
+            };
+            for (name, partitions) in &metadata.topics {
+                match partitions {
+                    Ok(count) => self.partitions.learn(name, *count),
+                    Err(RDKafkaErrorCode::UnknownTopicOrPartition) => absent.push(topic.clone()),
+                    Err(code) => {
+                        self.look = true;
+                        return self.status.set_trouble(Some(explain(&self.config, topic, *code)));
+                    }
+                }
+            }
+            self.note_told(metadata, clock::since(asked));
+        }
+        self.look = false;
+        self.absent = !absent.is_empty();
+        if self.absent {
+            return self.make_topics(&absent);
+        }
+        if self.batch_bytes.is_none() && !self.retired && !self.renew {
+            // Nothing was sent yet: nothing is until batches fit into the topics.
+            if let Err(error) = self.renew_producer() {
+                return self.status.set_trouble(Some(error));
             }
         }
-        if absent.is_empty() {
-            if self.batch_bytes.is_none() {
-                // Nothing was sent yet: nothing is until batches fit into the topics.
-                if let Err(error) = self.renew_producer() {
-                    return self.status.set_trouble(Some(error));
-                }
-            }
-            self.client.connected().store(true, Ordering::Release);
+        self.client.connected().store(true, Ordering::Release);
+    }
+
+    /// Makes topics that are not there, or not any more.
+    fn make_topics(&mut self, absent: &[Topic]) {
+        self.client.connected().store(false, Ordering::Release);
+        absent.iter().for_each(|topic| self.partitions.forget(&topic.name));
+        if !self.sent.is_empty() {
+            // A producer that began in a topic cannot go on in one of the same name: the brokers do not know its sequences there.
+            let topic = &absent[0];
+            let text = explain(&self.config, topic, RDKafkaErrorCode::UnknownTopicOrPartition);
+            self.status.set_trouble(Some(text));
+            self.retired = true;
             return;
         }
-        match self.client.create(&absent) {
+        match self.client.create(absent) {
             Ok(made) => {
                 for (topic, _) in absent.iter().zip(made).filter(|(_, made)| *made) {
                     tracing::info!(
@@ -363,12 +383,26 @@ impl<C: Client> KafkaPublisher<C> {
             Err(error) => self.status.set_trouble(Some(error)),
         }
     }
+
+    fn note_told(&self, metadata: Metadata, took: Duration) {
+        let mut told = self.status.told.lock();
+        told.nodes = metadata.nodes;
+        told.took = took;
+        for (topic, partitions) in metadata.topics {
+            told.topics.retain(|known| *known != topic);
+            if partitions.is_ok() {
+                told.topics.push(topic);
+            }
+        }
+        told.topics.sort_unstable();
+    }
 }
 
 impl<C: Client> Publisher for KafkaPublisher<C> {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
         if self.batch_bytes.is_none()
             || self.retired
+            || self.absent
             || self.again_at.is_some()
             || self.in_flight >= self.config.in_flight_max
         {
@@ -415,17 +449,25 @@ impl<C: Client> Publisher for KafkaPublisher<C> {
             headers = headers.insert(Header { key: "traceparent", value: Some(value) });
         }
         let number = self.first + self.sent.len();
-        let mut message = BaseRecord::with_opaque_to(topic, number).key(key).payload(value).headers(headers);
+        let Some(partition) = self.partitions.take(topic, key, number, None) else { return Err(Busy) };
+        let mut message = BaseRecord::with_opaque_to(topic, number)
+            .partition(partition)
+            .key(key)
+            .payload(value)
+            .headers(headers);
         message.timestamp = time_seconds.map(|seconds| seconds.saturating_mul(1000));
         match self.client.send(message) {
             Ok(()) => {}
             // The client judges a record by itself.
             Err(KafkaError::MessageProduction(code)) if verdict(code) == Verdict::Batch => {
+                self.partitions.give_back(number);
                 self.refused.push(Ack { tag, outcome: Err(rejected(code)) });
                 self.in_flight += 1;
                 return Ok(());
             }
             Err(error) => {
+                self.partitions.give_back(number);
+                self.look |= error.rdkafka_error_code().is_some_and(|code| verdict(code) == Verdict::Topic);
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                     self.status.set_trouble(Some(error.to_string()));
                 }
@@ -439,6 +481,7 @@ impl<C: Client> Publisher for KafkaPublisher<C> {
     }
 
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
+        self.partitions.tick();
         self.judge(acks);
         self.send_again();
         self.ask();
@@ -494,7 +537,9 @@ fn explain(config: &KafkaConfig, topic: &Topic, code: RDKafkaErrorCode) -> Strin
             format!("{setting} = {name}: this user may not write to it; grant that, or name another")
         }
         RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => {
-            format!("{setting} = {name}: it does not exist any more; create it, or name another")
+            format!(
+                "{setting} = {name}: it does not exist any more; it is created again as soon as the brokers allow, or name another"
+            )
         }
         _ => format!("kafka.brokers = {}: {code}", config.brokers),
     }

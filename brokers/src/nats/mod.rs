@@ -9,7 +9,7 @@
 //! one; `Nats-Msg-Id` is a digest of the records' names. One that is refused is taken apart ([`pending`]). Consumers of the
 //! older systems do not know packs.
 
-mod async_client;
+pub mod async_client;
 pub mod client;
 pub mod consume;
 mod naming;

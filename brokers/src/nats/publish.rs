@@ -216,7 +216,7 @@ impl<C: Client> NatsPublisher<C> {
             },
         };
         let Some((code, description)) = error else {
-            let took = pending.first_sent.filter(|_| place == 0).map(|sent| clock::since(sent));
+            let took = pending.first_sent.filter(|_| place == 0).map(clock::since);
             self.status.note_acknowledged(took);
             self.backoff.reset();
             self.careful = false;

@@ -1,1 +1,3 @@
 //! Tidegate without sockets, disks, brokers and time: the same code in a world that one seed decides.
+
+pub mod kafka;
