@@ -6,6 +6,7 @@ use brokers::{Ack, Publisher, Rejected, kafka::publish::KafkaPublisher};
 use engine_core::{PartitionKey, Record, clock::SimulatedClock};
 
 use super::*;
+use crate::seeds::{each_seed, trace};
 
 const TOPIC: &str = "messages";
 /// Turns after which everything has to be decided, once nothing is broken any more.
@@ -46,7 +47,7 @@ impl World {
             status,
             published: Vec::new(),
             outcomes: BTreeMap::new(),
-            trace: std::env::var_os("SIMULATOR_SEED").map(|_| Vec::new()),
+            trace: trace(),
         }
     }
 
@@ -187,24 +188,6 @@ fn live(seed: u64, trace: Option<Vec<String>>) -> World {
     world.cluster.heal();
     world.finish();
     world
-}
-
-/// The seeds of a test, or the one of `SIMULATOR_SEED`.
-fn seeds(count: u64) -> std::ops::Range<u64> {
-    match std::env::var("SIMULATOR_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        Some(seed) => seed..seed + 1,
-        None => 0..count,
-    }
-}
-
-/// Runs a test with each seed; the one that fails is named.
-fn each_seed(count: u64, test: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    for seed in seeds(count) {
-        if let Err(why) = std::panic::catch_unwind(|| test(seed)) {
-            eprintln!("SIMULATOR_SEED={seed} repeats it");
-            std::panic::resume_unwind(why);
-        }
-    }
 }
 
 #[test]
