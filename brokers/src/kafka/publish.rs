@@ -50,6 +50,11 @@ const COUNT_AGAIN: Duration = Duration::from_secs(300);
 /// How long a broker may take to answer that.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// Failures that may be a record's or the broker's, until the batch is halved, and until a record that was alone is taken for
+/// the cause: one record does not hold up all others for ever.
+const HALVED_FROM: u32 = 3;
+const FAILURES_MAX: u32 = 10;
+
 /// Most bytes of a batch, before compression, where the topics allow as many (librdkafka's default).
 const BATCH_BYTES: usize = 1_000_000;
 /// Of the topic's limit, what is left for the batch's own header (61 bytes in message format 2).
@@ -74,6 +79,8 @@ pub struct KafkaPublisher<C = Librdkafka> {
     first: usize,
     /// What failed, by its number, so in the order in which it was given.
     failed: BTreeMap<usize, Failed>,
+    /// How often records, by tag, have failed for what may be their fault.
+    failures: HashMap<u64, u32>,
     /// Something failed: nothing is given to this producer any more; it is waited for what it was given.
     retired: bool,
     /// Before anything is sent again, the producer is made anew.
@@ -137,6 +144,7 @@ impl<C: Client> KafkaPublisher<C> {
             sent: VecDeque::new(),
             first: 0,
             failed: BTreeMap::new(),
+            failures: HashMap::new(),
             retired: false,
             renew: false,
             again: VecDeque::new(),
@@ -203,9 +211,19 @@ impl<C: Client> KafkaPublisher<C> {
         if !self.sent.is_empty() {
             return;
         }
+        for failed in self.failed.values().filter(|failed| verdict(failed.code) == Verdict::Doubt) {
+            *self.failures.entry(failed.tag).or_default() += 1;
+        }
+        let failures = std::mem::take(&mut self.failures);
+        let has_failed = |failed: &Failed| failures.get(&failed.tag).copied().unwrap_or_default();
+        let is_refused = |failed: &Failed| match verdict(failed.code) {
+            Verdict::Batch => true,
+            Verdict::Doubt => has_failed(failed) >= HALVED_FROM,
+            Verdict::Topic | Verdict::Connection => false,
+        };
         let place = |message: &OwnedMessage| (message.topic().to_owned(), message.partition());
         let mut refused: HashMap<(String, i32), usize> = HashMap::new();
-        for failed in self.failed.values().filter(|failed| verdict(failed.code) == Verdict::Batch) {
+        for failed in self.failed.values().filter(|failed| is_refused(failed)) {
             *refused.entry(place(&failed.message)).or_default() += 1;
         }
         // One record refused in a partition was alone in its batch, or is the one that the broker named (the others then
@@ -216,10 +234,15 @@ impl<C: Client> KafkaPublisher<C> {
         let mut again = VecDeque::with_capacity(self.failed.len() + self.again.len());
         for (_, failed) in std::mem::take(&mut self.failed) {
             let count = refused.get(&place(&failed.message)).copied();
-            if verdict(failed.code) == Verdict::Batch && count.is_some_and(is_alone) {
+            let (code, attempts) = (failed.code, has_failed(&failed));
+            let is_over = verdict(code) == Verdict::Batch || attempts >= FAILURES_MAX;
+            if is_refused(&failed) && is_over && count.is_some_and(is_alone) {
                 self.in_flight -= 1;
-                acks.push(Ack { tag: failed.tag, outcome: Err(rejected(failed.code)) });
+                acks.push(Ack { tag: failed.tag, outcome: Err(rejected(code, attempts.max(1))) });
             } else {
+                if attempts > 0 {
+                    self.failures.insert(failed.tag, attempts);
+                }
                 again.push_back(failed);
             }
         }
@@ -242,7 +265,8 @@ impl<C: Client> KafkaPublisher<C> {
             self.batch_bytes = None;
         }
         // A refusal needs no pause: what is sent next is something else.
-        let pause = if refused.is_empty() { self.backoff.next_pause() } else { Duration::ZERO };
+        let is_judged = self.failures.is_empty() && !refused.is_empty();
+        let pause = if is_judged { Duration::ZERO } else { self.backoff.next_pause() };
         self.again_at = Some(clock::now() + pause);
         self.sample = None;
         self.retired = false;
@@ -461,7 +485,7 @@ impl<C: Client> Publisher for KafkaPublisher<C> {
             // The client judges a record by itself.
             Err(KafkaError::MessageProduction(code)) if verdict(code) == Verdict::Batch => {
                 self.partitions.give_back(number);
-                self.refused.push(Ack { tag, outcome: Err(rejected(code)) });
+                self.refused.push(Ack { tag, outcome: Err(rejected(code, 1)) });
                 self.in_flight += 1;
                 return Ok(());
             }
@@ -520,14 +544,14 @@ fn is_consequence(code: RDKafkaErrorCode) -> bool {
     matches!(code, Fatal | GaplessGuarantee | InvalidDifferentRecord | PurgeInflight | PurgeQueue)
 }
 
-fn rejected(code: RDKafkaErrorCode) -> Rejected {
+fn rejected(code: RDKafkaErrorCode, attempts: u32) -> Rejected {
     let hint = match code {
         RDKafkaErrorCode::MessageSizeTooLarge => {
             "; the broker's message.max.bytes, or the topic's max.message.bytes, is smaller than the message"
         }
         _ => "",
     };
-    Rejected { code: format!("{code:?}"), reason: format!("{code}{hint}"), attempts: 1 }
+    Rejected { code: format!("{code:?}"), reason: format!("{code}{hint}"), attempts }
 }
 
 fn explain(config: &KafkaConfig, topic: &Topic, code: RDKafkaErrorCode) -> String {

@@ -63,6 +63,10 @@ struct PubError {
     description: String,
 }
 
+/// Connections that may end, or not answer, with nothing but one NATS message in flight, until it is the message that is
+/// taken for the cause.
+const BREAKS_MAX: u32 = 10;
+
 /// The publisher of NATS JetStream.
 pub struct NatsPublisher<C: Client = AsyncNats> {
     config: NatsConfig,
@@ -81,8 +85,10 @@ pub struct NatsPublisher<C: Client = AsyncNats> {
     /// Nothing is sent before.
     hold: Option<Instant>,
     backoff: Backoff,
-    /// JetStream refused the last one: one at a time.
+    /// JetStream refused the last one, or connections end before anything is acknowledged: one at a time.
     careful: bool,
+    /// Connections that ended with something in flight since anything was acknowledged.
+    breaks: u32,
     value: Vec<u8>,
 }
 
@@ -133,6 +139,7 @@ impl<C: Client> NatsPublisher<C> {
             hold: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             careful: false,
+            breaks: 0,
             value: Vec::new(),
         })
     }
@@ -151,8 +158,9 @@ impl<C: Client> NatsPublisher<C> {
     }
 
     /// Goes back when the connection broke or an acknowledgement is late; connects again after the pause.
-    fn keep_session(&mut self) {
+    fn keep_session(&mut self, acks: &mut Vec<Ack>) {
         if let Some((_, session)) = &self.session {
+            let (is_broken, answers) = (session.is_broken(), session.is_connected());
             let oldest = self.pending.iter().find(|pending| !pending.done);
             let late = oldest
                 .and_then(|pending| pending.sent)
@@ -166,7 +174,10 @@ impl<C: Client> NatsPublisher<C> {
                     self.config.ack_timeout.as_millis()
                 )));
             }
-            if late || session.is_broken() {
+            if is_broken || (late && answers) {
+                self.look_for_the_cause(acks);
+            }
+            if late || is_broken {
                 self.go_back(Leave::ForNow);
             }
         }
@@ -181,6 +192,26 @@ impl<C: Client> NatsPublisher<C> {
                     self.hold = Some(clock::now() + self.backoff.next_pause());
                 }
             }
+        }
+    }
+
+    /// The connection has ended, or the server answers and does not acknowledge. Whatever the reason, one message does not hold
+    /// up all others for ever: when this happens again and again with nothing else in flight, it is refused.
+    fn look_for_the_cause(&mut self, acks: &mut Vec<Ack>) {
+        let mut in_flight = (0..self.unsent).filter(|place| !self.pending[*place].done);
+        let (Some(place), other) = (in_flight.next(), in_flight.next()) else { return };
+        self.breaks += 1;
+        self.careful |= self.breaks > 1;
+        if other.is_some() {
+            return;
+        }
+        let pending = &mut self.pending[place];
+        pending.breaks += 1;
+        if pending.breaks >= BREAKS_MAX {
+            let reason =
+                format!("{BREAKS_MAX} connections ended or did not answer with nothing but it in flight");
+            // The connection is left in any case.
+            let _ = self.refuse(place, "CONNECTION".to_owned(), reason, acks);
         }
     }
 
@@ -219,7 +250,7 @@ impl<C: Client> NatsPublisher<C> {
             let took = pending.first_sent.filter(|_| place == 0).map(clock::since);
             self.status.note_acknowledged(took);
             self.backoff.reset();
-            self.careful = false;
+            (self.careful, self.breaks) = (false, 0);
             self.settle(place, &Ok(()), acks);
             return Ok(());
         };
@@ -406,7 +437,7 @@ impl<C: Client> Publisher for NatsPublisher<C> {
     }
 
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
-        self.keep_session();
+        self.keep_session(acks);
         let Some((runtime, mut session)) = self.session.take() else {
             let hold = self.hold.map(|until| until.saturating_duration_since(clock::now()));
             self.client.pause(hold.map_or(timeout, |hold| hold.min(timeout)));

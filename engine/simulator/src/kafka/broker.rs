@@ -128,6 +128,8 @@ pub struct Topics {
     pub(super) invalid: BTreeSet<Vec<u8>>,
     /// Whether a refusal names the invalid records.
     pub(super) names_invalid: bool,
+    /// A broker fails, for a reason that nobody says, at a batch with this key.
+    pub(super) poison: Option<Vec<u8>>,
     /// Fewer are in sync than `min.insync.replicas`; noticed after the append?
     pub(super) too_few_in_sync: Option<bool>,
     pub(super) nodes: usize,
@@ -142,6 +144,7 @@ impl Topics {
             message_bytes_max: MESSAGE_BYTES_MAX,
             invalid: BTreeSet::new(),
             names_invalid: true,
+            poison: None,
             too_few_in_sync: None,
             nodes,
             made: 0,
@@ -172,6 +175,9 @@ impl Topics {
         }
         if batch.acks_all && self.too_few_in_sync == Some(false) {
             return Err(Code::NotEnoughReplicas.into());
+        }
+        if self.poison.as_ref().is_some_and(|key| batch.messages.iter().any(|one| one.key == *key)) {
+            return Err(Code::Unknown.into());
         }
         if batch.bytes() > limit {
             return Err(Code::MessageSizeTooLarge.into());

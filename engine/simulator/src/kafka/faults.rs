@@ -77,6 +77,11 @@ impl Cluster {
         inside.topics.names_invalid = names_them;
     }
 
+    /// The brokers fail, for a reason that nobody says (`UNKNOWN_SERVER_ERROR`), at each batch with this key.
+    pub fn poison(&self, key: &[u8]) {
+        self.inside().topics.poison = Some(key.to_vec());
+    }
+
     /// Takes all keys again.
     pub fn refuse_no_key(&self) {
         self.inside().topics.invalid.clear();

@@ -248,3 +248,21 @@ fn what_is_behind_a_first_batch_that_is_tried_again_does_not_acknowledge_it() {
         world.check(4000, &[]);
     });
 }
+
+#[test]
+fn a_record_that_the_broker_fails_at_stops_no_other() {
+    each_seed(50, |seed| {
+        let mut world = World::new(seed, 1, |_| {});
+        world.wait_until_connected();
+        world.cluster.poison(b"poison");
+        for number in 0..40 {
+            let key = if number == 17 { "poison" } else { "key" };
+            while !world.publish(key, 10) {
+                world.turn();
+            }
+        }
+        world.finish();
+        world.check(4000, &["poison"]);
+        assert_eq!(world.rejected(), [18]);
+    });
+}

@@ -54,6 +54,11 @@ impl Server {
         self.inside().max_payload = bytes;
     }
 
+    /// A message whose payload has this in it ends the connection that it comes on, for a reason that nobody says.
+    pub fn poison(&self, bytes: &[u8]) {
+        self.inside().poison = Some(bytes.to_vec());
+    }
+
     /// Deletes a stream with all that it holds.
     pub fn delete_stream(&self, name: &str) -> bool {
         self.inside().streams.remove(name).is_some()

@@ -83,6 +83,8 @@ struct Inside {
     /// JetStream is off.
     is_bare: bool,
     max_payload: usize,
+    /// Whoever sends a payload with this in it loses the connection.
+    poison: Option<Vec<u8>>,
 }
 
 impl Default for Inside {
@@ -96,6 +98,7 @@ impl Default for Inside {
             is_stalled: false,
             is_bare: false,
             max_payload: MAX_PAYLOAD,
+            poison: None,
         }
     }
 }
@@ -301,7 +304,8 @@ impl Inside {
     fn judge(&mut self, request: Request) -> Option<Response> {
         Some(match request {
             Request::Publish(_, message)
-                if message.bytes() > self.max_payload
+                if self.is_poison(&message)
+                    || message.bytes() > self.max_payload
                     || message.subject.len() + REPLY_BYTES > CONTROL_LINE_MAX =>
             {
                 return None;
@@ -322,6 +326,12 @@ impl Inside {
                 },
             }),
             Request::Make(name, subjects, limits) => Response::Made(self.make(&name, subjects, limits)),
+        })
+    }
+
+    fn is_poison(&self, message: &Message) -> bool {
+        self.poison.as_ref().is_some_and(|poison| {
+            message.payload.windows(poison.len()).any(|bytes| bytes == poison.as_slice())
         })
     }
 

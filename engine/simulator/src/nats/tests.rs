@@ -258,3 +258,20 @@ fn records_that_their_senders_call_the_same_are_all_stored() {
         assert!(world.rejected().is_empty());
     });
 }
+
+#[test]
+fn a_message_that_ends_every_connection_stops_no_other() {
+    each_seed(50, |seed| {
+        let pack = [1, 1, 8][seed as usize % 3];
+        let mut world = World::new(seed, |config| config.pack_messages = pack);
+        // In the middle of its record's JSON, whatever it is packed with.
+        world.id_of = |tag| if tag == 17 { "poison".to_owned() } else { tag.to_string() };
+        world.server.poison(b"poison");
+        (0..40).for_each(|_| world.append(10));
+        world.finish();
+        world.check(0);
+        assert_eq!(world.rejected(), [17]);
+        assert_eq!(world.outcomes[&17].as_ref().unwrap_err().code, "CONNECTION");
+        world.check_order();
+    });
+}
