@@ -53,7 +53,6 @@ impl Client for ModelClient {
                 server: self.server.clone(),
                 config: self.config.clone(),
                 status: Arc::clone(&self.status),
-                was_open: false,
                 is_ready: false,
                 message_bytes_max: usize::MAX,
                 looking: None,
@@ -90,7 +89,6 @@ pub struct ModelSession {
     connection: u64,
     config: NatsConfig,
     status: Arc<SideStatus>,
-    was_open: bool,
     is_ready: bool,
     message_bytes_max: usize,
     /// Since when the stream is looked for.
@@ -112,7 +110,6 @@ impl ModelSession {
 
     /// Takes what came, and looks for the stream: what the client's own tasks do.
     fn turn(&mut self) {
-        self.was_open |= self.is_open();
         loop {
             let response = self.server.inside().received(self.connection);
             match response {
@@ -184,7 +181,7 @@ impl Session for ModelSession {
     }
 
     fn is_broken(&self) -> bool {
-        self.was_open && !self.is_open()
+        self.server.inside().connection(self.connection).is_some_and(|one| one.was_open && !one.is_open)
     }
 
     fn max_payload(&self) -> usize {

@@ -4,3 +4,4 @@
 
 mod kafka;
 mod kafka_wire;
+mod nats;
