@@ -64,6 +64,8 @@ struct Failed {
     tag: u64,
     code: RDKafkaErrorCode,
     message: Box<OwnedMessage>,
+    /// Where it was, and goes again, so that it stays in front of what is there already. A topic that was made anew has nothing.
+    partition: Option<i32>,
 }
 
 /// The publisher of Kafka.
@@ -185,7 +187,8 @@ impl<C: Client> KafkaPublisher<C> {
                     self.status.set_trouble(Some(text));
                 }
                 self.look |= verdict(code) == Verdict::Topic;
-                self.failed.insert(number, Failed { tag, code, message });
+                let partition = Some(message.partition());
+                self.failed.insert(number, Failed { tag, code, message, partition });
                 self.retired = true;
             }
         }
@@ -290,7 +293,7 @@ impl<C: Client> KafkaPublisher<C> {
             let message = &failed.message;
             let number = self.first + self.sent.len();
             let key = message.key().unwrap_or_default();
-            let before = Some(message.partition());
+            let before = failed.partition;
             let Some(partition) = self.partitions.take(message.topic(), key, number, before) else {
                 // It goes on with the next acknowledgement.
                 self.again.push_front(failed);
@@ -393,6 +396,11 @@ impl<C: Client> KafkaPublisher<C> {
             self.status.set_trouble(Some(text));
             self.retired = true;
             return;
+        }
+        for failed in &mut self.again {
+            if absent.iter().any(|topic| topic.name == failed.message.topic()) {
+                failed.partition = None;
+            }
         }
         match self.client.create(absent) {
             Ok(made) => {

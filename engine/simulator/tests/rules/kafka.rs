@@ -1,17 +1,27 @@
 //! What a Kafka broker does with a batch. What needs several nodes (too few replicas in sync, another leader) is not asked.
 
-use std::{net::TcpStream, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::TcpStream, path::PathBuf, sync::Arc, time::Duration};
 
+use brokers::{
+    Publisher,
+    kafka::{KafkaConfig, librdkafka::Librdkafka},
+    status::SideStatus,
+};
+use engine_core::clock::SimulatedClock;
 use ledger::process::{self, Process};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::Headers,
     types::RDKafkaErrorCode as Code,
 };
 
-use crate::kafka_wire;
+use crate::{kafka_publisher, kafka_wire};
 
 /// Who sends a batch, and which of its batches it is.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +39,7 @@ pub struct Record<'a> {
 }
 
 /// A cluster that rules are asked of. Each rule has topics of its own.
-trait Asked {
+pub trait Asked {
     fn create(&mut self, topic: &str, partitions: usize, settings: &[(&str, &str)]);
     fn delete(&mut self, topic: &str);
     fn add_partitions(&mut self, topic: &str, to: usize);
@@ -44,6 +54,12 @@ trait Asked {
     ) -> Result<(), (Code, Vec<usize>)>;
     /// The keys of partition 0, in order.
     fn keys(&mut self, topic: &str) -> Vec<String>;
+    /// The numbers that the records' headers `message_id` are, by partition and in order.
+    fn ids(&mut self, topic: &str) -> Vec<u64>;
+    fn set_limit(&mut self, topic: &str, bytes: usize);
+    fn publisher(&mut self, config: KafkaConfig, status: &Arc<SideStatus>) -> Box<dyn Publisher>;
+    /// Lets a little happen.
+    fn turn(&mut self);
 }
 
 fn records<'a>(keys: &[&'a str]) -> Vec<Record<'a>> {
@@ -183,37 +199,41 @@ fn a_restart_forgets_no_producer(asked: &mut dyn Asked) {
 }
 
 /// The model.
-struct Model(simulator::kafka::Cluster);
+struct Model {
+    cluster: simulator::kafka::Cluster,
+    clock: SimulatedClock,
+    rng: fastrand::Rng,
+}
 
 impl Asked for Model {
     fn create(&mut self, topic: &str, partitions: usize, settings: &[(&str, &str)]) {
-        self.0.create_topic(topic, partitions);
-        self.0.refuse_no_key();
+        self.cluster.create_topic(topic, partitions);
+        self.cluster.refuse_no_key();
         for (name, value) in settings {
             match *name {
-                "max.message.bytes" => self.0.set_limit(topic, value.parse().unwrap()),
+                "max.message.bytes" => self.cluster.set_limit(topic, value.parse().unwrap()),
                 // A record without a key.
-                "cleanup.policy" => self.0.refuse_key(b"", true),
+                "cleanup.policy" => self.cluster.refuse_key(b"", true),
                 name => panic!("the model does not know {name}"),
             }
         }
     }
 
     fn delete(&mut self, topic: &str) {
-        assert!(self.0.delete_topic(topic));
+        assert!(self.cluster.delete_topic(topic));
     }
 
     fn add_partitions(&mut self, topic: &str, to: usize) {
-        self.0.add_partitions(topic, to - 1);
+        self.cluster.add_partitions(topic, to - 1);
     }
 
     fn delete_records(&mut self, topic: &str, below: u64) {
-        self.0.retain(topic, 0, below as usize);
+        self.cluster.retain(topic, 0, below as usize);
     }
 
     fn restart(&mut self) {
-        self.0.down(0, 0);
-        self.0.up(0);
+        self.cluster.down(0, 0);
+        self.cluster.up(0);
     }
 
     fn produce(
@@ -230,13 +250,41 @@ impl Asked for Model {
             timestamp_ms: None,
         });
         let sender = sender.map(|sender| ((sender.id, sender.epoch), sender.sequence));
-        self.0.produce((topic, partition), sender, messages.collect())
+        self.cluster.produce((topic, partition), sender, messages.collect())
     }
 
     fn keys(&mut self, topic: &str) -> Vec<String> {
-        let stored = self.0.stored(topic).into_iter().filter(|stored| stored.partition == 0);
+        let stored = self.cluster.stored(topic).into_iter().filter(|stored| stored.partition == 0);
         stored.map(|stored| String::from_utf8_lossy(&stored.message.key).into_owned()).collect()
     }
+
+    fn ids(&mut self, topic: &str) -> Vec<u64> {
+        let stored = self.cluster.stored(topic).into_iter();
+        let ids = stored.map(|stored| {
+            let (_, id) = stored.message.headers.iter().find(|(name, _)| name == "message_id").unwrap();
+            number(id)
+        });
+        ids.collect()
+    }
+
+    fn set_limit(&mut self, topic: &str, bytes: usize) {
+        self.cluster.set_limit(topic, bytes);
+    }
+
+    fn publisher(&mut self, config: KafkaConfig, status: &Arc<SideStatus>) -> Box<dyn Publisher> {
+        kafka_publisher::over(self.cluster.client(&config, status), config, status)
+    }
+
+    fn turn(&mut self) {
+        for _ in 0..3 {
+            self.cluster.step(&mut self.rng);
+        }
+        self.clock.advance(Duration::from_millis(10));
+    }
+}
+
+fn number(id: &[u8]) -> u64 {
+    std::str::from_utf8(id).unwrap().parse().unwrap()
 }
 
 /// A broker that listens.
@@ -246,6 +294,8 @@ struct Real {
     admin: AdminClient<DefaultClientContext>,
     options: AdminOptions,
     connection: TcpStream,
+    /// The topics that there should be, and how many partitions they should have.
+    made: BTreeMap<String, usize>,
 }
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -267,7 +317,7 @@ impl Real {
             .unwrap();
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
         let connection = TcpStream::connect(("127.0.0.1", process.port)).unwrap();
-        Some(Self { process, folder, admin, options, connection })
+        Some(Self { process, folder, admin, options, connection, made: BTreeMap::new() })
     }
 
     fn consumer(&self) -> BaseConsumer {
@@ -294,17 +344,20 @@ impl Asked for Real {
         let new = settings.iter().fold(new, |new, (name, value)| new.set(name, value));
         let made = futures_executor::block_on(self.admin.create_topics(&[new], &self.options)).unwrap();
         made[0].as_ref().unwrap();
+        self.made.insert(topic.to_owned(), partitions);
     }
 
     fn delete(&mut self, topic: &str) {
         let gone = futures_executor::block_on(self.admin.delete_topics(&[topic], &self.options)).unwrap();
         gone[0].as_ref().unwrap();
+        self.made.remove(topic);
     }
 
     fn add_partitions(&mut self, topic: &str, to: usize) {
         let more = NewPartitions::new(topic, to);
         let made = futures_executor::block_on(self.admin.create_partitions(&[more], &self.options)).unwrap();
         made[0].as_ref().unwrap();
+        self.made.insert(topic.to_owned(), to);
     }
 
     fn delete_records(&mut self, topic: &str, below: u64) {
@@ -341,8 +394,10 @@ impl Asked for Real {
                 87 => Code::InvalidRecord,
                 code => panic!("{code}"),
             };
-            // A topic that was just made has no leader yet.
-            if code == Code::NotLeaderForPartition && begun.elapsed() < PATIENCE {
+            // What was just made, or started, comes to a broker a little later.
+            let is_made = self.made.get(topic).is_some_and(|count| partition < *count);
+            let is_early = matches!(code, Code::NotLeaderForPartition | Code::UnknownTopicOrPartition);
+            if is_made && is_early && begun.elapsed() < PATIENCE {
                 continue;
             }
             return Err((code, named));
@@ -361,15 +416,56 @@ impl Asked for Real {
         }
         keys
     }
+
+    fn ids(&mut self, topic: &str) -> Vec<u64> {
+        let consumer = self.consumer();
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
+        }
+        consumer.assign(&list).unwrap();
+        let (mut ids, mut ends) = (BTreeMap::new(), 0);
+        while ends < list.count() {
+            match consumer.poll(PATIENCE).expect("an answer") {
+                Err(KafkaError::PartitionEOF(_)) => ends += 1,
+                message => {
+                    let message = message.unwrap();
+                    let id = message.headers().unwrap().iter().find(|header| header.key == "message_id");
+                    let place = (message.partition(), message.offset());
+                    ids.insert(place, number(id.unwrap().value.unwrap()));
+                }
+            }
+        }
+        ids.into_values().collect()
+    }
+
+    fn set_limit(&mut self, topic: &str, bytes: usize) {
+        let bytes = bytes.to_string();
+        let limit = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &bytes);
+        let set = futures_executor::block_on(self.admin.alter_configs(&[limit], &self.options)).unwrap();
+        set[0].as_ref().unwrap();
+    }
+
+    fn publisher(&mut self, config: KafkaConfig, status: &Arc<SideStatus>) -> Box<dyn Publisher> {
+        let config = KafkaConfig { brokers: format!("127.0.0.1:{}", self.process.port), ..config };
+        kafka_publisher::over(Librdkafka::new(&config, status), config, status)
+    }
+
+    fn turn(&mut self) {}
 }
 
 #[test]
 fn the_model_has_the_rules() {
-    rules(&mut Model(simulator::kafka::Cluster::new(1)));
+    let cluster = simulator::kafka::Cluster::new(1);
+    let mut model = Model { cluster, clock: SimulatedClock::start(0), rng: fastrand::Rng::with_seed(0) };
+    rules(&mut model);
+    kafka_publisher::stories(&mut model);
 }
 
 #[test]
 fn the_real_one_has_the_rules() {
     let Some(mut real) = Real::start() else { return };
     rules(&mut real);
+    kafka_publisher::stories(&mut real);
 }

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
 mod kafka;
+mod kafka_publisher;
 mod kafka_wire;
 mod nats;
