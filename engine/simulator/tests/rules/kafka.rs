@@ -21,7 +21,7 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use crate::{kafka_publisher, kafka_wire};
+use crate::{kafka_consumer, kafka_publisher, kafka_wire};
 
 /// Who sends a batch, and which of its batches it is.
 #[derive(Clone, Copy, Debug)]
@@ -288,7 +288,7 @@ fn number(id: &[u8]) -> u64 {
 }
 
 /// A broker that listens.
-struct Real {
+pub struct Real {
     process: Process,
     folder: PathBuf,
     admin: AdminClient<DefaultClientContext>,
@@ -318,6 +318,23 @@ impl Real {
         let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
         let connection = TcpStream::connect(("127.0.0.1", process.port)).unwrap();
         Some(Self { process, folder, admin, options, connection, made: BTreeMap::new() })
+    }
+
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.process.port)
+    }
+
+    /// What a group has committed of partition 0.
+    pub fn committed(&self, group: &str, topic: &str) -> Option<i64> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.brokers())
+            .set("group.id", group)
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, 0);
+        let committed = consumer.committed_offsets(list, PATIENCE).unwrap();
+        committed.elements()[0].offset().to_raw().filter(|offset| *offset >= 0)
     }
 
     fn consumer(&self) -> BaseConsumer {
@@ -468,4 +485,5 @@ fn the_real_one_has_the_rules() {
     let Some(mut real) = Real::start() else { return };
     rules(&mut real);
     kafka_publisher::stories(&mut real);
+    kafka_consumer::a_topic_that_is_made_anew_is_read_from_its_beginning(&mut real);
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
 mod kafka;
+mod kafka_consumer;
 mod kafka_publisher;
 mod kafka_wire;
 mod nats;
