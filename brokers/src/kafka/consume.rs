@@ -94,7 +94,7 @@ impl Partitions {
     }
 
     /// Those with something to commit.
-    fn to_commit(&mut self) -> impl Iterator<Item = &mut Partition> {
+    fn uncommitted(&mut self) -> impl Iterator<Item = &mut Partition> {
         self.known.iter_mut().filter(|known| known.is_done_with_more && !known.is_over)
     }
 }
@@ -247,7 +247,7 @@ impl KafkaSource {
     /// Commits what is done, but where the brokers have forgotten what was committed: that topic was made anew.
     fn commit(&mut self) {
         let mut wanted = TopicPartitionList::new();
-        for known in self.partitions.lock().to_commit() {
+        for known in self.partitions.lock().uncommitted() {
             wanted.add_partition(&known.topic, known.number);
         }
         if wanted.count() == 0 {
@@ -275,7 +275,7 @@ impl KafkaSource {
         }
         match self.consumer.commit_consumer_state(CommitMode::Sync) {
             Ok(()) => {
-                for known in self.partitions.lock().to_commit() {
+                for known in self.partitions.lock().uncommitted() {
                     (known.is_done_with_more, known.is_committed) = (false, true);
                 }
             }
@@ -370,6 +370,10 @@ impl Source for KafkaSource {
             // The partition is another member's by now, who gets these again.
             tracing::debug!(broker = self.status.name, %error, "an offset is not stored");
         }
+    }
+
+    fn finish(&mut self) {
+        self.commit();
     }
 
     fn refuse(&mut self, tag: u64, reason: &str) -> bool {

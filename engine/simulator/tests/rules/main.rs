@@ -7,3 +7,4 @@ mod kafka_consumer;
 mod kafka_publisher;
 mod kafka_wire;
 mod nats;
+mod nats_consumer;

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::nats_consumer;
 use async_nats::{
     HeaderMap, StatusCode,
     jetstream::{
@@ -15,14 +16,17 @@ use async_nats::{
         stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
     },
 };
-use brokers::nats::client::{Client, Session};
+use brokers::nats::{
+    Servers,
+    client::{Client, Session},
+};
 use engine_core::clock::SimulatedClock;
 use futures_util::StreamExt;
 use ledger::process::{self, Process};
 use simulator::nats::{Limits, Message, Outcome, Server};
 
 /// A server that rules are asked of. Each rule has streams of its own.
-trait Asked {
+pub trait Asked {
     fn make(&mut self, stream: &str, subject: &str, limits: Limits);
     fn change(&mut self, stream: &str, subject: &str, limits: Limits);
     fn delete(&mut self, stream: &str);
@@ -40,12 +44,12 @@ trait Asked {
     fn too_large_ends_the_connection(&mut self) -> bool;
 }
 
-fn message(subject: &str, id: &str, bytes: usize) -> Message {
+pub fn message(subject: &str, id: &str, bytes: usize) -> Message {
     let headers = vec![("Nats-Msg-Id".to_owned(), id.to_owned())];
     Message { subject: subject.to_owned(), headers, payload: vec![b'x'; bytes].into() }
 }
 
-fn with(mut message: Message, name: &str, value: &str) -> Message {
+pub fn with(mut message: Message, name: &str, value: &str) -> Message {
     message.headers.push((name.to_owned(), value.to_owned()));
     message
 }
@@ -223,7 +227,7 @@ impl Asked for Model {
 }
 
 /// A server that listens.
-struct Real {
+pub struct Real {
     process: Process,
     folder: PathBuf,
     runtime: tokio::runtime::Runtime,
@@ -263,6 +267,10 @@ impl Real {
         let client =
             runtime.block_on(async_nats::connect(format!("nats://127.0.0.1:{}", process.port))).unwrap();
         Some(Self { process, folder, runtime, client })
+    }
+
+    pub fn servers(&self) -> Servers {
+        Servers::parse(&format!("nats://127.0.0.1:{}", self.process.port)).unwrap()
     }
 
     fn context(&self) -> jetstream::Context {
@@ -379,4 +387,6 @@ fn the_model_has_the_rules() {
 fn the_real_one_has_the_rules() {
     let Some(mut real) = Real::start() else { return };
     rules(&mut real);
+    nats_consumer::what_was_worked_on_is_acknowledged_when_it_stops(&mut real);
+    nats_consumer::the_rest_of_a_pack_is_handed_on(&mut real);
 }
