@@ -49,8 +49,6 @@ pub struct Message {
     last_life: usize,
     /// Answered `queued` in this life and not known to have come anywhere.
     queued_in: Option<usize>,
-    /// When a sender was last told of it.
-    answered_at: Duration,
     /// When it was first promised to be durable: in the simulated time, and among the messages with an id.
     promised_at: Option<(Duration, u64)>,
     worked: u32,
@@ -160,7 +158,6 @@ impl Ledger {
             first_life: life,
             last_life: life,
             queued_in: None,
-            answered_at: Duration::ZERO,
             promised_at: None,
             worked: 0,
             stored: [0; 2],
@@ -236,7 +233,6 @@ impl Ledger {
         self.answered += 1;
         let Sending { number, level, target, is_known, .. } = *sending;
         let message = &mut self.messages[number as usize];
-        message.answered_at = now;
         match outcome {
             Outcome::Stored(receipt) if receipt.duplicate => {
                 message.stored_max -= 1;
@@ -349,16 +345,10 @@ impl Ledger {
     }
 
     /// The disk was damaged: of what was only answered `queued` it is not known where it is, so not whether that is lost.
-    ///
-    /// `unmarked`: promises since then may not be in the manifest's mark, as the power was cut. The disk has lost what it had
-    /// synced just before: that is one fault more than the log can tell from a torn write.
-    pub fn note_damage(&mut self, unmarked: Option<Duration>) {
+    pub fn note_damage(&mut self) {
         self.damaged = true;
-        for message in &mut self.messages {
-            let is_unmarked = unmarked.is_some_and(|since| message.answered_at >= since);
-            if message.places.is_empty() || is_unmarked {
-                message.promised = message.promised.min(Some(AckLevel::Queued));
-            }
+        for message in self.messages.iter_mut().filter(|message| message.places.is_empty()) {
+            message.promised = message.promised.min(Some(AckLevel::Queued));
         }
     }
 

@@ -25,8 +25,6 @@ use crate::{
 const DISK_BYTES: u64 = 64 << 20;
 /// When it is at the beginning, in milliseconds of the Unix epoch.
 const BEGINNING_MS: u64 = 1_700_000_000_000;
-/// Under load the log's mark is synced so often.
-const MARKED_WITHIN: Duration = Duration::from_millis(1_500);
 /// Turns in which everything has to come to rest once nothing is wrong.
 const REST_TURNS: u32 = 30_000;
 /// Turns in which an orderly end of the threads has to be over.
@@ -115,9 +113,7 @@ impl World<'_> {
                 let done = damage::apply(&self.disk, kind);
                 self.trace.add(format_args!("damage {kind:?}: {done:?}"));
                 if done.is_some() {
-                    let unmarked = matches!(life.ending, Ending::PowerCut(_))
-                        .then(|| self.clock.elapsed().saturating_sub(MARKED_WITHIN));
-                    self.ledger.note_damage(unmarked);
+                    self.ledger.note_damage();
                 }
             }
         }
@@ -314,8 +310,12 @@ impl World<'_> {
             }
             12..=13 if !self.brokers.is_empty() => {
                 let side = self.random.usize(0..self.brokers.len());
-                let did = self.step_broker(side);
-                self.trace.add(format_args!("broker {side} {did}"));
+                // One with rules has a step for each thing on the wire.
+                let steps = if self.brokers[side].keeps_order() { 1 } else { self.random.u8(1..8) };
+                for _ in 0..steps {
+                    let did = self.step_broker(side);
+                    self.trace.add(format_args!("broker {side} {did}"));
+                }
             }
             14 => {
                 if self.random.u8(0..4) == 0
