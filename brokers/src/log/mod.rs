@@ -6,7 +6,7 @@
 //!   id, shards, consumers               what tells this log from others; how many shards it has; who has a cursor
 //!   window.key                          what hashes are keyed by that repeats are recognised by
 //!   cursors/workers, cursors/kafka …    how far each consumer has come
-//!   shard-000/manifest                  what the shard has to hold
+//!   manifests/shard-000 …               what each shard has to hold
 //!   shard-000/00000000000000000000.segment …
 //!   shard-000/00000000000000000000.keys …
 //! ```
@@ -254,7 +254,10 @@ impl Log {
         let lock = take_lock(disk, directory)?;
         let cursor_folder = directory.join("cursors");
         create_if_absent(disk, &cursor_folder).map_err(LogError::io("create", &cursor_folder))?;
-        for shard in 0..config.shards {
+        let manifests = directory.join(manifest::FOLDER);
+        create_if_absent(disk, &manifests).map_err(LogError::io("create", &manifests))?;
+        let with_manifest = read_shard_count(disk, directory)?;
+        for shard in 0..config.shards.max(with_manifest) {
             let folder = segment::folder_of(directory, shard);
             create_if_absent(disk, &folder).map_err(LogError::io("create", &folder))?;
         }
@@ -274,10 +277,7 @@ impl Log {
         let epoch = fastrand::u64(1..);
         let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
         let mut shards = BTreeMap::new();
-        let mut there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
-        let with_manifest = read_shard_count(disk, directory)?;
-        there.extend((0..with_manifest).filter(|shard| !there.contains(shard)).collect::<Vec<_>>());
-        there.sort_unstable();
+        let there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
         for shard in there.iter().copied() {
             let position = |(_, positions): &(String, Positions)| positions.get(&shard).copied().unwrap_or(0);
             let known = recovery::Known {

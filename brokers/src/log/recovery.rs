@@ -68,12 +68,12 @@ pub(super) fn recover(
 ) -> Result<Recovered, LogError> {
     let folder = segment::folder_of(directory, shard);
     segment::remove_prepared(disk, &folder).map_err(LogError::io("remove", &folder))?;
-    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_in(&folder)))?;
+    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_of(&folder)))?;
     let mut paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
     let said = match found {
         Found::Says { list, mark, .. } => Some((list, mark)),
         Found::Damaged if known.has_manifest => {
-            return Err(damaged(&manifest::path_in(&folder), 0, "it says nothing that is whole"));
+            return Err(damaged(&manifest::path_of(&folder), 0, "it says nothing that is whole"));
         }
         Found::Nothing | Found::Empty if known.has_manifest => {
             let text = "there is no manifest, which says what has to be there";
@@ -293,9 +293,6 @@ fn check_end(path: &Path, found: &Scan, next_first: Option<u64>, promised: u64) 
         Some(next_first) if next_first > next => {
             let text = format!("it ends before offset {next}, but the next segment begins at {next_first}");
             Err(damaged(path, end, &text))
-        }
-        Some(next_first) if found.after != After::Zeros && next_first >= next => {
-            Err(damaged(path, end, &format!("there is no valid record of offset {next}")))
         }
         _ => Ok(()),
     }

@@ -49,8 +49,6 @@ pub struct Message {
     last_life: usize,
     /// Answered `queued` in this life and not known to have come anywhere.
     queued_in: Option<usize>,
-    /// When a sender was last told of it.
-    answered_at: Duration,
     /// When it was accepted first.
     first_at: Moment,
     /// It was promised to be durable, and is remembered from this moment on or from a later one.
@@ -166,7 +164,6 @@ impl Ledger {
             first_life: life,
             last_life: life,
             queued_in: None,
-            answered_at: Duration::ZERO,
             first_at: (Duration::ZERO, 0),
             remembered_at: None,
             worked: 0,
@@ -236,7 +233,7 @@ impl Ledger {
     ///
     /// # Errors
     /// When that was not true.
-    pub fn answer(&mut self, token: u64, outcome: Outcome, now: Duration) -> Result<(), Violation> {
+    pub fn answer(&mut self, token: u64, outcome: Outcome) -> Result<(), Violation> {
         let Some(sending) = self.sendings.get_mut(token as usize - 1).filter(|sending| sending.open) else {
             return violation("answered twice", format!("token {token}: {outcome:?}"));
         };
@@ -244,7 +241,6 @@ impl Ledger {
         self.answered += 1;
         let Sending { number, level, target, at, is_known, .. } = *sending;
         let message = &mut self.messages[number as usize];
-        message.answered_at = now;
         match outcome {
             Outcome::Stored(receipt) if receipt.duplicate => {
                 message.stored_max -= 1;
@@ -363,16 +359,10 @@ impl Ledger {
     }
 
     /// The disk was damaged: of what was only answered `queued` it is not known where it is, so not whether that is lost.
-    ///
-    /// `unmarked`: promises since then may not be in the manifest's mark, as the power was cut. The disk has lost what it had
-    /// synced just before: that is one fault more than the log can tell from a torn write.
-    pub fn note_damage(&mut self, unmarked: Option<Duration>) {
+    pub fn note_damage(&mut self) {
         self.damaged = true;
-        for message in &mut self.messages {
-            let is_unmarked = unmarked.is_some_and(|since| message.answered_at >= since);
-            if message.places.is_empty() || is_unmarked {
-                message.promised = message.promised.min(Some(AckLevel::Queued));
-            }
+        for message in self.messages.iter_mut().filter(|message| message.places.is_empty()) {
+            message.promised = message.promised.min(Some(AckLevel::Queued));
         }
     }
 
@@ -447,11 +437,20 @@ impl Ledger {
     ///
     /// # Errors
     /// As for [`note_worked`](Self::note_worked), but for how often.
-    pub fn note_stored(&mut self, broker: usize, record: &Record<'_>) -> Result<(), Violation> {
-        let number = self.look_up(record, "broker")?;
+    pub fn note_stored(
+        &mut self,
+        broker: usize,
+        record: &Record<'_>,
+        keeps_order: bool,
+    ) -> Result<(), Violation> {
+        // That a sender knows the id is not told to brokers.
+        let once = number_of(record)
+            .and_then(|number| self.messages.get(number as usize))
+            .is_some_and(|message| message.once);
+        let number = self.look_up(&Record { once, ..*record }, "broker")?;
         let stored = &mut self.messages[number as usize].stored[broker];
         *stored += 1;
-        if *stored == 1 { self.check_order(1 + broker, number) } else { Ok(()) }
+        if *stored == 1 && keeps_order { self.check_order(1 + broker, number) } else { Ok(()) }
     }
 
     /// A broker has refused a message.

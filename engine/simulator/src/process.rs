@@ -19,7 +19,7 @@ use brokers::{
 };
 use engine_core::{Doorbell, Outcome, Process as Step, Record, Shard, SlabConfig, mesh};
 
-use crate::{broker::PlainBroker, disk::SimDisk, plan::Shape};
+use crate::{disk::SimDisk, plan::Shape, side::Behind};
 
 /// Messages that a core's slab holds.
 const SLOTS: u32 = 64;
@@ -96,7 +96,7 @@ impl Process {
         disk: &SimDisk,
         shape: &Shape,
         cores: usize,
-        brokers: &[PlainBroker],
+        brokers: &[Behind],
         worked: &WorkedOn,
     ) -> Result<Self, LogError> {
         let log = if shape.has_log() { Some(Log::open(log_config(disk, shape, cores))?.0) } else { None };
@@ -125,7 +125,7 @@ impl Process {
             let mut delivered: Vec<Vec<Arc<Delivered>>> = Vec::new();
             for (side, broker) in brokers.iter().enumerate() {
                 let ends: Vec<Arc<Delivered>> = (0..shards).map(|_| Arc::default()).collect();
-                let publisher: Box<dyn Publisher> = Box::new(broker.publisher());
+                let publisher = broker.publisher(Some(log), &statuses[side]).map_err(other)?;
                 deliveries
                     .push(deliver_log_apart(plan(side), log, &ends, &doorbells, publisher).map_err(other)?);
                 delivered.push(ends);
@@ -151,7 +151,7 @@ impl Process {
             let mut listers = Vec::new();
             let mut sides: Vec<Vec<Side>> = doorbells.iter().map(|_| Vec::new()).collect();
             for (side, broker) in brokers.iter().enumerate() {
-                let publisher: Box<dyn Publisher> = Box::new(broker.publisher());
+                let publisher = broker.publisher(None, &statuses[side]).map_err(other)?;
                 let (delivery, ports) = deliver_direct_apart(plan(side), &doorbells, bounds, publisher);
                 deliveries.push(delivery);
                 let mut missed = Vec::new();

@@ -12,12 +12,12 @@ use engine_core::{
 };
 
 use crate::{
-    broker::PlainBroker,
     damage,
     disk::SimDisk,
     ledger::{Ledger, Violation, id_of, number_of, violation},
     plan::{Ending, Fault, Life, Plan, Shape},
     process::{Process, SIDES, WorkedOn, data},
+    side::Behind,
     trace::Trace,
 };
 
@@ -25,8 +25,6 @@ use crate::{
 const DISK_BYTES: u64 = 64 << 20;
 /// When it is at the beginning, in milliseconds of the Unix epoch.
 const BEGINNING_MS: u64 = 1_700_000_000_000;
-/// Under load the log's mark is synced so often.
-const MARKED_WITHIN: Duration = Duration::from_millis(1_500);
 /// Turns in which everything has to come to rest once nothing is wrong.
 const REST_TURNS: u32 = 30_000;
 /// Turns in which an orderly end of the threads has to be over.
@@ -60,7 +58,7 @@ enum NoStart {
 struct World<'a> {
     plan: &'a Plan,
     disk: SimDisk,
-    brokers: Vec<PlainBroker>,
+    brokers: Vec<Behind>,
     ledger: Ledger,
     clock: SimulatedClock,
     random: fastrand::Rng,
@@ -89,7 +87,10 @@ impl<'a> World<'a> {
         let cores_max = plan.lives.iter().map(|life| life.cores).max().unwrap_or(1);
         Self {
             disk: SimDisk::new(DISK_BYTES, plan.seed),
-            brokers: (0..plan.shape.queue.brokers()).map(|_| PlainBroker::default()).collect(),
+            brokers: plan.shape.kinds[..plan.shape.queue.brokers()]
+                .iter()
+                .map(|kind| Behind::new(*kind))
+                .collect(),
             ledger: Ledger::new(&plan.shape, cores_max),
             clock: SimulatedClock::start(BEGINNING_MS),
             random: fastrand::Rng::with_seed(plan.seed ^ 0xabad_1dea),
@@ -112,9 +113,7 @@ impl World<'_> {
                 let done = damage::apply(&self.disk, kind);
                 self.trace.add(format_args!("damage {kind:?}: {done:?}"));
                 if done.is_some() {
-                    let unmarked = matches!(life.ending, Ending::PowerCut(_))
-                        .then(|| self.clock.elapsed().saturating_sub(MARKED_WITHIN));
-                    self.ledger.note_damage(unmarked);
+                    self.ledger.note_damage();
                 }
             }
         }
@@ -311,8 +310,12 @@ impl World<'_> {
             }
             12..=13 if !self.brokers.is_empty() => {
                 let side = self.random.usize(0..self.brokers.len());
-                let did = self.step_broker(side);
-                self.trace.add(format_args!("broker {side} {did}"));
+                // One with rules has a step for each thing on the wire.
+                let steps = if self.brokers[side].keeps_order() { 1 } else { self.random.u8(1..8) };
+                for _ in 0..steps {
+                    let did = self.step_broker(side);
+                    self.trace.add(format_args!("broker {side} {did}"));
+                }
             }
             14 => {
                 if self.random.u8(0..4) == 0
@@ -336,16 +339,12 @@ impl World<'_> {
         self.look()
     }
 
-    fn step_broker(&mut self, side: usize) -> &'static str {
-        let mut number = 0;
-        let did = self.brokers[side].step(|record| {
-            number = number_of(record).unwrap_or(0);
-            number
-        });
-        if did == "refuses" {
+    fn step_broker(&mut self, side: usize) -> String {
+        let did = self.brokers[side].step(&mut self.random);
+        if let Some(number) = did.refused {
             self.ledger.note_refused(number);
         }
-        did
+        did.what
     }
 
     fn poll(&mut self, process: &mut Process, core: usize) -> Result<(), Violation> {
@@ -360,7 +359,7 @@ impl World<'_> {
         }
         for reply in replies {
             self.trace.add(format_args!("answer {}: {:?}", reply.token, reply.outcome));
-            self.ledger.answer(reply.token, reply.outcome, self.clock.elapsed())?;
+            self.ledger.answer(reply.token, reply.outcome)?;
         }
         Ok(())
     }
@@ -384,7 +383,7 @@ impl World<'_> {
             let ledger = &mut self.ledger;
             broker.each_stored(from, |record| {
                 if noted.is_ok() {
-                    noted = ledger.note_stored(side, record);
+                    noted = ledger.note_stored(side, record, broker.keeps_order());
                 }
             });
             noted?;
@@ -413,10 +412,13 @@ impl World<'_> {
             Fault::DiskError(steps) => self.disk.fail_once_at(steps),
             Fault::DiskFull(left) => self.disk.set_capacity(self.disk.used() + left),
             Fault::DiskRoom => self.disk.set_capacity(DISK_BYTES),
-            Fault::BrokerDown(side) => self.brokers[side].go_down(),
+            Fault::BrokerDown(side) => self.brokers[side].go_down(&mut self.random),
             Fault::BrokerSilent(side) => self.brokers[side].fall_silent(),
             Fault::BrokerUp(side) => self.brokers[side].come_up(),
-            Fault::BrokerRefuses(side, number) => self.brokers[side].refuse(Some(number)),
+            Fault::BrokerRefuses(side, number) => {
+                let what = self.brokers[side].refuse(number, &mut self.random);
+                self.trace.add(format_args!("broker {side}: {what}"));
+            }
             Fault::ClockJump(seconds) => {
                 self.ledger.clock_jumped = true;
                 let wall = engine_core::clock::wall_ms().saturating_add_signed(seconds * 1000);
@@ -503,8 +505,7 @@ impl World<'_> {
         self.disk.heal();
         self.disk.set_capacity(DISK_BYTES);
         for broker in &self.brokers {
-            broker.come_up();
-            broker.refuse(None);
+            broker.heal();
         }
         let cores = self.plan.lives.last().map_or(1, |life| life.cores);
         self.trace.add(format_args!("the last life, of {cores} cores"));
