@@ -15,7 +15,7 @@ pub const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// How many of each width are kept: two days of minutes, 62 days of hours, ten years of days.
-const KEPT: [usize; 3] = [2 * 24 * 60, 62 * 24, 3653];
+pub(crate) const KEPT: [usize; 3] = [2 * 24 * 60, 62 * 24, 3653];
 /// Named values of a bucket; further names are not added up in it.
 const METRICS_MAX: usize = 256;
 

@@ -169,7 +169,7 @@ impl Chunk {
     }
 
     /// The same as bytes.
-    fn bytes_of(&self, at: usize) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn bytes_of(&self, at: usize) -> impl Iterator<Item = &[u8]> {
         let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
         let mut rest = &self.texts[start..self.ends[at] as usize];
         std::iter::from_fn(move || {

@@ -13,6 +13,9 @@ pub struct Names {
 }
 
 impl Names {
+    /// What all further ones are.
+    pub(crate) const OTHER: &str = "other";
+
     /// At most `max` names, of which the last is `other`.
     pub fn new(max: usize) -> Self {
         Self { numbers: HashMap::new(), names: Vec::new(), max: max.clamp(1, usize::from(u16::MAX)), last: 0 }
@@ -35,7 +38,7 @@ impl Names {
             return *number;
         }
         let name: Arc<str> =
-            if self.names.len() + 1 >= self.max { Arc::from("other") } else { Arc::from(name) };
+            if self.names.len() + 1 >= self.max { Arc::from(Self::OTHER) } else { Arc::from(name) };
         if let Some(number) = self.numbers.get(&name) {
             return *number;
         }
@@ -52,7 +55,7 @@ impl Names {
 
     /// The name of a number.
     pub fn name(&self, number: u16) -> &str {
-        self.names.get(usize::from(number)).map_or("other", |name| name)
+        self.names.get(usize::from(number)).map_or(Self::OTHER, |name| name)
     }
 
     /// All of them, to be kept.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    buckets::{Bucket, Buckets, DAY_MS, Numbers},
+    buckets::{Bucket, Buckets, DAY_MS, Numbers, Width},
     chunk::{CHUNK_EVENTS, Chunk, NO_ROW, NOBODY, Row},
     counted::CountedIds,
     event::{Event, TIMES_MS},
@@ -44,19 +44,19 @@ impl Default for Bounds {
 /// The aggregates of one core.
 #[derive(Debug)]
 pub struct Part {
-    bounds: Bounds,
-    names: Names,
-    sources: Names,
+    pub(crate) bounds: Bounds,
+    pub(crate) names: Names,
+    pub(crate) sources: Names,
     metrics: Names,
-    users: Users,
+    pub(crate) users: Users,
     buckets: Buckets,
     /// Full chunks, oldest first.
     full: VecDeque<Arc<Chunk>>,
     full_bytes: usize,
     open: Lendable<Chunk>,
-    next_row: u64,
+    pub(crate) next_row: u64,
     /// The ids of the events that are kept.
-    counted: CountedIds,
+    pub(crate) counted: CountedIds,
     repeats: u64,
     /// Reused from event to event.
     changes: Vec<(i64, i64)>,
@@ -121,6 +121,12 @@ impl Part {
             self.buckets.change_sessions(at, by);
         }
         let row = Row { user, name: numbers.name, source: numbers.source, previous };
+        self.keep(event, row);
+        true
+    }
+
+    /// Keeps an event, and lets go of the oldest beyond the bounds.
+    pub(crate) fn keep(&mut self, event: &Event<'_>, row: Row) {
         let open = self.open.get_mut();
         open.push(event, row);
         self.next_row += 1;
@@ -142,7 +148,40 @@ impl Part {
             self.open = Lendable::Own(full.next(spare));
             self.full.push_back(full);
         }
-        true
+    }
+
+    /// An empty one with the keys of another.
+    pub(crate) fn with_keys(bounds: Bounds, keys: (u64, u64)) -> Self {
+        Self { users: Users::with_keys(keys, bounds.users), ..Self::new(bounds) }
+    }
+
+    /// So many events more came before those that it keeps. To be said before it keeps any.
+    pub(crate) fn begin_behind(&mut self, events: u64) {
+        self.next_row += events;
+        self.open = Lendable::Own(Chunk::new(self.next_row));
+    }
+
+    /// Takes over a user without its events. Returns its number, [`NOBODY`] beyond the bound, and its hash.
+    pub(crate) fn adopt(&mut self, profile: &Profile) -> (u32, u64) {
+        let hash = self.users.hash(&profile.id);
+        let number = self.users.number(&profile.id, hash);
+        if number != NOBODY {
+            self.users.get_mut(number).take_over(profile);
+        }
+        (number, hash)
+    }
+
+    /// The numbers that the names of events, sources and metrics have here.
+    pub(crate) fn numbers_of(&mut self, names: &[Vec<Arc<str>>; 3]) -> [Vec<u16>; 3] {
+        let [events, sources, metrics] = names;
+        let of =
+            |known: &mut Names, names: &[Arc<str>]| names.iter().map(|name| known.number(name)).collect();
+        [of(&mut self.names, events), of(&mut self.sources, sources), of(&mut self.metrics, metrics)]
+    }
+
+    /// What it has counted.
+    pub(crate) fn set_buckets(&mut self, widths: [Width; 3]) {
+        self.buckets = Buckets::restored(widths, self.bounds.quantile_bins);
     }
 
     /// All of it as it is now, to be written down. It shares what it can: what changes while the snapshot is held is copied

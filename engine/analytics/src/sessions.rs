@@ -83,6 +83,12 @@ impl Sessions {
         }
     }
 
+    /// Takes in those of the same user on another core. Two that are one only together are not joined.
+    pub(crate) fn take_over(&mut self, other: &Self) {
+        self.forgotten_ms = self.forgotten_ms.saturating_add(other.forgotten_ms);
+        other.list.iter().for_each(|session| self.insert(session.clone()));
+    }
+
     fn insert(&mut self, session: Session) {
         let place = self.list.partition_point(|other| other.start_ms <= session.start_ms);
         self.list.insert(place, session);

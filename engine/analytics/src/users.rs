@@ -103,6 +103,24 @@ impl Profile {
         std::mem::replace(&mut self.counted_minute, minute) == minute
     }
 
+    /// Takes in what another core knows of the same user, but for where its events are.
+    pub(crate) fn take_over(&mut self, other: &Profile) {
+        if self.events == 0 {
+            let (last_row, counted_minute) = (NO_ROW, i64::MIN);
+            *self = Self { last_row, counted_minute, ..other.clone() };
+            return;
+        }
+        self.first_ms = self.first_ms.min(other.first_ms);
+        self.last_ms = self.last_ms.max(other.last_ms);
+        self.events += other.events;
+        self.sessions_begun += other.sessions_begun;
+        self.transactions += other.transactions;
+        self.revenue_micros += other.revenue_micros;
+        self.days_before += other.days_before;
+        other.days.iter().for_each(|day| self.note_day(*day));
+        self.sessions.take_over(&other.sessions);
+    }
+
     fn note_day(&mut self, day: i32) {
         if let Err(place) = self.days.binary_search(&day) {
             self.days.insert(place, day);
@@ -145,7 +163,7 @@ impl Users {
         Self::with_keys((random(), random()), max)
     }
 
-    fn with_keys(keys: (u64, u64), max: usize) -> Self {
+    pub(crate) fn with_keys(keys: (u64, u64), max: usize) -> Self {
         let hasher = SipHasher13::new_with_keys(keys.0, keys.1);
         Self { numbers: HashTable::new(), pages: Vec::new(), keys, hasher, max: max.min(NOBODY as usize) }
     }

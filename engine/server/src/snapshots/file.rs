@@ -6,7 +6,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, File},
     io::{self, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
@@ -95,9 +95,30 @@ impl Folder {
         Ok(found)
     }
 
-    /// Other numbers of cores of which there are snapshots.
-    pub fn other_counts(&self, cores: usize) -> io::Result<BTreeSet<usize>> {
-        Ok(self.files()?.into_iter().map(|(_, all, ..)| all).filter(|all| *all != cores).collect())
+    /// The number of cores whose snapshots count: of those of which there is one of every core, the ones taken last. What an
+    /// interrupted change of the number has left is not whole. `None`: there are none that are.
+    pub fn whole_set(&self) -> io::Result<Option<usize>> {
+        let mut taken: BTreeMap<usize, BTreeMap<usize, u64>> = BTreeMap::new();
+        for (core, cores, _, path) in self.files()? {
+            let header = File::open(&path).ok().and_then(|mut file| read_header(&mut file).ok());
+            if let Some(header) = header.filter(|_| core < cores) {
+                let last = taken.entry(cores).or_default().entry(core).or_default();
+                *last = header.taken_ms.max(*last);
+            }
+        }
+        let whole = taken.into_iter().filter(|(cores, of)| of.len() == *cores);
+        let last = whole.filter_map(|(cores, of)| Some((of.into_values().max()?, cores))).max();
+        Ok(last.map(|(_, cores)| cores))
+    }
+
+    /// Deletes the snapshots of every other number of cores.
+    pub fn keep_only(&self, cores: usize) -> io::Result<()> {
+        let mut removed = false;
+        for (_, _, _, path) in self.files()?.into_iter().filter(|(_, all, ..)| *all != cores) {
+            fs::remove_file(path)?;
+            removed = true;
+        }
+        if removed { File::open(&self.0)?.sync_all() } else { Ok(()) }
     }
 
     /// Writes a snapshot; when it is durable the oldest ones go. Returns its bytes.
@@ -224,7 +245,14 @@ mod tests {
         }
         let generations = folder.generations(1, 2).unwrap();
         assert_eq!(generations.iter().map(|(generation, _)| *generation).collect::<Vec<_>>(), [3, 2]);
-        assert_eq!(folder.other_counts(4).unwrap(), BTreeSet::from([2]));
+        assert_eq!(folder.whole_set().unwrap(), None, "one of two cores is not all of them");
+        let header = Header { core: 0, cores: 2, taken_ms: 1, ..Header::default() };
+        folder.write(&header, 1, part.snapshot()).unwrap();
+        let newer = Header { core: 0, cores: 1, taken_ms: 2, ..Header::default() };
+        folder.write(&newer, 1, part.snapshot()).unwrap();
+        assert_eq!(folder.whole_set().unwrap(), Some(1));
+        folder.keep_only(2).unwrap();
+        assert_eq!(folder.whole_set().unwrap(), Some(2));
         let bytes = fs::read(&generations[0].1).unwrap();
         for place in 0..bytes.len() {
             let mut damaged = bytes.clone();

@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 
 use self::{
     file::{Folder, Positions},
-    restore::{Base, Replay},
+    restore::{Base, Bases, Replay},
     taking::{Ask, Last},
 };
 use crate::events::Parts;
@@ -89,6 +89,8 @@ pub struct Snapshots {
     /// Positions in shards that other cores write, or that nobody reads in this run; by core.
     positions: Vec<(Positions, Positions)>,
     last: Mutex<Vec<Last>>,
+    /// Whether the snapshots of this number of cores stand for all there is: until each core has one, those of the run before count.
+    is_whole: AtomicBool,
     asks: Vec<Arc<Ask>>,
     /// It gives the journal's cursor back.
     thread: Mutex<Option<JoinHandle<Option<Cursor>>>>,
@@ -133,10 +135,15 @@ impl Snapshots {
         let bases = if is_on {
             restore::load(&folder, &sources, plan.parts, plan.bounds)
         } else {
-            (0..cores).map(|_| Base::default()).collect()
+            Bases { of: (0..cores).map(|_| Base::default()).collect(), resharded: false }
         };
+        let Bases { of: bases, resharded } = bases;
         let from_snapshots: u64 = plan.parts.iter().map(|part| part.lock().events()).sum();
-        let mut replay = Replay { parts: plan.parts, windows: plan.windows, bases: &bases, read: 0 };
+        let has_none = bases.iter().all(|base| base.header.is_none());
+        let had_more = sources.log.as_ref().is_some_and(|(log, _)| log.shards().len() > cores);
+        let keys_moved = resharded || (has_none && had_more);
+        let mut replay =
+            Replay { parts: plan.parts, windows: plan.windows, bases: &bases, keys_moved, read: 0 };
         replay.run(&sources, plan.entries);
         let replayed = replay.read;
         let events: u64 = plan.parts.iter().map(|part| part.lock().events()).sum();
@@ -148,20 +155,37 @@ impl Snapshots {
             "the aggregates are as they were: from snapshots, and from the messages replayed since"
         );
         if let (Some((log, _)), true) = (&sources.log, is_on) {
-            for (core, base) in bases.iter().enumerate() {
+            for shard in log.shards() {
                 // The one before must do if the newest is damaged by then.
-                let oldest = base.before.as_ref().or(base.header.as_ref());
-                let from = oldest.and_then(|header| header.log.get(&core).copied());
-                log.hold(core, Some(from.unwrap_or_else(|| log.first_offset(core))));
+                let oldest = bases.get(shard).and_then(|base| base.before.as_ref().or(base.header.as_ref()));
+                let from = oldest.and_then(|header| header.log.get(&shard).copied());
+                let is_needed = shard < cores || shard < bases.len();
+                log.hold(shard, is_needed.then(|| from.unwrap_or_else(|| log.first_offset(shard))));
             }
         }
-        let positions = bases.iter().map(|base| sources.positions(base)).collect();
+        let none = Base::default();
+        // When all that is read was counted, each shard's place is the same for every core.
+        let base_of = |core: usize| if resharded { &none } else { &bases[core] };
+        let positions = (0..cores)
+            .map(|core| {
+                let (mut log, mut journal) = sources.positions(base_of(core));
+                if resharded {
+                    for (shard, header) in bases.iter().map(|base| &base.header).enumerate() {
+                        let Some(header) = header else { continue };
+                        header.log.get(&shard).map(|place| log.entry(shard).or_insert(*place));
+                        header.journal.get(&shard).map(|place| journal.entry(shard).or_insert(*place));
+                    }
+                }
+                (log, journal)
+            })
+            .collect();
         Ok(Arc::new(Self {
             folder,
             interval: plan.interval,
             parts: Arc::clone(plan.parts),
             positions,
-            last: Mutex::new(bases.iter().enumerate().map(|(core, base)| Last::of(base, core)).collect()),
+            last: Mutex::new((0..cores).map(|core| Last::of(base_of(core), core)).collect()),
+            is_whole: AtomicBool::new(!resharded),
             asks: (0..cores).map(|_| Arc::default()).collect(),
             sources,
             thread: Mutex::default(),

@@ -10,8 +10,8 @@ use brokers::{
     log::{Log, LogError},
     window::{Seen, Window},
 };
-use engine_analytics::{Bounds, Part};
-use engine_core::{Outcome, Record, shard_of};
+use engine_analytics::{Bounds, Part, reshard};
+use engine_core::{Outcome, Record, key_hash, shard_of};
 
 use super::{
     Sources,
@@ -30,29 +30,49 @@ pub(super) struct Base {
     pub(super) before: Option<Header>,
 }
 
-/// Finds the snapshots to start from and fills the parts with them.
-pub(super) fn load(folder: &Folder, sources: &Sources, parts: &Parts, bounds: Bounds) -> Vec<Base> {
+/// What a run starts from.
+#[derive(Debug)]
+pub(super) struct Bases {
+    /// By core of the run that took the snapshots.
+    pub(super) of: Vec<Base>,
+    /// It had another number of cores than this one has.
+    pub(super) resharded: bool,
+}
+
+/// Finds the snapshots to start from and fills the parts with them, whatever number of cores they are of.
+pub(super) fn load(folder: &Folder, sources: &Sources, parts: &Parts, bounds: Bounds) -> Bases {
     let cores = parts.len();
-    match folder.other_counts(cores) {
-        Ok(others) if !others.is_empty() => tracing::warn!(
-            cores,
-            of = ?others,
-            "there are snapshots of another number of cores: they are not used. The numbers are computed from what the log \
-             still holds; what its retention has deleted, or what came from brokers before, is not in them. With engine.cores \
-             as it was those snapshots count again"
-        ),
-        Ok(_) => {}
-        Err(error) => tracing::warn!(%error, "the folder of the snapshots cannot be listed"),
+    let set = folder.whole_set().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the folder of the snapshots cannot be read");
+        None
+    });
+    // Of a first round that was interrupted every core has its own, or none.
+    let before = set.unwrap_or(cores);
+    if set.is_some()
+        && let Err(error) = folder.keep_only(before)
+    {
+        tracing::warn!(%error, "snapshots of another number of cores cannot be deleted");
     }
-    (0..cores)
-        .map(|core| {
-            let (base, part) = newest(folder, sources, core, cores, bounds);
+    let resharded = before != cores;
+    // Each new part lets go of what is beyond its own share, when it has it.
+    let share = if resharded { Bounds { quantile_bins: usize::MAX, ..bounds } } else { bounds };
+    let (of, found): (Vec<Base>, Vec<Option<Part>>) =
+        (0..before).map(|core| newest(folder, sources, core, before, share)).unzip();
+    if resharded {
+        let found = found.into_iter().map(|part| part.unwrap_or_else(|| Part::new(bounds))).collect();
+        let moved = reshard(found, cores, bounds, |key| shard_of(key_hash(key), cores));
+        for (place, part) in parts.iter().zip(moved) {
+            *place.lock() = part;
+        }
+        tracing::info!(before, cores, "the snapshots of another number of cores were taken over");
+    } else {
+        for (place, part) in parts.iter().zip(found) {
             if let Some(part) = part {
-                *parts[core].lock() = part;
+                *place.lock() = part;
             }
-            base
-        })
-        .collect()
+        }
+    }
+    Bases { of, resharded }
 }
 
 fn newest(
@@ -133,6 +153,8 @@ pub(super) struct Replay<'a> {
     pub(super) parts: &'a Parts,
     pub(super) windows: &'a mut [Option<Window>],
     pub(super) bases: &'a [Base],
+    /// Keys may belong to other cores than those whose shards they lie in.
+    pub(super) keys_moved: bool,
     /// Messages read to be counted.
     pub(super) read: u64,
 }
@@ -159,7 +181,14 @@ impl Replay<'_> {
                 // Of a shard that no core writes any more the cores can have come differently far.
                 let (start, end) =
                     (from.iter().min().copied().unwrap_or(0), from.iter().max().copied().unwrap_or(0));
-                let upto = workers.position(shard).max(end.min(log.durable_upto(shard)));
+                let durable_upto = log.durable_upto(shard);
+                let upto = if shard < self.parts.len() && !self.keys_moved {
+                    workers.position(shard).max(end.min(durable_upto))
+                } else {
+                    // The core that goes on with it would count for users that are on another: the rest is counted now, each
+                    // event where its user is.
+                    durable_upto
+                };
                 // The snapshot proves that everything before it was worked on, whatever the cursor's last write was.
                 workers.advance(shard, upto);
                 if first > start && self.bases.iter().any(|base| base.header.is_some()) {
@@ -181,7 +210,7 @@ impl Replay<'_> {
         }
     }
 
-    /// From where on a shard of the log is to be counted, by the core that a record belongs to.
+    /// From where on a shard of the log is to be counted, by the core that a record belonged to when the snapshots were taken.
     fn log_positions(&self, shard: usize) -> Vec<u64> {
         self.positions(shard, |header| header.log.get(&shard).copied())
     }
@@ -228,7 +257,8 @@ impl Replay<'_> {
                     if let Ok(record) = entry::decode(bytes) {
                         // As it was routed when it came, or would be with the cores of today.
                         let core = shard_of(record.key_hash, self.parts.len());
-                        self.record(core, &record, offset >= from[core], pass);
+                        let before = shard_of(record.key_hash, from.len());
+                        self.record(core, &record, offset >= from[before], pass);
                     }
                     true
                 })?;

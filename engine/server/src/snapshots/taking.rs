@@ -139,6 +139,22 @@ impl Snapshots {
                 );
             }
         }
+        if whole && !self.is_whole.load(Relaxed) {
+            match self.folder.keep_only(self.parts.len()) {
+                Ok(()) => self.is_whole.store(true, Relaxed),
+                Err(error) => {
+                    tracing::error!(%error, "snapshots of another number of cores cannot be deleted")
+                }
+            }
+        }
+        if whole
+            && self.is_whole.load(Relaxed)
+            && let Some((log, _)) = &self.sources.log
+        {
+            // What lies in shards that no core writes any more is in everybody's snapshot by now.
+            let gone = log.shards().into_iter().filter(|shard| *shard >= self.parts.len());
+            gone.for_each(|shard| log.hold(shard, None));
+        }
         if let (Some(journal), Some(cursor)) = (&self.sources.journal, cursor) {
             if whole {
                 // What cores wrote that are no more is in everybody's snapshot by now.
@@ -192,6 +208,9 @@ impl Snapshots {
         let bytes = self.folder.write(&header, generation, snapshot)?;
         self.last.lock()[core] = Last { generation, written: Some((progress, events)), bytes };
         self.counts.taken.fetch_add(1, Relaxed);
+        if !self.is_whole.load(Relaxed) {
+            return Ok(());
+        }
         // Two are kept, so what came behind the older one is kept, too.
         let oldest = before.map_or(progress, |(progress, _)| progress);
         if let (Some((log, _)), Some(from)) = (&self.sources.log, oldest.log) {

@@ -219,16 +219,18 @@ fn a_snapshot_that_does_not_go_with_what_is_there_is_not_used_and_that_is_said()
     let expected = answers(&server);
     assert_eq!(server.stop().lost, 0);
     let said = |server: &Server, text: &str| server.log().iter().any(|line| line.contains(text));
-    // Another number of cores: the log has it all.
+    // Another number of cores takes them over.
     let server = with_log(&folder).set("engine.cores=1").run();
-    assert_eq!(origin(&server), (1000, 0, 1000));
-    assert!(said(&server, "snapshots of another number of cores"), "{:?}", server.log());
+    assert_eq!(origin(&server), (1000, 1000, 0));
+    assert!(said(&server, "snapshots of another number of cores were taken over"), "{:?}", server.log());
     comes_to(&server, &expected);
     drop(server);
     // The log is gone: the numbers are all there is.
     for entry in fs::read_dir(folder.path().join("data")).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("snapshots") {
+        if path.is_file() {
+            fs::remove_file(path).unwrap();
+        } else if !path.ends_with("snapshots") {
             fs::remove_dir_all(path).unwrap();
         }
     }
@@ -237,6 +239,98 @@ fn a_snapshot_that_does_not_go_with_what_is_there_is_not_used_and_that_is_said()
     assert!(said(&server, "the log is empty and a snapshot is not"), "{:?}", server.log());
     send(&server, &events[1000..]);
     comes_to(&server, &undisturbed());
+}
+
+/// With so many cores, whatever this machine has.
+fn with_cores(start: Start, cores: usize) -> Server {
+    let server =
+        start.set(&format!("engine.cores={cores}")).variable("DEBUG_CORES_THERE", &cores.to_string()).run();
+    let ready = server.log().into_iter().find(|line| line.contains("tidegate is ready")).unwrap();
+    assert!(ready.contains(&format!("\"cores\":{cores},")), "{ready}");
+    server
+}
+
+/// Killed behind each part of the day and started with another number of cores: before and behind a snapshot, with messages that
+/// were not worked on yet. `start` says what it is started with.
+fn killed_with_other_cores(start: impl Fn() -> Start) {
+    let (events, expected) = (day(), undisturbed());
+    let with = |cores: usize| with_cores(start(), cores);
+    let parts: Vec<_> = events.chunks(EVENTS / 4).collect();
+    for (round, (part, cores)) in parts.iter().zip([4, 2, 1, 3]).enumerate() {
+        let server = with(cores);
+        let (first, last) = part.split_at(part.len() / 2);
+        send(&server, first);
+        if round != 1 {
+            server.settled();
+            snapshot(&server);
+        }
+        send(&server, last);
+        if round == 2 {
+            // So that this number of cores has a snapshot and none of the one before is left.
+            server.settled();
+            snapshot(&server);
+        }
+        // Dropped: SIGKILL.
+    }
+    for cores in [2, 4, 3] {
+        let server = with(cores);
+        let (all, from_snapshots, _) = origin(&server);
+        assert!(from_snapshots > EVENTS as u64 / 2, "{all}, {from_snapshots}");
+        comes_to(&server, &expected);
+        server.settled();
+    }
+    // What was sent once is not counted again.
+    let server = with(2);
+    send(&server, &events[EVENTS - 500..]);
+    server.settled();
+    comes_to(&server, &expected);
+    assert_eq!(server.stop().lost, 0);
+    let server = with(1);
+    assert_eq!(origin(&server), (EVENTS as u64, EVENTS as u64, 0));
+    comes_to(&server, &expected);
+}
+
+#[test]
+fn with_other_numbers_of_cores_it_answers_as_if_nothing_had_been() {
+    let folder = Scratch::new();
+    killed_with_other_cores(|| with_log(&folder));
+}
+
+#[test]
+fn with_other_numbers_of_cores_what_the_log_has_deleted_is_still_in_the_numbers() {
+    let folder = Scratch::new();
+    killed_with_other_cores(|| {
+        with_log(&folder)
+            .set("limits.http_body_bytes_max=150000")
+            .set("limits.grpc_message_bytes_max=150000")
+            .set("data.segment_bytes=290000")
+            .set("data.retention_bytes=0")
+    });
+}
+
+#[test]
+fn what_waited_in_the_log_is_counted_where_its_user_is_with_another_number_of_cores() {
+    for has_snapshot in [true, false] {
+        let (folder, events) = (Scratch::new(), day());
+        let start = || with_log(&folder);
+        let mut sent = 0;
+        if has_snapshot {
+            let server = with_cores(start(), 4);
+            send(&server, &events[..EVENTS / 3]);
+            server.settled();
+            snapshot(&server);
+            sent = EVENTS / 3;
+        }
+        // Nobody works on these.
+        let server = with_cores(start().set("queue.consume=false"), 4);
+        send(&server, &events[sent..EVENTS / 3 * 2]);
+        drop(server);
+        let server = with_cores(start(), 3);
+        let (all, from_snapshots, _) = origin(&server);
+        assert_eq!((all, from_snapshots), (EVENTS as u64 / 3 * 2, sent as u64), "{:#?}", server.log());
+        send(&server, &events[EVENTS / 3 * 2..]);
+        comes_to(&server, &undisturbed());
+    }
 }
 
 fn counted(server: &Server) -> u64 {
