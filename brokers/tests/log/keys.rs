@@ -27,7 +27,7 @@ fn files(folder: &Folder) -> Vec<PathBuf> {
 /// Every second one has an id of its sender's.
 fn append(writer: &mut ShardWriter, count: u64) {
     for number in writer.next_offset()..writer.next_offset() + count {
-        let (id, once) = (number.to_le_bytes(), number % 2 == 0);
+        let (id, once) = (number.to_le_bytes(), number.is_multiple_of(2));
         let record = Record { id: &id, payload: &[7; 64], once, ..Record::default() };
         let fingerprint = Fingerprint { id: number.into(), ..Fingerprint::default() };
         eventually("there is room", || {

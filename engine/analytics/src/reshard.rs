@@ -225,22 +225,23 @@ mod tests {
     fn add(parts: &mut [Part], numbers: std::ops::Range<u64>) {
         let cores = parts.len();
         for number in numbers {
-            let user = if number % 11 == 0 { String::new() } else { format!("u-{}", number * 7 % 97) };
+            let user =
+                if number.is_multiple_of(11) { String::new() } else { format!("u-{}", number * 7 % 97) };
             let (id, name) = (format!("e-{number}"), format!("n-{}", (number * 13 + number / 7) % 5));
             let key = if user.is_empty() { &id } else { &user };
             let properties: [(&[u8], &[u8]); 1] = [(b"k", id.as_bytes())];
             let event = Event {
                 id: id.as_bytes(),
                 user: &user,
-                session: if number % 3 == 0 { "s" } else { "" },
+                session: if number.is_multiple_of(3) { "s" } else { "" },
                 name: &name,
-                source: if number % 2 == 0 { "a" } else { "b" },
+                source: if number.is_multiple_of(2) { "a" } else { "b" },
                 timestamp_ms: (number * 7919 % 5000) as i64 * MINUTE_MS / 3,
-                amount_micros: (number % 4 == 0).then_some(number as i64),
-                is_error: number % 9 == 0,
+                amount_micros: (number.is_multiple_of(4)).then_some(number as i64),
+                is_error: number.is_multiple_of(9),
                 metrics: &[("m", number as f64), ("other one", 1.0)],
                 properties: &properties,
-                detail: if number % 5 == 0 { b"detail" } else { b"" },
+                detail: if number.is_multiple_of(5) { b"detail" } else { b"" },
                 ..Event::default()
             };
             parts[core_of(key.as_bytes(), cores)].add(&event);

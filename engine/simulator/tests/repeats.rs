@@ -201,7 +201,8 @@ fn a_repeat_is_recognised_when_its_segment_is_deleted() {
 #[test]
 fn a_repeat_is_recognised_with_any_number_of_cores() {
     let mut world = World::new(shape(), 4);
-    let key = |number: usize| if number % 3 == 0 { String::new() } else { format!("k{}", number % 17) };
+    let key =
+        |number: usize| if number.is_multiple_of(3) { String::new() } else { format!("k{}", number % 17) };
     let messages: Vec<(String, String)> =
         (0..100).map(|number| (format!("order-{number}"), key(number))).collect();
     let places: Vec<_> = messages.iter().map(|(id, key)| world.take(id, key)).collect();
@@ -266,7 +267,7 @@ fn keys_that_are_damaged_or_gone_are_read_from_their_segment() {
     let files = world.files("keys");
     assert!(files.len() > 2, "{files:?}");
     for (number, path) in files.iter().enumerate() {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             world.disk.lose(path);
         } else {
             world.disk.damage(path, |bytes| bytes[70] ^= 1);
