@@ -7,7 +7,7 @@ use std::{
     fmt::Debug,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
 };
@@ -23,6 +23,8 @@ pub enum Open {
     Create,
     /// To be read and written, and empty.
     Empty,
+    /// The same, and for nobody but this user.
+    Private,
 }
 
 /// A file. Positions and lengths are in bytes.
@@ -223,7 +225,11 @@ impl Disk for Machine {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(how != Open::Read);
-        options.create(matches!(how, Open::Create | Open::Empty)).truncate(how == Open::Empty);
+        options.create(matches!(how, Open::Create | Open::Empty | Open::Private));
+        options.truncate(matches!(how, Open::Empty | Open::Private));
+        if how == Open::Private {
+            options.mode(0o600);
+        }
         Ok(Arc::new(options.open(path)?))
     }
 

@@ -4,13 +4,16 @@
 //! data.directory/
 //!   LOCK                                held while a process writes here
 //!   id, shards, consumers               what tells this log from others; how many shards it has; who has a cursor
+//!   window.key                          what hashes are keyed by that repeats are recognised by
 //!   cursors/workers, cursors/kafka …    how far each consumer has come
 //!   manifests/shard-000 …               what each shard has to hold
 //!   shard-000/00000000000000000000.segment …
+//!   shard-000/00000000000000000000.keys …
 //! ```
 //!
 //! [`format`] says what the bytes mean, [`writer`] how they get there, `manifest` what has to be there, [`recovery`] what counts after a crash,
-//! [`reader`] how they are read back, [`cursor`] how consumers remember their place, [`offline`] is for the tools.
+//! [`reader`] how they are read back, [`cursor`] how consumers remember their place, `keys` by what repeats are recognised after
+//! a restart, [`offline`] is for the tools.
 //!
 //! Segments are deleted by [`Log::maintain`] once every consumer's *durable* position has passed them and retention
 //! allows. A log that has grown to `bytes_max` pushes back; it never drops what a consumer has not passed.
@@ -18,6 +21,7 @@
 mod commit;
 mod cursor;
 pub mod format;
+mod keys;
 mod manifest;
 pub mod offline;
 mod reader;
@@ -42,11 +46,12 @@ use parking_lot::Mutex;
 
 pub use self::{
     cursor::Cursor,
+    keys::{ENTRY_BYTES, Known, Repeats},
     reader::Reader,
     recovery::ShardRecovery,
     writer::{Commits, Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter, Turn},
 };
-use self::{recovery::Known, segment::Segment, writer::ShardState};
+use self::{keys::Keeping, segment::Segment, writer::ShardState};
 use crate::disk::{self, Disk, DiskLock, NotLocked, Open};
 
 /// How the log writes.
@@ -91,6 +96,8 @@ pub struct LogConfig {
     pub io: Io,
     /// Whether it syncs.
     pub sync: Sync,
+    /// What is kept so that repeats are recognised after a restart; `None`: nothing.
+    pub repeats: Option<Repeats>,
     /// The disk that the folder is on.
     pub disk: Arc<dyn Disk>,
 }
@@ -107,6 +114,7 @@ impl LogConfig {
             retention_age: Duration::from_secs(86_400),
             io: Io::Auto,
             sync: Sync::Fdatasync,
+            repeats: None,
             disk: disk::machine(),
         }
     }
@@ -231,6 +239,8 @@ struct Shared {
     /// One deletes at a time: between looking which segment is the oldest and taking it off the list.
     deleting: Mutex<()>,
     id: String,
+    /// By what repeats are recognised, if that is kept.
+    keeping: Option<Keeping>,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
     strangers: Vec<(String, Positions)>,
     lock: Lock,
@@ -256,6 +266,10 @@ impl Log {
             create_if_absent(disk, &folder).map_err(LogError::io("create", &folder))?;
         }
         let id = id_of(disk, directory)?;
+        let keeping = match config.repeats {
+            Some(repeats) => Some(Keeping { hash_key: keys::hash_key(disk, directory)?, repeats }),
+            None => None,
+        };
         disk.sync_folder(directory).map_err(LogError::io("sync", directory))?;
         let cursors = cursor::all(disk, &cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
         let consumers = match disk::read(disk, &directory.join(CONSUMERS)) {
@@ -270,7 +284,7 @@ impl Log {
         let there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
         for shard in there.iter().copied() {
             let position = |(_, positions): &(String, Positions)| positions.get(&shard).copied().unwrap_or(0);
-            let known = Known {
+            let known = recovery::Known {
                 epoch,
                 needed: cursors.iter().map(position).min().unwrap_or(0),
                 reached: cursors.iter().map(position).max().unwrap_or(0),
@@ -278,7 +292,13 @@ impl Log {
                 segment_bytes: config.segment_bytes,
             };
             let found = recovery::recover(disk, directory, shard, known)?;
-            let state = ShardState::new(shard, found.report.next_offset, found.segments, found.manifest);
+            let (folder, next_offset) = (segment::folder_of(directory, shard), found.report.next_offset);
+            let keys = keeping.as_ref().map(|Keeping { hash_key, .. }| {
+                keys::find(disk, &folder, shard, &found.segments, next_offset, hash_key)
+            });
+            let keys = keys.transpose().map_err(LogError::io("read the keys in", &folder))?;
+            let state =
+                ShardState::new(shard, next_offset, found.segments, found.manifest, keys.unwrap_or_default());
             shards.insert(shard, Arc::new(state));
             recovery.shards.push(found.report);
         }
@@ -289,6 +309,7 @@ impl Log {
         let shared = Shared {
             config,
             id,
+            keeping,
             epoch,
             shards,
             cursors: Mutex::default(),
@@ -525,7 +546,7 @@ impl Log {
                 self.delete_oldest(*shard, state)?;
             }
         }
-        Ok(())
+        self.drop_old_keys()
     }
 
     /// Deletes the oldest segment that every consumer has passed, whatever retention keeps: finished records give way before
@@ -593,19 +614,30 @@ impl Log {
     }
 
     fn delete_oldest(&self, shard: usize, state: &ShardState) -> Result<(), LogError> {
-        let (path, next) = {
+        let (oldest, next) = {
             let segments = state.segments.lock();
             let (Some(oldest), Some(next)) = (segments.first(), segments.get(1)) else { return Ok(()) };
-            (oldest.path.clone(), next.first_offset)
+            (oldest.clone(), next.clone())
         };
+        let path = oldest.path.clone();
+        let unwritten =
+            self.keep_keys(shard, state, &oldest, &next).map_err(LogError::io("write the keys of", &path))?;
         // From here on nobody asks for it.
         state
-            .rewrite_list(|list| list.first_offset = next)
+            .rewrite_list(|list| list.first_offset = next.first_offset)
             .map_err(LogError::io("write the manifest beside", &path))?;
         self.disk().remove(&path).map_err(LogError::io("delete", &path))?;
         let folder = segment::folder_of(&self.config().directory, shard);
         self.disk().sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
         state.segments.lock().remove(0);
+        if let Some(entries) = unwritten
+            && let Err(error) = self.write_keys(shard, state, &oldest, &entries)
+        {
+            tracing::warn!(
+                shard, %error, messages = entries.len(),
+                "the keys of a deleted segment cannot be written: repeats of its messages are not recognised after a restart"
+            );
+        }
         Ok(())
     }
 

@@ -236,7 +236,7 @@ impl Disk for SimDisk {
                 file
             }
         };
-        if how == Open::Empty && state.files[file].length() > 0 {
+        if matches!(how, Open::Empty | Open::Private) && state.files[file].length() > 0 {
             state.step()?;
             state.files[file].set_length(0);
         }
