@@ -30,7 +30,9 @@ pub fn windows(log: Option<&Log>, cores: usize, entries: usize, age: Duration) -
         let since = now.checked_sub(Duration::from_millis(now_ms.saturating_sub(known.appended_ms)));
         // A machine that was started since has no such moment.
         let since = since.unwrap_or(now);
-        let (core, id) = (shard_of(known.key_hash, cores), ids.of_fingerprint(&known.fingerprint));
+        let id = ids.of_fingerprint(&known.fingerprint);
+        // What has no key is where its id is at home, and says 0.
+        let core = if known.key_hash == 0 { id.home() } else { shard_of(known.key_hash, cores) };
         let outcome = Outcome::Stored(in_shard(Receipt::new(AckLevel::Durable, Some(known.offset)), shard));
         windows[core].remember_as(&known.fingerprint, outcome, since);
         if id.home() != core {

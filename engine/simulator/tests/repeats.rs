@@ -77,11 +77,15 @@ impl World {
 
     /// What the sender of a message is told, by `durable`.
     fn send(&mut self, id: Option<&str>, key: &str, payload: &str) -> Outcome {
-        let process = self.process.as_mut().unwrap();
         let mut metadata = Vec::new();
-        MetadataWriter::new(&mut metadata).push(KEY_OVERRIDE, key.as_bytes());
-        let hash = key_hash(key.as_bytes());
+        if !key.is_empty() {
+            MetadataWriter::new(&mut metadata).push(KEY_OVERRIDE, key.as_bytes());
+        }
+        // As the front ends do it: without a key it goes where its id is at home.
+        let hash = if key.is_empty() { 0 } else { key_hash(key.as_bytes()) };
+        let core = self.core_of(id.unwrap_or_default(), key);
         self.token += 1;
+        let process = self.process.as_mut().unwrap();
         let record = Record {
             id: id.unwrap_or("generated").as_bytes(),
             payload: payload.as_bytes(),
@@ -92,7 +96,7 @@ impl World {
             reply_token: self.token,
             ..Record::default()
         };
-        process.shards[0].submit(shard_of(hash, self.cores), &record).unwrap();
+        process.shards[0].submit(core, &record).unwrap();
         for _ in 0..100 {
             for core in 0..self.cores {
                 process.shards[core].poll();
@@ -107,6 +111,11 @@ impl World {
         panic!("no answer");
     }
 
+    fn core_of(&self, id: &str, key: &str) -> usize {
+        let decides = if key.is_empty() { id } else { key };
+        shard_of(key_hash(decides.as_bytes()), self.cores)
+    }
+
     fn receipt(&mut self, id: &str, key: &str) -> Receipt {
         match self.send(Some(id), key, id) {
             Outcome::Stored(receipt) => receipt,
@@ -118,12 +127,12 @@ impl World {
     fn take(&mut self, id: &str, key: &str) -> (usize, u64) {
         let receipt = self.receipt(id, key);
         assert!(!receipt.duplicate, "{id}: {receipt:?}");
-        (shard_of(key_hash(key.as_bytes()), self.cores), receipt.offset().unwrap())
+        (self.core_of(id, key), receipt.offset().unwrap())
     }
 
     /// Its repeat is recognised, and told where the first one is.
     fn recognises(&mut self, id: &str, key: &str, place: (usize, u64)) {
-        let own = shard_of(key_hash(key.as_bytes()), self.cores);
+        let own = self.core_of(id, key);
         let receipt = self.receipt(id, key);
         assert!(receipt.duplicate, "{id} is taken again, as {receipt:?}");
         let shard = receipt.shard().map_or(own, |shard| shard as usize);
@@ -192,8 +201,9 @@ fn a_repeat_is_recognised_when_its_segment_is_deleted() {
 #[test]
 fn a_repeat_is_recognised_with_any_number_of_cores() {
     let mut world = World::new(shape(), 4);
+    let key = |number: usize| if number % 3 == 0 { String::new() } else { format!("k{}", number % 17) };
     let messages: Vec<(String, String)> =
-        (0..100).map(|number| (format!("order-{number}"), format!("k{}", number % 17))).collect();
+        (0..100).map(|number| (format!("order-{number}"), key(number))).collect();
     let places: Vec<_> = messages.iter().map(|(id, key)| world.take(id, key)).collect();
     for cores in [1, 3, 2, 4, 7] {
         world.restart(cores);
