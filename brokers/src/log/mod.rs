@@ -68,6 +68,7 @@ pub enum Io {
 
 /// Whether commits are synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::manual_non_exhaustive, reason = "the hidden variant is for a test in another crate")]
 pub enum Sync {
     /// With fdatasync.
     #[default]

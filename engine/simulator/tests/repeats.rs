@@ -201,7 +201,7 @@ fn a_repeat_is_recognised_when_its_segment_is_deleted() {
 #[test]
 fn a_repeat_is_recognised_with_any_number_of_cores() {
     let mut world = World::new(shape(), 4);
-    let key = |number: usize| if number % 3 == 0 { String::new() } else { format!("k{}", number % 17) };
+    let key = |number: usize| if number.is_multiple_of(3) { String::new() } else { format!("k{}", number % 17) };
     let messages: Vec<(String, String)> =
         (0..100).map(|number| (format!("order-{number}"), key(number))).collect();
     let places: Vec<_> = messages.iter().map(|(id, key)| world.take(id, key)).collect();
