@@ -130,7 +130,7 @@ pub trait Disk: Debug + Send + Sync {
     /// As the system says.
     fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
 
-    /// Locks a file, which is made if it is not there, and writes `owner` into it.
+    /// Locks a file, which is made if it is not there, and writes `owner` into it, if that is not empty.
     ///
     /// # Errors
     /// [`NotLocked`].
@@ -277,7 +277,9 @@ impl Disk for Machine {
             }
             Err(TryLockError::Error(error)) => return Err(NotLocked::Io(error)),
         }
-        file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(NotLocked::Io)?;
+        if !owner.is_empty() {
+            file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(NotLocked::Io)?;
+        }
         Ok(Box::new(MachineLock { file, path: path.to_owned() }))
     }
 }

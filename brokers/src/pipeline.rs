@@ -81,6 +81,9 @@ pub struct Pipeline<P> {
     claims: Claims,
     /// Tickets of messages that repeat one under way.
     repeats: HashMap<Id, Vec<Ticket>>,
+    /// Repeats of messages of which nobody knows what became of them, and whose senders were told that they are queued: they are
+    /// put aside when the process ends, as it does when its log has failed.
+    unknown: Vec<Ticket>,
     work: Work<P>,
     inbound: Vec<InboundPort>,
     journal: Option<Journal>,
@@ -132,6 +135,7 @@ impl<P: Process> Pipeline<P> {
             window,
             claims,
             repeats: HashMap::new(),
+            unknown: Vec::new(),
             work,
             inbound,
             journal: None,
@@ -374,7 +378,7 @@ impl<P: Process> Sink for Pipeline<P> {
     }
 
     fn poll(&mut self, done: &mut Completions<'_>) {
-        let Self { way, work, window, claims, repeats, .. } = self;
+        let Self { way, work, window, claims, repeats, unknown, .. } = self;
         claims.judge(window);
         let mut answered: Vec<(Ticket, AckLevel, Outcome)> = Vec::new();
         let mut decide = |decided: Decided, done: &mut Completions<'_>| {
@@ -383,7 +387,11 @@ impl<P: Process> Sink for Pipeline<P> {
                 claims.settle(id, matches!(decided.outcome, Outcome::Processed | Outcome::Stored(_)));
                 for ticket in repeats.remove(&id).unwrap_or_default() {
                     let level = done.read(&ticket).level();
-                    answered.push((ticket, level, decided.outcome));
+                    if level == AckLevel::Queued && decided.outcome == Outcome::Rejected(Rejection::Unknown) {
+                        unknown.push(ticket);
+                    } else {
+                        answered.push((ticket, level, decided.outcome));
+                    }
                 }
             }
             done.complete(decided.ticket, decided.outcome);
@@ -441,6 +449,9 @@ impl<P: Process> Sink for Pipeline<P> {
             entry::encode(&done.read(&ticket).record(), &mut bytes);
             left.push((ticket, bytes.into()));
         };
+        for ticket in self.unknown.drain(..) {
+            unsafe_ones(ticket, done);
+        }
         match &mut self.way {
             Way::Memory => {}
             Way::Log(stored) => stored.part(done, &mut unsafe_ones),

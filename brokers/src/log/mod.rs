@@ -34,7 +34,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -65,6 +68,7 @@ pub enum Io {
 
 /// Whether commits are synced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::manual_non_exhaustive, reason = "the hidden variant is for a test in another crate")]
 pub enum Sync {
     /// With fdatasync.
     #[default]
@@ -240,7 +244,8 @@ struct Shared {
     keeping: Option<Keeping>,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
     strangers: Vec<(String, Positions)>,
-    _lock: Box<dyn DiskLock>,
+    lock: Lock,
+    lock_is_gone: AtomicBool,
 }
 
 impl Log {
@@ -313,7 +318,8 @@ impl Log {
             holds: Mutex::default(),
             deleting: Mutex::default(),
             strangers: cursors,
-            _lock: lock,
+            lock,
+            lock_is_gone: AtomicBool::new(false),
         };
         Ok((Log { shared: Arc::new(shared) }, recovery))
     }
@@ -522,6 +528,11 @@ impl Log {
     /// When a cursor cannot be written; nothing is deleted then.
     pub fn maintain(&self) -> Result<(), LogError> {
         let _alone = self.shared.deleting.lock();
+        if !self.shared.lock.named.is_still_there() && !self.shared.lock_is_gone.swap(true, Ordering::Relaxed)
+        {
+            let directory = self.config().directory.display();
+            tracing::error!(%directory, "LOCK was deleted under this process; no other one can write there all the same, as `id` is locked");
+        }
         self.flush_cursors()?;
         for (shard, state) in &self.shared.shards {
             let passed = self.passed(*shard, Holds::Kept);
@@ -745,10 +756,26 @@ fn create_if_absent(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
 }
 
 /// Keeps every other process out of the folder until it is dropped, which a crash does, too.
-fn take_lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn DiskLock>, LogError> {
-    let path = directory.join("LOCK");
-    disk.lock(&path, &format!("process {}\n", std::process::id())).map_err(|why| match why {
-        NotLocked::Taken(owner) => LogError::Locked { path: directory.to_owned(), owner },
-        NotLocked::Io(error) => LogError::io("lock", &path)(error),
-    })
+#[derive(Debug)]
+struct Lock {
+    /// The file that says who has it.
+    named: Box<dyn DiskLock>,
+    /// The file that no one deletes to help himself: as long as it is locked, deleting the other one lets nobody in.
+    _held: Box<dyn DiskLock>,
+}
+
+fn take_lock(disk: &dyn Disk, directory: &Path) -> Result<Lock, LogError> {
+    let take = |name: &str, owner: &str| {
+        let path = directory.join(name);
+        disk.lock(&path, owner).map_err(|why| match why {
+            NotLocked::Taken(_) if owner.is_empty() => {
+                LogError::Locked { path: directory.to_owned(), owner: "its LOCK was deleted".to_owned() }
+            }
+            NotLocked::Taken(owner) => LogError::Locked { path: directory.to_owned(), owner },
+            NotLocked::Io(error) => LogError::io("lock", &path)(error),
+        })
+    };
+    let named = take("LOCK", &format!("process {}\n", std::process::id()))?;
+    id_of(disk, directory)?;
+    Ok(Lock { named, _held: take("id", "")? })
 }

@@ -546,7 +546,16 @@ impl Commits {
             first_offset: self.state.durable_upto.load(Ordering::Relaxed),
             created_ms: clock::wall_ms(),
         };
-        let segment = segment::put_in_use(self.log.disk(), &folder, &*file, &header)?;
+        let segment = match segment::put_in_use(self.log.disk(), &folder, &*file, &header) {
+            Ok(segment) => segment,
+            // A new name may need a block, too.
+            Err(error) if is_full(&error) => {
+                self.prepared = Some(file);
+                self.out_of_room(error, true)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
         let (first, bytes) = (segment.first_offset, segment.bytes);
         self.state.rewrite_list(|list| (list.last, list.end) = (Some(first), first))?;
         if let Some(old) = self.current.take() {
@@ -587,10 +596,7 @@ impl Commits {
                     }
                     Err(error) => error,
                 };
-            let wants_room = error.raw_os_error().is_none_or(|code| {
-                let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
-                full.contains(&rustix::io::Errno::from_raw_os_error(code))
-            });
+            let wants_room = error.raw_os_error().is_none() || is_full(&error);
             // What is finished gives way before anything new is refused.
             if !wants_room || !self.log.give_way().unwrap_or(false) {
                 return Err(error);
@@ -683,4 +689,10 @@ impl Commits {
             Err(error) => self.fail(&error),
         }
     }
+}
+
+/// Whether the disk, or this user's part of it, has no room.
+fn is_full(error: &io::Error) -> bool {
+    let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+    error.raw_os_error().is_some_and(|code| full.contains(&rustix::io::Errno::from_raw_os_error(code)))
 }

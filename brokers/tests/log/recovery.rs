@@ -191,3 +191,17 @@ fn zero_end(path: &std::path::Path) {
     bytes[end.saturating_sub(4096).max(64)..end].fill(0);
     fs::write(path, bytes).unwrap();
 }
+
+#[test]
+fn a_lock_file_that_is_deleted_lets_nobody_else_in() {
+    let folder = Folder::new();
+    let (log, _) = folder.open().unwrap();
+    let mut writer = writer(&log);
+    append(&mut writer, &["one"]);
+    fs::remove_file(folder.path().join("LOCK")).unwrap();
+    log.maintain().unwrap();
+    assert!(matches!(folder.open().unwrap_err(), LogError::Locked { .. }));
+    append(&mut writer, &["two"]);
+    drop((writer, log));
+    assert_eq!(payloads(&read(&folder.open().unwrap().0)), ["one", "two"]);
+}

@@ -455,6 +455,8 @@ impl World<'_> {
         for shard in &mut process.shards {
             shard.settle();
             lost += shard.in_flight() as u64;
+            let counts = shard.counters().snapshot();
+            self.trace.add(format_args!("core {} ends: {counts:?}", shard.core()));
         }
         process.shards.clear();
         for core in 0..process.commits.len() {
