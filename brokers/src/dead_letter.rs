@@ -116,6 +116,7 @@ impl DeadLetterConfig {
 pub struct DeadLetters {
     config: DeadLetterConfig,
     open: Mutex<Option<Store>>,
+    there_at_start: u64,
     count: AtomicU64,
     dropped: AtomicU64,
     bytes: AtomicU64,
@@ -169,6 +170,7 @@ impl DeadLetters {
         Arc::new(Self {
             config,
             open: Mutex::new(None),
+            there_at_start: there,
             count: AtomicU64::new(there),
             dropped: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -193,6 +195,11 @@ impl DeadLetters {
         let of =
             move |(by, of, offset): &(String, usize, u64)| (by == side && *of == shard).then_some(*offset);
         self.refused.iter().filter_map(of)
+    }
+
+    /// Of these, those that were in the folder when this process started.
+    pub fn there_at_start(&self) -> u64 {
+        self.there_at_start
     }
 
     /// How many this run has deleted before they were replayed: they were too old, or gave way to newer ones.

@@ -637,7 +637,15 @@ impl<P: Publisher> Delivery<P> {
         status.in_flight.store(in_flight as u64, Relaxed);
         // A pause may be over at once: while there is no connection, no try is worth anything.
         let is_tried = self.breaker.is_half_open() && self.publisher.is_connected();
+        let was_open = status.is_open();
         status.set_open(self.breaker.is_open() || (self.breaker.is_half_open() && !is_tried));
+        if was_open
+            && !status.is_open()
+            && let Feed::Cores(links) = &self.feed
+        {
+            // What they could send nowhere waits in their queues, and nothing else would wake them.
+            links.iter().for_each(|link| link.doorbell.ring());
+        }
         status.half_open.store(self.breaker.is_half_open(), Relaxed);
         if is_well {
             // Not before: a breaker that is not open yet has heard nothing.

@@ -120,7 +120,7 @@ impl Feed {
 pub async fn sample(live: Arc<Live>) {
     let mut seconds = interval(PERIOD);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut recent = Recent::default();
+    let mut recent = Recent::from_start(live.house.behind.dead_letters.there_at_start());
     let mut noted = Noted::default();
     loop {
         tokio::select! {

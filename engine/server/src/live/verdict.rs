@@ -57,6 +57,11 @@ pub struct Moment {
 pub struct Recent(VecDeque<Moment>);
 
 impl Recent {
+    /// From the start of the process on, when so many dead letters were there: what happens in its first second counts, too.
+    pub fn from_start(buried: u64) -> Self {
+        Self(VecDeque::from([Moment { buried, ..Moment::default() }]))
+    }
+
     /// A second has passed.
     pub fn push(&mut self, moment: Moment) {
         if self.0.len() > LOOK_BACK {
