@@ -63,6 +63,14 @@ pub trait Source {
     /// After [`done`](Source::done) of all that came together.
     fn flush(&mut self) {}
 
+    /// Records that it has taken and not handed on: it hands them on first, and waits for no others then.
+    fn left(&self) -> usize {
+        0
+    }
+
+    /// Before it ends: waits a little until the broker knows what was worked on.
+    fn finish(&mut self) {}
+
     /// Ends a wait in [`take`](Source::take); cheap while none waits.
     fn waker(&self) -> Waker;
 
@@ -238,8 +246,9 @@ fn run<S: Source>(
         let room =
             links.iter().map(|link| CAPACITY - link.under_way).min().unwrap_or(0).saturating_sub(again.len());
         let under_way: usize = links.iter().map(|link| link.under_way).sum();
-        if stopping && (under_way == 0 || links.iter().any(|link| link.done.is_abandoned())) {
-            return;
+        let is_over = under_way == 0 && source.left() == 0;
+        if stopping && (is_over || links.iter().any(|link| link.done.is_abandoned())) {
+            return source.finish();
         }
         for (core, parcel) in again.drain(..) {
             let staged = links[core].parcels.stage(parcel);
@@ -248,7 +257,8 @@ fn run<S: Source>(
         }
         let mut malformed: Vec<Unfit> = Vec::new();
         let name = source.name().to_owned();
-        source.take(if stopping { 0 } else { room }, POLL, &mut |tag, taken| match taken {
+        let most = if stopping { room.min(source.left()) } else { room };
+        source.take(most, POLL, &mut |tag, taken| match taken {
             Taken::Message(record) => {
                 let mut bytes = Vec::new();
                 let is_event = record.kind & KIND_EVENT != 0;

@@ -2,7 +2,11 @@
 //! in order.
 //!
 //! Cores finish in any order; an offset is stored for committing when everything before it in its partition is done.
-//! librdkafka commits what is stored every second, and before a partition goes to another member.
+//! What is stored is committed every second, and by librdkafka before a partition goes to another member.
+//!
+//! A topic that is deleted and made anew begins at offset 0, and librdkafka (2.12) goes on where it was in the one before: what
+//! stands there by then would never be read. But with the topic the brokers delete what the group has committed. So before
+//! each commit that is asked for, and where it is gone, reading begins anew.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -12,14 +16,14 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Wake, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use engine_core::clock;
 use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message, Statistics, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer, ConsumerContext, Rebalance},
+    ClientContext, Message, Offset, Statistics, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Headers},
     statistics,
@@ -39,6 +43,11 @@ use crate::{
 /// A wait is cut into pieces of this length, so that what the cores have done is not kept waiting.
 const SLICE: Duration = Duration::from_millis(5);
 
+/// How often what is done is committed.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long the brokers may take to say what is committed, and to go back to a topic's beginning.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What came of a partition and is not done.
 #[derive(Debug)]
 struct Partition {
@@ -46,6 +55,12 @@ struct Partition {
     number: i32,
     /// In order: offset, and whether it is done.
     under_way: VecDeque<(i64, bool)>,
+    /// Something was done since the last commit.
+    is_done_with_more: bool,
+    /// Something of it is committed.
+    is_committed: bool,
+    /// It was of a topic that is no more: its tags have no effect.
+    is_over: bool,
 }
 
 /// The partitions that were ever ours; a tag has the place here above and the offset below.
@@ -60,10 +75,27 @@ impl Partitions {
         if let Some(place) = self.places.get(topic).and_then(|numbers| numbers.get(&number)) {
             return *place;
         }
-        self.known.push(Partition { topic: topic.to_owned(), number, under_way: VecDeque::new() });
+        self.begin(topic, number)
+    }
+
+    /// A place of its own for what comes from now on: tags from before have no effect on it.
+    fn begin(&mut self, topic: &str, number: i32) -> usize {
+        self.known.push(Partition {
+            topic: topic.to_owned(),
+            number,
+            under_way: VecDeque::new(),
+            is_done_with_more: false,
+            is_committed: false,
+            is_over: false,
+        });
         let place = self.known.len() - 1;
         self.places.entry(topic.to_owned()).or_default().insert(number, place);
         place
+    }
+
+    /// Those with something to commit.
+    fn uncommitted(&mut self) -> impl Iterator<Item = &mut Partition> {
+        self.known.iter_mut().filter(|known| known.is_done_with_more && !known.is_over)
     }
 }
 
@@ -114,7 +146,9 @@ impl ConsumerContext for Context {
             for element in list.elements() {
                 // The next member gets what is not done; ours finish to no effect.
                 let place = partitions.place(element.topic(), element.partition());
-                partitions.known[place].under_way.clear();
+                let known = &mut partitions.known[place];
+                known.under_way.clear();
+                (known.is_done_with_more, known.is_committed) = (false, false);
             }
         }
         match rebalance {
@@ -165,6 +199,7 @@ pub struct KafkaSource {
     shapes: Option<Arc<dyn Shapes>>,
     undertaker: Undertaker,
     bell: Arc<Bell>,
+    commit_at: Instant,
 }
 
 impl KafkaSource {
@@ -185,7 +220,8 @@ impl KafkaSource {
             .set("auto.offset.reset", "earliest")
             .set("enable.auto.offset.store", "false")
             .set("enable.auto.commit", "true")
-            .set("auto.commit.interval.ms", "1000")
+            // By us; and by librdkafka before a partition goes.
+            .set("auto.commit.interval.ms", "86400000")
             .set("partition.assignment.strategy", "roundrobin")
             .set("session.timeout.ms", "20000")
             .set("heartbeat.interval.ms", "3000")
@@ -204,13 +240,74 @@ impl KafkaSource {
             shapes: config.shapes.clone(),
             undertaker: Undertaker::new(config),
             bell: Arc::new(Bell(AtomicBool::new(false))),
+            commit_at: clock::now(),
         })
+    }
+
+    /// Commits what is done, but where the brokers have forgotten what was committed: that topic was made anew.
+    fn commit(&mut self) {
+        let mut wanted = TopicPartitionList::new();
+        for known in self.partitions.lock().uncommitted() {
+            wanted.add_partition(&known.topic, known.number);
+        }
+        if wanted.count() == 0 {
+            return;
+        }
+        let committed = match self.consumer.committed_offsets(wanted, COMMIT_TIMEOUT) {
+            Ok(committed) => committed,
+            Err(error) => {
+                tracing::debug!(broker = self.status.name, %error, "what is committed is not known");
+                return;
+            }
+        };
+        for element in committed.elements() {
+            let mut partitions = self.partitions.lock();
+            let place = partitions.place(element.topic(), element.partition());
+            let known = &mut partitions.known[place];
+            let is_there = matches!(element.offset(), Offset::Offset(_));
+            if is_there || !known.is_committed || element.error().is_err() {
+                continue;
+            }
+            known.is_over = true;
+            partitions.begin(element.topic(), element.partition());
+            drop(partitions);
+            self.begin_anew(element.topic(), element.partition());
+        }
+        match self.consumer.commit_consumer_state(CommitMode::Sync) {
+            Ok(()) => {
+                for known in self.partitions.lock().uncommitted() {
+                    (known.is_done_with_more, known.is_committed) = (false, true);
+                }
+            }
+            Err(error) => tracing::debug!(broker = self.status.name, %error, "nothing is committed"),
+        }
+    }
+
+    fn begin_anew(&self, topic: &str, partition: i32) {
+        tracing::warn!(
+            broker = self.status.name,
+            topic,
+            partition,
+            "the topic was deleted and made anew: it is read from its beginning"
+        );
+        let begun = self
+            .consumer
+            .seek(topic, partition, Offset::Beginning, COMMIT_TIMEOUT)
+            // What is stored is that of the topic before.
+            .and_then(|()| self.consumer.store_offset(topic, partition, -1));
+        if let Err(error) = begun {
+            tracing::error!(broker = self.status.name, topic, partition, %error, "it is not read from its beginning");
+        }
     }
 }
 
 impl Source for KafkaSource {
     fn take(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
         let deadline = clock::now() + timeout;
+        if clock::now() >= self.commit_at {
+            self.commit();
+            self.commit_at = clock::now() + COMMIT_EVERY;
+        }
         let mut taken = 0;
         // Also without room: the client lives by being polled.
         while taken < max.max(1) {
@@ -257,7 +354,7 @@ impl Source for KafkaSource {
     fn done(&mut self, tag: u64) {
         let (place, offset) = place_of(tag);
         let mut partitions = self.partitions.lock();
-        let Some(partition) = partitions.known.get_mut(place) else { return };
+        let Some(partition) = partitions.known.get_mut(place).filter(|known| !known.is_over) else { return };
         if let Ok(place) = partition.under_way.binary_search_by_key(&offset, |(offset, _)| *offset) {
             partition.under_way[place].1 = true;
         }
@@ -266,12 +363,17 @@ impl Source for KafkaSource {
             partition.under_way.pop_front();
             passed = Some(offset);
         }
+        partition.is_done_with_more |= passed.is_some();
         if let Some(passed) = passed
             && let Err(error) = self.consumer.store_offset(&partition.topic, partition.number, passed)
         {
             // The partition is another member's by now, who gets these again.
             tracing::debug!(broker = self.status.name, %error, "an offset is not stored");
         }
+    }
+
+    fn finish(&mut self) {
+        self.commit();
     }
 
     fn refuse(&mut self, tag: u64, reason: &str) -> bool {

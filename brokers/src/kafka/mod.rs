@@ -4,8 +4,11 @@
 //! Configuration names are librdkafka's (its CONFIGURATION.md); record headers are the older ingest system's, with
 //! `schema` and `traceparent`.
 
+pub mod client;
 pub mod consume;
 mod dead;
+pub mod librdkafka;
+mod partitions;
 pub mod publish;
 pub mod shape;
 pub mod topics;

@@ -11,30 +11,25 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Wake, Waker},
+    sync::{Arc, atomic::Ordering},
+    task::Waker,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use engine_core::{MetadataPairs, Record, clock};
-use parking_lot::Mutex;
 use rdkafka::{
-    ClientContext, Message, Statistics,
-    config::FromClientConfigAndContext,
+    Message,
     error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Header, OwnedHeaders, OwnedMessage},
-    metadata::Metadata,
-    producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer},
+    message::{Header, OwnedHeaders, OwnedMessage},
+    producer::BaseRecord,
 };
 
 use super::{
     KafkaConfig,
+    client::{Client, Event, Metadata},
+    librdkafka::Librdkafka,
+    partitions::Partitions,
     shape::{Outgoing, Topic},
-    topics,
     verdict::{Verdict, verdict},
 };
 use crate::{
@@ -43,7 +38,6 @@ use crate::{
     publisher::{Ack, Busy, Publisher, Rejected},
     raw_message::{self, MessageValue},
     status::SideStatus,
-    written::Batches,
 };
 
 /// How often a broker that does not answer is asked.
@@ -51,132 +45,34 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a broker that is there may take to answer. Longer, and it counts as gone: it may stand still and keep its
 /// connections.
 const STILL_THERE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How often a topic's partitions are counted (librdkafka's default).
+const COUNT_AGAIN: Duration = Duration::from_secs(300);
 /// How long a broker may take to answer that.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Failures that may be a record's or the broker's, until the batch is halved, and until a record that was alone is taken for
+/// the cause: one record does not hold up all others for ever.
+const HALVED_FROM: u32 = 3;
+const FAILURES_MAX: u32 = 10;
 
 /// Most bytes of a batch, before compression, where the topics allow as many (librdkafka's default).
 const BATCH_BYTES: usize = 1_000_000;
 /// Of the topic's limit, what is left for the batch's own header (61 bytes in message format 2).
 const BATCH_HEAD_BYTES: usize = 512;
-/// Bytes that may wait in librdkafka, and the longest message that it takes: the brokers judge it, not the client.
-const QUEUE_BYTES: usize = 256 << 20;
-
 /// A record that did not get through, as it was sent.
 struct Failed {
     tag: u64,
     code: RDKafkaErrorCode,
     message: Box<OwnedMessage>,
-}
-
-enum Event {
-    Acknowledged(usize),
-    Failed(usize, RDKafkaErrorCode, Box<OwnedMessage>),
-    Woken,
-}
-
-/// librdkafka's callbacks; they come on its threads.
-struct Context {
-    events: Sender<Event>,
-    status: Arc<SideStatus>,
-    config: KafkaConfig,
-    connected: Arc<AtomicBool>,
-    /// What this client had written when it last said so.
-    told: Mutex<[i64; 4]>,
-}
-
-impl ClientContext for Context {
-    fn stats(&self, statistics: Statistics) {
-        let written = &self.status.written;
-        let errors = statistics.brokers.values().map(|broker| broker.txerrs).sum::<u64>();
-        let now = [
-            statistics.tx,
-            statistics.txmsgs,
-            statistics.txmsg_bytes,
-            i64::try_from(errors).unwrap_or(i64::MAX),
-        ];
-        let before = std::mem::replace(&mut *self.told.lock(), now);
-        let counts = [&written.writes, &written.messages, &written.bytes, &written.errors];
-        for ((count, now), before) in counts.into_iter().zip(now).zip(before) {
-            count.fetch_add(u64::try_from(now - before).unwrap_or(0), Ordering::Relaxed);
-        }
-        for topic in statistics.topics.values() {
-            let window = &topic.batchcnt;
-            let of = |number: i64| u64::try_from(number).unwrap_or(0);
-            let quantiles = [
-                (5_000, of(window.p50)),
-                (7_500, of(window.p75)),
-                (9_000, of(window.p90)),
-                (9_500, of(window.p95)),
-                (9_900, of(window.p99)),
-                (9_999, of(window.p99_99)),
-                (10_000, of(window.max)),
-            ];
-            written.add(&Batches { count: of(window.cnt), messages: of(window.sum), quantiles });
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        let code = error.rdkafka_error_code();
-        if code == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.connected.store(false, Ordering::Release);
-        }
-        let hint = match code {
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {
-                "look at kafka.sasl_username and kafka.sasl_password"
-            }
-            _ => "look at KAFKA_BROKERS",
-        };
-        let reason = self.config.hide_in(reason);
-        let text = format!("kafka.brokers = {}: {reason} ({hint})", self.config.brokers);
-        tracing::debug!(broker = self.status.name, text);
-        if !self.connected.load(Ordering::Acquire) {
-            self.status.set_trouble(Some(text));
-        }
-    }
-}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
-        let event = match result {
-            Ok(_) => Event::Acknowledged(number),
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-                Event::Failed(number, code, Box::new(message.detach()))
-            }
-        };
-        // The receiver goes with the producer.
-        let _ = self.events.send(event);
-    }
-}
-
-/// Ends a wait of the thread; cheap while it does not wait.
-struct Bell {
-    events: Sender<Event>,
-    rung: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            let _ = self.events.send(Event::Woken);
-        }
-    }
+    /// Where it was, and goes again, so that it stays in front of what is there already. A topic that was made anew has nothing.
+    partition: Option<i32>,
 }
 
 /// The publisher of Kafka.
-pub struct KafkaPublisher {
+pub struct KafkaPublisher<C = Librdkafka> {
     config: KafkaConfig,
     status: Arc<SideStatus>,
-    producer: ThreadedProducer<Context>,
-    sender: Sender<Event>,
-    events: Receiver<Event>,
-    bell: Arc<Bell>,
+    client: C,
     in_flight: usize,
     /// Decided in `publish`, told in the next `poll`.
     refused: Vec<Ack>,
@@ -185,6 +81,8 @@ pub struct KafkaPublisher {
     first: usize,
     /// What failed, by its number, so in the order in which it was given.
     failed: BTreeMap<usize, Failed>,
+    /// How often records, by tag, have failed for what may be their fault.
+    failures: HashMap<u64, u32>,
     /// Something failed: nothing is given to this producer any more; it is waited for what it was given.
     retired: bool,
     /// Before anything is sent again, the producer is made anew.
@@ -200,7 +98,13 @@ pub struct KafkaPublisher {
     value: Vec<u8>,
     shaped: Outgoing,
     topics: Vec<Topic>,
-    connected: Arc<AtomicBool>,
+    partitions: Partitions,
+    /// Something is wrong with a topic: all are asked for again.
+    look: bool,
+    /// A topic is not there: nothing is given to the producer until it is made.
+    absent: bool,
+    /// The topic that is asked for next.
+    turn: usize,
     asked: Option<Instant>,
     /// When a broker last acknowledged something.
     heard: Option<Instant>,
@@ -214,25 +118,35 @@ impl KafkaPublisher {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: KafkaConfig, status: Arc<SideStatus>) -> Result<Self, String> {
-        let (sender, events) = unbounded();
-        let connected = Arc::new(AtomicBool::new(false));
-        let producer = producer(&config, &status, &sender, &connected, config.batch_messages, BATCH_BYTES)?;
-        let bell = Arc::new(Bell { events: sender.clone(), rung: AtomicBool::new(false) });
+        let client = Librdkafka::new(&config, &status);
+        Self::over(client, config, status)
+    }
+}
+
+impl<C: Client> KafkaPublisher<C> {
+    /// A publisher over this client.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn over(mut client: C, config: KafkaConfig, status: Arc<SideStatus>) -> Result<Self, String> {
+        client.renew(config.batch_messages, BATCH_BYTES)?;
         Ok(Self {
             backoff: Backoff::new(config.retry_backoff, Duration::from_secs(5)),
             topics: config.topics(),
+            partitions: Partitions::new(config.acks == "all"),
+            look: false,
+            absent: false,
+            turn: 0,
             batch_messages: config.batch_messages,
             config,
             status,
-            producer,
-            sender,
-            events,
-            bell,
+            client,
             in_flight: 0,
             refused: Vec::new(),
             sent: VecDeque::new(),
             first: 0,
             failed: BTreeMap::new(),
+            failures: HashMap::new(),
             retired: false,
             renew: false,
             again: VecDeque::new(),
@@ -240,7 +154,6 @@ impl KafkaPublisher {
             again_at: None,
             value: Vec::new(),
             shaped: Outgoing::default(),
-            connected,
             asked: None,
             heard: None,
             sample: None,
@@ -249,11 +162,12 @@ impl KafkaPublisher {
 
     fn note(&mut self, event: Event, acks: &mut Vec<Ack>) {
         match event {
-            Event::Woken => self.bell.rung.store(false, Ordering::Release),
+            Event::Woken => {}
             Event::Acknowledged(number) => {
                 let Some(tag) = self.settle(number) else { return };
+                self.partitions.acknowledged(number);
                 self.in_flight -= 1;
-                self.connected.store(true, Ordering::Release);
+                self.client.connected().store(true, Ordering::Release);
                 let took = match self.sample {
                     Some((sampled, since)) if sampled == number => {
                         self.sample = None;
@@ -272,7 +186,9 @@ impl KafkaPublisher {
                     let text = explain(&self.config, topic.unwrap_or(&self.topics[0]), code);
                     self.status.set_trouble(Some(text));
                 }
-                self.failed.insert(number, Failed { tag, code, message });
+                self.look |= verdict(code) == Verdict::Topic;
+                let partition = Some(message.partition());
+                self.failed.insert(number, Failed { tag, code, message, partition });
                 self.retired = true;
             }
         }
@@ -294,13 +210,23 @@ impl KafkaPublisher {
             return;
         }
         // What librdkafka has not sent yet, also what it put back into its queue.
-        self.producer.purge(PurgeConfig::default().queue());
+        self.client.purge();
         if !self.sent.is_empty() {
             return;
         }
+        for failed in self.failed.values().filter(|failed| verdict(failed.code) == Verdict::Doubt) {
+            *self.failures.entry(failed.tag).or_default() += 1;
+        }
+        let failures = std::mem::take(&mut self.failures);
+        let has_failed = |failed: &Failed| failures.get(&failed.tag).copied().unwrap_or_default();
+        let is_refused = |failed: &Failed| match verdict(failed.code) {
+            Verdict::Batch => true,
+            Verdict::Doubt => has_failed(failed) >= HALVED_FROM,
+            Verdict::Topic | Verdict::Connection => false,
+        };
         let place = |message: &OwnedMessage| (message.topic().to_owned(), message.partition());
         let mut refused: HashMap<(String, i32), usize> = HashMap::new();
-        for failed in self.failed.values().filter(|failed| verdict(failed.code) == Verdict::Batch) {
+        for failed in self.failed.values().filter(|failed| is_refused(failed)) {
             *refused.entry(place(&failed.message)).or_default() += 1;
         }
         // One record refused in a partition was alone in its batch, or is the one that the broker named (the others then
@@ -311,10 +237,15 @@ impl KafkaPublisher {
         let mut again = VecDeque::with_capacity(self.failed.len() + self.again.len());
         for (_, failed) in std::mem::take(&mut self.failed) {
             let count = refused.get(&place(&failed.message)).copied();
-            if verdict(failed.code) == Verdict::Batch && count.is_some_and(is_alone) {
+            let (code, attempts) = (failed.code, has_failed(&failed));
+            let is_over = verdict(code) == Verdict::Batch || attempts >= FAILURES_MAX;
+            if is_refused(&failed) && is_over && count.is_some_and(is_alone) {
                 self.in_flight -= 1;
-                acks.push(Ack { tag: failed.tag, outcome: Err(rejected(failed.code)) });
+                acks.push(Ack { tag: failed.tag, outcome: Err(rejected(code, attempts.max(1))) });
             } else {
+                if attempts > 0 {
+                    self.failures.insert(failed.tag, attempts);
+                }
                 again.push_back(failed);
             }
         }
@@ -337,7 +268,8 @@ impl KafkaPublisher {
             self.batch_bytes = None;
         }
         // A refusal needs no pause: what is sent next is something else.
-        let pause = if refused.is_empty() { self.backoff.next_pause() } else { Duration::ZERO };
+        let is_judged = self.failures.is_empty() && !refused.is_empty();
+        let pause = if is_judged { Duration::ZERO } else { self.backoff.next_pause() };
         self.again_at = Some(clock::now() + pause);
         self.sample = None;
         self.retired = false;
@@ -346,31 +278,36 @@ impl KafkaPublisher {
 
     /// Makes the producer anew and gives it what failed, oldest first.
     fn send_again(&mut self) {
-        if self.retired || self.again_at.is_none_or(|at| clock::now() < at) {
+        if self.retired || self.absent || self.again_at.is_none_or(|at| clock::now() < at) {
             return;
         }
         if self.renew {
-            match self.make_producer() {
-                Ok(producer) => {
-                    self.producer = producer;
-                    self.renew = false;
-                }
-                Err(error) => {
-                    self.status.set_trouble(Some(error));
-                    self.again_at = Some(clock::now() + self.backoff.next_pause());
-                    return;
-                }
+            if let Err(error) = self.renew_producer() {
+                self.status.set_trouble(Some(error));
+                self.again_at = Some(clock::now() + self.backoff.next_pause());
+                return;
             }
+            self.renew = false;
         }
         while let Some(failed) = self.again.pop_front() {
             let message = &failed.message;
             let number = self.first + self.sent.len();
+            let key = message.key().unwrap_or_default();
+            let before = failed.partition;
+            let Some(partition) = self.partitions.take(message.topic(), key, number, before) else {
+                // It goes on with the next acknowledgement.
+                self.again.push_front(failed);
+                return;
+            };
             let mut record = BaseRecord::with_opaque_to(message.topic(), number)
+                .partition(partition)
                 .payload(message.payload().unwrap_or_default())
-                .key(message.key().unwrap_or_default());
+                .key(key);
             record.timestamp = message.timestamp().to_millis();
             record.headers = message.headers().cloned();
-            if self.producer.send(record).is_err() {
+            if let Err(error) = self.client.send(record) {
+                self.partitions.give_back(number);
+                self.look |= error.rdkafka_error_code().is_some_and(|code| verdict(code) == Verdict::Topic);
                 self.again.push_front(failed);
                 self.again_at = Some(clock::now() + self.backoff.next_pause());
                 return;
@@ -380,96 +317,92 @@ impl KafkaPublisher {
         self.again_at = None;
     }
 
-    /// A producer whose batches fit into the topics, as far as that is known.
-    fn make_producer(&mut self) -> Result<ThreadedProducer<Context>, String> {
+    /// Makes the producer anew, with batches that fit into the topics as far as that is known.
+    fn renew_producer(&mut self) -> Result<(), String> {
         let bytes = self.batch_bytes.unwrap_or_else(|| {
-            let limit = topics::message_bytes_max(&self.config, &self.topics);
+            let limit = self.client.message_bytes_max(&self.topics);
             limit.map_or(BATCH_BYTES, |limit| limit.saturating_sub(BATCH_HEAD_BYTES).clamp(1, BATCH_BYTES))
         });
-        let producer =
-            producer(&self.config, &self.status, &self.sender, &self.connected, self.batch_messages, bytes)?;
+        self.client.renew(self.batch_messages, bytes)?;
+        self.partitions.close();
         self.batch_bytes = Some(bytes);
-        Ok(producer)
+        Ok(())
     }
 
-    /// Asks a broker that has not been heard of for a second whether it is still there: one that stands still refuses
-    /// nothing, and with nothing under way nobody would notice.
-    fn ask_if_still_there(&mut self) {
-        if self.heard.is_some_and(|heard| clock::since(heard) < ASK_AGAIN) {
-            return;
-        }
-        let asked = clock::now();
-        self.asked = Some(asked);
-        match self.producer.client().fetch_metadata(Some(&self.topics[0].name), STILL_THERE_TIMEOUT) {
-            Ok(metadata) => self.note_told(&metadata, clock::since(asked)),
-            Err(error) => {
-                self.connected.store(false, Ordering::Release);
-                let text =
-                    format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
-                self.status.set_trouble(Some(text));
-            }
-        }
-    }
-
-    fn note_told(&self, metadata: &Metadata, took: Duration) {
-        let mut told = self.status.told.lock();
-        let nodes = metadata.brokers().iter();
-        told.nodes = nodes.map(|node| (node.id(), format!("{}:{}", node.host(), node.port()))).collect();
-        told.took = took;
-        for topic in metadata.topics() {
-            told.topics.retain(|known| known != topic.name());
-            if topic.error().is_none() {
-                told.topics.push(topic.name().to_owned());
-            }
-        }
-        told.topics.sort_unstable();
-    }
-
-    /// Asks a broker whether it and the topics are there; makes a topic if it is not.
+    /// Asks the brokers whether they and the topics are there; makes a topic if it is not.
+    ///
+    /// All topics once a second until all is well; then one after the other, when nothing was heard of the brokers for a
+    /// second (one that stands still refuses nothing, and with nothing under way nobody would notice) and else to count its
+    /// partitions.
     fn ask(&mut self) {
-        if self.asked.is_some_and(|asked| clock::since(asked) < ASK_AGAIN) {
+        let is_recent = |at: Option<Instant>, time| at.is_some_and(|at| clock::since(at) < time);
+        let is_well = self.client.connected().load(Ordering::Acquire) && !self.look && !self.absent;
+        let topics = self.topics.len();
+        let count_again = (COUNT_AGAIN / u32::try_from(topics).unwrap_or(u32::MAX)).max(ASK_AGAIN);
+        let is_heard = is_well && is_recent(self.heard, ASK_AGAIN);
+        if is_recent(self.asked, if is_heard { count_again } else { ASK_AGAIN }) {
             return;
-        }
-        if self.connected.load(Ordering::Acquire) {
-            return self.ask_if_still_there();
         }
         self.asked = Some(clock::now());
+        self.turn = (self.turn + 1) % topics;
+        let (timeout, asked_for) =
+            if is_well { (STILL_THERE_TIMEOUT, self.turn..self.turn + 1) } else { (ASK_TIMEOUT, 0..topics) };
         let mut absent = Vec::new();
-        for topic in &self.topics {
+        for topic in &self.topics[asked_for] {
             let asked = clock::now();
-            match self.producer.client().fetch_metadata(Some(&topic.name), ASK_TIMEOUT) {
-                Ok(metadata) => {
-                    self.note_told(&metadata, clock::since(asked));
-                    let error = metadata.topics().iter().find_map(|found| found.error());
-                    match error.map(RDKafkaErrorCode::from) {
-                        None => {}
-                        Some(RDKafkaErrorCode::UnknownTopicOrPartition) => absent.push(topic.clone()),
-                        Some(code) => {
-                            self.status.set_trouble(Some(explain(&self.config, topic, code)));
-                            return;
-                        }
-                    }
-                }
+            let metadata = match self.client.ask(&topic.name, timeout) {
+                Ok(metadata) => metadata,
                 Err(error) => {
+                    self.client.connected().store(false, Ordering::Release);
                     let text =
                         format!("kafka.brokers = {}: {error} (look at KAFKA_BROKERS)", self.config.brokers);
-                    self.status.set_trouble(Some(text));
-                    return;
+                    return self.status.set_trouble(Some(text));
                 }
+            };
+            for (name, partitions) in &metadata.topics {
+                match partitions {
+                    Ok(count) => self.partitions.learn(name, *count),
+                    Err(RDKafkaErrorCode::UnknownTopicOrPartition) => absent.push(topic.clone()),
+                    Err(code) => {
+                        self.look = true;
+                        return self.status.set_trouble(Some(explain(&self.config, topic, *code)));
+                    }
+                }
+            }
+            self.note_told(metadata, clock::since(asked));
+        }
+        self.look = false;
+        self.absent = !absent.is_empty();
+        if self.absent {
+            return self.make_topics(&absent);
+        }
+        if self.batch_bytes.is_none() && !self.retired && !self.renew {
+            // Nothing was sent yet: nothing is until batches fit into the topics.
+            if let Err(error) = self.renew_producer() {
+                return self.status.set_trouble(Some(error));
             }
         }
-        if absent.is_empty() {
-            if self.batch_bytes.is_none() {
-                // Nothing was sent yet: nothing is until batches fit into the topics.
-                match self.make_producer() {
-                    Ok(producer) => self.producer = producer,
-                    Err(error) => return self.status.set_trouble(Some(error)),
-                }
-            }
-            self.connected.store(true, Ordering::Release);
+        self.client.connected().store(true, Ordering::Release);
+    }
+
+    /// Makes topics that are not there, or not any more.
+    fn make_topics(&mut self, absent: &[Topic]) {
+        self.client.connected().store(false, Ordering::Release);
+        absent.iter().for_each(|topic| self.partitions.forget(&topic.name));
+        if !self.sent.is_empty() {
+            // A producer that began in a topic cannot go on in one of the same name: the brokers do not know its sequences there.
+            let topic = &absent[0];
+            let text = explain(&self.config, topic, RDKafkaErrorCode::UnknownTopicOrPartition);
+            self.status.set_trouble(Some(text));
+            self.retired = true;
             return;
         }
-        match topics::create(&self.config, &absent) {
+        for failed in &mut self.again {
+            if absent.iter().any(|topic| topic.name == failed.message.topic()) {
+                failed.partition = None;
+            }
+        }
+        match self.client.create(absent) {
             Ok(made) => {
                 for (topic, _) in absent.iter().zip(made).filter(|(_, made)| *made) {
                     tracing::info!(
@@ -482,12 +415,26 @@ impl KafkaPublisher {
             Err(error) => self.status.set_trouble(Some(error)),
         }
     }
+
+    fn note_told(&self, metadata: Metadata, took: Duration) {
+        let mut told = self.status.told.lock();
+        told.nodes = metadata.nodes;
+        told.took = took;
+        for (topic, partitions) in metadata.topics {
+            told.topics.retain(|known| *known != topic);
+            if partitions.is_ok() {
+                told.topics.push(topic);
+            }
+        }
+        told.topics.sort_unstable();
+    }
 }
 
-impl Publisher for KafkaPublisher {
+impl<C: Client> Publisher for KafkaPublisher<C> {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
         if self.batch_bytes.is_none()
             || self.retired
+            || self.absent
             || self.again_at.is_some()
             || self.in_flight >= self.config.in_flight_max
         {
@@ -534,17 +481,25 @@ impl Publisher for KafkaPublisher {
             headers = headers.insert(Header { key: "traceparent", value: Some(value) });
         }
         let number = self.first + self.sent.len();
-        let mut message = BaseRecord::with_opaque_to(topic, number).key(key).payload(value).headers(headers);
+        let Some(partition) = self.partitions.take(topic, key, number, None) else { return Err(Busy) };
+        let mut message = BaseRecord::with_opaque_to(topic, number)
+            .partition(partition)
+            .key(key)
+            .payload(value)
+            .headers(headers);
         message.timestamp = time_seconds.map(|seconds| seconds.saturating_mul(1000));
-        match self.producer.send(message) {
+        match self.client.send(message) {
             Ok(()) => {}
             // The client judges a record by itself.
-            Err((KafkaError::MessageProduction(code), _)) if verdict(code) == Verdict::Batch => {
-                self.refused.push(Ack { tag, outcome: Err(rejected(code)) });
+            Err(KafkaError::MessageProduction(code)) if verdict(code) == Verdict::Batch => {
+                self.partitions.give_back(number);
+                self.refused.push(Ack { tag, outcome: Err(rejected(code, 1)) });
                 self.in_flight += 1;
                 return Ok(());
             }
-            Err((error, _)) => {
+            Err(error) => {
+                self.partitions.give_back(number);
+                self.look |= error.rdkafka_error_code().is_some_and(|code| verdict(code) == Verdict::Topic);
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                     self.status.set_trouble(Some(error.to_string()));
                 }
@@ -558,17 +513,16 @@ impl Publisher for KafkaPublisher {
     }
 
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
+        self.partitions.tick();
         self.judge(acks);
         self.send_again();
         self.ask();
         self.in_flight -= self.refused.len();
         acks.append(&mut self.refused);
         let timeout = if acks.is_empty() { timeout } else { Duration::ZERO };
-        match self.events.recv_timeout(timeout) {
-            Ok(event) => self.note(event, acks),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
-        }
-        while let Ok(event) = self.events.try_recv() {
+        let Some(event) = self.client.next(timeout) else { return };
+        self.note(event, acks);
+        while let Some(event) = self.client.next(Duration::ZERO) {
             self.note(event, acks);
         }
         if acks.iter().any(|ack| ack.outcome.is_ok()) {
@@ -584,48 +538,12 @@ impl Publisher for KafkaPublisher {
     }
 
     fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Acquire)
+        self.client.connected().load(Ordering::Acquire)
     }
 
     fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.bell))
+        self.client.waker()
     }
-}
-
-fn producer(
-    config: &KafkaConfig,
-    status: &Arc<SideStatus>,
-    events: &Sender<Event>,
-    connected: &Arc<AtomicBool>,
-    batch_messages: usize,
-    batch_bytes: usize,
-) -> Result<ThreadedProducer<Context>, String> {
-    let mut client = config.client()?;
-    let idempotent = config.acks == "all";
-    client
-        .set("acks", &config.acks)
-        .set("enable.idempotence", idempotent.to_string())
-        .set("enable.gapless.guarantee", idempotent.to_string())
-        .set("compression.type", &config.compression)
-        .set("linger.ms", config.linger.as_millis().to_string())
-        .set("batch.num.messages", batch_messages.to_string())
-        .set("batch.size", batch_bytes.to_string())
-        .set("message.max.bytes", QUEUE_BYTES.to_string())
-        .set("statistics.interval.ms", "1000")
-        // For ever: what may pass by itself is not given up.
-        .set("message.timeout.ms", "0")
-        .set("retry.backoff.ms", config.retry_backoff.as_millis().max(1).to_string())
-        .set("queue.buffering.max.messages", config.in_flight_max.to_string())
-        .set("queue.buffering.max.kbytes", (QUEUE_BYTES >> 10).to_string());
-    let context = Context {
-        events: events.clone(),
-        status: Arc::clone(status),
-        config: config.clone(),
-        connected: Arc::clone(connected),
-        told: Mutex::default(),
-    };
-    ThreadedProducer::from_config_and_context(&client, context)
-        .map_err(|error| config.hide_in(format!("kafka: {error}")))
 }
 
 /// What comes back only because something else failed before.
@@ -634,14 +552,14 @@ fn is_consequence(code: RDKafkaErrorCode) -> bool {
     matches!(code, Fatal | GaplessGuarantee | InvalidDifferentRecord | PurgeInflight | PurgeQueue)
 }
 
-fn rejected(code: RDKafkaErrorCode) -> Rejected {
+fn rejected(code: RDKafkaErrorCode, attempts: u32) -> Rejected {
     let hint = match code {
         RDKafkaErrorCode::MessageSizeTooLarge => {
             "; the broker's message.max.bytes, or the topic's max.message.bytes, is smaller than the message"
         }
         _ => "",
     };
-    Rejected { code: format!("{code:?}"), reason: format!("{code}{hint}"), attempts: 1 }
+    Rejected { code: format!("{code:?}"), reason: format!("{code}{hint}"), attempts }
 }
 
 fn explain(config: &KafkaConfig, topic: &Topic, code: RDKafkaErrorCode) -> String {
@@ -651,7 +569,9 @@ fn explain(config: &KafkaConfig, topic: &Topic, code: RDKafkaErrorCode) -> Strin
             format!("{setting} = {name}: this user may not write to it; grant that, or name another")
         }
         RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition => {
-            format!("{setting} = {name}: it does not exist any more; create it, or name another")
+            format!(
+                "{setting} = {name}: it does not exist any more; it is created again as soon as the brokers allow, or name another"
+            )
         }
         _ => format!("kafka.brokers = {}: {code}", config.brokers),
     }

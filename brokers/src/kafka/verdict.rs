@@ -11,6 +11,9 @@ pub(super) enum Verdict {
     /// The batch, because of at least one of its records. It is sent again in halves; a record that is refused alone is
     /// a dead letter.
     Batch,
+    /// The broker, or one of the batch's records: it cannot be told. Every record is sent again, in order; when that fails
+    /// again and again, it is taken for the batch's.
+    Doubt,
     /// The topic, its settings or the right to write to it. Every record waits, in order, until that is mended.
     Topic,
     /// The connection, the broker or the producer. Every record is sent again, in order.
@@ -24,6 +27,8 @@ pub(super) const VERDICTS: &[(RDKafkaErrorCode, Verdict)] = &[
     (RDKafkaErrorCode::InvalidMessageSize, Verdict::Batch),
     (RDKafkaErrorCode::InvalidRecord, Verdict::Batch),
     (RDKafkaErrorCode::InvalidTimestamp, Verdict::Batch),
+    (RDKafkaErrorCode::Unknown, Verdict::Doubt),
+    (RDKafkaErrorCode::InvalidMessage, Verdict::Doubt),
     (RDKafkaErrorCode::UnsupportedForMessageFormat, Verdict::Topic),
     (RDKafkaErrorCode::TopicAuthorizationFailed, Verdict::Topic),
     (RDKafkaErrorCode::UnknownTopic, Verdict::Topic),

@@ -49,9 +49,10 @@ impl Cursor {
         let mut state = State { file, sequence: 0, positions: BTreeMap::new(), durable: BTreeMap::new() };
         match read(&*state.file)? {
             Some((sequence, positions)) => {
+                // It may be in the page cache only: after a failed sync reading it back says nothing of the disk.
                 state.sequence = sequence;
-                state.durable.clone_from(&positions);
                 state.positions = positions;
+                state.flush()?;
             }
             None => {
                 // Created and never written, lost, or torn both.

@@ -397,6 +397,20 @@ impl Log {
             write_beside(self.disk(), &self.config().directory, CONSUMERS, &(consumers.join("\n") + "\n"))?;
         }
         drop(consumers);
+        for shard in self.shards() {
+            let (position, first) = (cursor.position(shard), self.first_offset(shard));
+            if position < first {
+                // All before it was passed once by everybody: nothing is deleted before that is durable.
+                tracing::warn!(
+                    consumer,
+                    shard,
+                    position,
+                    first,
+                    "an old place in the log: it goes on with the first message kept"
+                );
+                cursor.advance(shard, first);
+            }
+        }
         self.shared.cursors.lock().push(cursor.clone());
         Ok(cursor)
     }

@@ -37,6 +37,8 @@ const PULL_MAX: usize = 500;
 const LAG_EVERY: Duration = Duration::from_secs(2);
 /// Wait for more when there is something already.
 const SHORTLY: Duration = Duration::from_millis(1);
+/// How long the server may take, at the end, to say that it has every acknowledgement.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a lost consumer is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -287,6 +289,24 @@ impl Source for NatsSource {
                 }
             }
         });
+    }
+
+    fn finish(&mut self) {
+        self.flush();
+        let runtime = Arc::clone(&self.runtime);
+        let Some(consumer) = &mut self.consumer else { return };
+        // The server reads a connection in order: when it answers, it has read every acknowledgement.
+        let told = runtime.block_on(async { tokio::time::timeout(FINISH_TIMEOUT, consumer.info()).await });
+        if !matches!(told, Ok(Ok(_))) {
+            tracing::warn!(
+                broker = self.status.name,
+                "the server did not say that it has the last acknowledgements; those messages may come again"
+            );
+        }
+    }
+
+    fn left(&self) -> usize {
+        self.unpacked.len()
     }
 
     fn waker(&self) -> Waker {

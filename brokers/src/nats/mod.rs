@@ -9,6 +9,8 @@
 //! one; `Nats-Msg-Id` is a digest of the records' names. One that is refused is taken apart ([`pending`]). Consumers of the
 //! older systems do not know packs.
 
+pub mod async_client;
+pub mod client;
 pub mod consume;
 mod naming;
 mod pending;
@@ -160,17 +162,7 @@ async fn stream(context: &jetstream::Context, config: &NatsConfig) -> Result<Str
             Ok(found)
         }
         Err(error) if is_missing(&error) => {
-            let wanted = jetstream::stream::Config {
-                name: config.stream.clone(),
-                subjects: config.new_subjects(),
-                retention: RetentionPolicy::WorkQueue,
-                storage: StorageType::File,
-                max_age: AGE_MAX,
-                max_messages: MESSAGES_MAX,
-                discard: DiscardPolicy::New,
-                ..Default::default()
-            };
-            let made = context.create_stream(wanted).await;
+            let made = context.create_stream(config.new_stream()).await;
             made.map_err(|error| named(format!("it does not exist and cannot be created: {error}")))?;
             tracing::info!(stream = config.stream, "the stream was not there and was created");
             context.get_stream(&config.stream).await.map_err(|error| named(error.to_string()))
@@ -190,8 +182,22 @@ impl NatsConfig {
         std::iter::once(self.subject.as_str()).chain(self.subject_choice.iter().flat_map(Choice::allowed))
     }
 
+    /// The stream that is made where there is none.
+    pub fn new_stream(&self) -> jetstream::stream::Config {
+        jetstream::stream::Config {
+            name: self.stream.clone(),
+            subjects: self.new_subjects(),
+            retention: RetentionPolicy::WorkQueue,
+            storage: StorageType::File,
+            max_age: AGE_MAX,
+            max_messages: MESSAGES_MAX,
+            discard: DiscardPolicy::New,
+            ..Default::default()
+        }
+    }
+
     /// What is published on and not taken by a stream with these subjects, in words.
-    fn not_covered(&self, subjects: &[String]) -> Option<String> {
+    pub fn not_covered(&self, subjects: &[String]) -> Option<String> {
         let subject = self.subjects().find(|subject| !covers(subjects, subject))?;
         let setting = if subject == self.subject { "nats.subject" } else { "nats.subjects_allowed" };
         Some(format!("its subjects ({}) do not cover {setting} = {subject}", subjects.join(", ")))
@@ -210,7 +216,7 @@ impl NatsConfig {
 }
 
 /// Whether one of a stream's subjects takes a message on this one: `*` is one token, `>` one or more at the end.
-fn covers(subjects: &[String], subject: &str) -> bool {
+pub fn covers(subjects: &[String], subject: &str) -> bool {
     subjects.iter().any(|pattern| {
         let (mut wanted, mut given) = (pattern.split('.'), subject.split('.'));
         loop {

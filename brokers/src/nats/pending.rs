@@ -41,6 +41,8 @@ pub(super) struct Pending {
     pub(super) first_sent: Option<Instant>,
     pub(super) sent: Option<Instant>,
     pub(super) attempts: u32,
+    /// How often its connection ended, or did not answer, when nothing else was in flight.
+    pub(super) breaks: u32,
     pub(super) done: bool,
 }
 
@@ -71,6 +73,7 @@ impl Pending {
             first_sent: None,
             sent: None,
             attempts: 0,
+            breaks: 0,
             done: false,
         }
     }

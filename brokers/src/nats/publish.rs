@@ -20,25 +20,20 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    task::{Wake, Waker},
-    thread,
+    sync::{Arc, atomic::Ordering},
+    task::Waker,
     time::{Duration, Instant},
 };
 
-use async_nats::{Client, Message, StatusCode, Subject, Subscriber, client::PublishErrorKind, jetstream};
+use async_nats::Subject;
 use engine_core::{Record, clock};
-use futures_util::{FutureExt, StreamExt};
 use serde::Deserialize;
-use tokio::{runtime::Runtime, sync::Notify};
 
 use super::{
-    Broken, Link, Naming, NatsConfig, connect,
+    Naming, NatsConfig,
+    async_client::AsyncNats,
+    client::{Answer, Client, Reply, Runtime, Session, Unsent},
     pending::{PACK_HEAD_BYTES, Pending},
-    stream,
     verdict::{NO_RESPONDERS, Verdict, verdict},
 };
 use crate::{
@@ -51,11 +46,6 @@ use crate::{
 
 /// Bytes of a pack, at most; never more than half of what the server takes.
 const PACK_BYTES_MAX: usize = 256 << 10;
-/// How long the server may take to say that the stream is there. Longer, and it counts as gone: it may stand still and
-/// keep its connections.
-const STILL_THERE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the stream is looked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// JetStream's answer to a publish.
 #[derive(Deserialize)]
@@ -73,15 +63,19 @@ struct PubError {
     description: String,
 }
 
+/// Connections that may end, or not answer, with nothing but one NATS message in flight, until it is the message that is
+/// taken for the cause.
+const BREAKS_MAX: u32 = 10;
+
 /// The publisher of NATS JetStream.
-pub struct NatsPublisher {
+pub struct NatsPublisher<C: Client = AsyncNats> {
     config: NatsConfig,
     /// The subject of all messages that choose none.
     subject: Subject,
     naming: Naming,
     status: Arc<SideStatus>,
-    session: Option<(Runtime, Session)>,
-    bell: Arc<Bell>,
+    client: C,
+    session: Option<(C::Runtime, C::Session)>,
     /// Oldest first; `first` is the number of the first.
     pending: VecDeque<Pending>,
     first: u64,
@@ -91,99 +85,21 @@ pub struct NatsPublisher {
     /// Nothing is sent before.
     hold: Option<Instant>,
     backoff: Backoff,
-    /// JetStream refused the last one: one at a time.
+    /// JetStream refused the last one, or connections end before anything is acknowledged: one at a time.
     careful: bool,
+    /// Connections that ended with something in flight since anything was acknowledged.
+    breaks: u32,
     value: Vec<u8>,
 }
 
-/// A connection, from the first try until it breaks. Its tasks end with its runtime.
-struct Session {
-    link: Arc<Link>,
-    client: Client,
-    replies: Subscriber,
-    inbox: String,
-    found: Arc<Found>,
+/// Most bytes of a pack's payload that the server and the stream take, as far as is known.
+fn payload_bytes_max(session: &impl Session) -> usize {
+    session.message_bytes_max().min(session.max_payload()).saturating_sub(PACK_HEAD_BYTES)
 }
 
-/// What is known of the stream.
-struct Found {
-    /// It is there.
-    ready: AtomicBool,
-    /// Its `max_msg_size`: most bytes of a message with its headers.
-    message_bytes_max: AtomicUsize,
-}
-
-impl Found {
-    fn note(&self, stream: &jetstream::stream::Stream) {
-        // -1 is none.
-        let limit = usize::try_from(stream.cached_info().config.max_message_size);
-        let limit = limit.ok().filter(|limit| *limit > 0);
-        self.message_bytes_max.store(limit.unwrap_or(usize::MAX), Ordering::Release);
-    }
-}
-
-impl Session {
-    fn start(
-        config: &NatsConfig,
-        status: &Arc<SideStatus>,
-        wake: &Arc<Notify>,
-    ) -> Result<(Runtime, Self), String> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| format!("nats: no runtime: {error}"))?;
-        let link = Arc::new(Link { wake: Arc::clone(wake), ..Link::default() });
-        let (client, replies, inbox) = runtime.block_on(async {
-            let client = connect(config, status, &link, Broken::StayBroken).await?;
-            let inbox = client.new_inbox();
-            let replies = client.subscribe(format!("{inbox}.*")).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((client, replies, inbox))
-        })?;
-        let found = Arc::new(Found {
-            ready: AtomicBool::new(false),
-            message_bytes_max: AtomicUsize::new(usize::MAX),
-        });
-        runtime.spawn(keep_stream(
-            client.clone(),
-            config.clone(),
-            Arc::clone(status),
-            Arc::clone(&link),
-            Arc::clone(&found),
-        ));
-        Ok((runtime, Self { link, client, replies, inbox, found }))
-    }
-
-    fn is_connected(&self) -> bool {
-        self.link.connected.load(Ordering::Acquire) && self.found.ready.load(Ordering::Acquire)
-    }
-
-    /// Most bytes of a new pack's payload.
-    fn pack_bytes_max(&self) -> usize {
-        PACK_BYTES_MAX.min(self.client.max_payload() / 2).min(self.payload_bytes_max())
-    }
-
-    /// Most bytes of a pack's payload that the server and the stream take, as far as is known.
-    fn payload_bytes_max(&self) -> usize {
-        let stream = self.found.message_bytes_max.load(Ordering::Acquire);
-        stream.min(self.client.max_payload()).saturating_sub(PACK_HEAD_BYTES)
-    }
-}
-
-struct Bell {
-    wake: Arc<Notify>,
-    rung: AtomicBool,
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            self.wake.notify_one();
-        }
-    }
+/// Most bytes of a new pack's payload.
+fn pack_bytes_max(session: &impl Session) -> usize {
+    PACK_BYTES_MAX.min(session.max_payload() / 2).min(payload_bytes_max(session))
 }
 
 impl NatsPublisher {
@@ -192,15 +108,30 @@ impl NatsPublisher {
     /// # Errors
     /// What is wrong with the configuration.
     pub fn new(config: NatsConfig, naming: Naming, status: Arc<SideStatus>) -> Result<Self, String> {
-        let wake = Arc::new(Notify::new());
-        let session = Session::start(&config, &status, &wake)?;
+        let client = AsyncNats::new(&config, &status);
+        Self::over(client, config, naming, status)
+    }
+}
+
+impl<C: Client> NatsPublisher<C> {
+    /// A publisher over this client.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn over(
+        mut client: C,
+        config: NatsConfig,
+        naming: Naming,
+        status: Arc<SideStatus>,
+    ) -> Result<Self, String> {
+        let session = client.start()?;
         Ok(Self {
             subject: Subject::from(config.subject.as_str()),
             config,
             naming,
             status,
+            client,
             session: Some(session),
-            bell: Arc::new(Bell { wake, rung: AtomicBool::new(false) }),
             pending: VecDeque::new(),
             first: 0,
             in_flight: 0,
@@ -208,6 +139,7 @@ impl NatsPublisher {
             hold: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             careful: false,
+            breaks: 0,
             value: Vec::new(),
         })
     }
@@ -221,13 +153,14 @@ impl NatsPublisher {
         self.unsent = 0;
         self.hold = Some(clock::now() + pause);
         if let Some((runtime, _)) = self.session.take() {
-            runtime.shutdown_background();
+            runtime.end();
         }
     }
 
     /// Goes back when the connection broke or an acknowledgement is late; connects again after the pause.
-    fn keep_session(&mut self) {
+    fn keep_session(&mut self, acks: &mut Vec<Ack>) {
         if let Some((_, session)) = &self.session {
+            let (is_broken, answers) = (session.is_broken(), session.is_connected());
             let oldest = self.pending.iter().find(|pending| !pending.done);
             let late = oldest
                 .and_then(|pending| pending.sent)
@@ -241,12 +174,15 @@ impl NatsPublisher {
                     self.config.ack_timeout.as_millis()
                 )));
             }
-            if late || session.link.broke.load(Ordering::Acquire) {
+            if is_broken || (late && answers) {
+                self.look_for_the_cause(acks);
+            }
+            if late || is_broken {
                 self.go_back(Leave::ForNow);
             }
         }
         if self.session.is_none() && self.hold.is_none_or(|until| clock::now() >= until) {
-            match Session::start(&self.config, &self.status, &self.bell.wake) {
+            match self.client.start() {
                 Ok(session) => {
                     self.hold = None;
                     self.session = Some(session);
@@ -259,20 +195,38 @@ impl NatsPublisher {
         }
     }
 
+    /// The connection has ended, or the server answers and does not acknowledge. Whatever the reason, one message does not hold
+    /// up all others for ever: when this happens again and again with nothing else in flight, it is refused.
+    fn look_for_the_cause(&mut self, acks: &mut Vec<Ack>) {
+        let mut in_flight = (0..self.unsent).filter(|place| !self.pending[*place].done);
+        let (Some(place), other) = (in_flight.next(), in_flight.next()) else { return };
+        self.breaks += 1;
+        self.careful |= self.breaks > 1;
+        if other.is_some() {
+            return;
+        }
+        let pending = &mut self.pending[place];
+        pending.breaks += 1;
+        if pending.breaks >= BREAKS_MAX {
+            let reason =
+                format!("{BREAKS_MAX} connections ended or did not answer with nothing but it in flight");
+            // The connection is left in any case.
+            let _ = self.refuse(place, "CONNECTION".to_owned(), reason, acks);
+        }
+    }
+
     /// Takes an acknowledgement; an error when this connection is to be left.
-    fn note(&mut self, message: &Message, acks: &mut Vec<Ack>) -> Result<(), Leave> {
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse::<u64>().ok());
-        let Some(place) = number.and_then(|number| number.checked_sub(self.first)) else {
-            return Ok(());
-        };
+    fn note(&mut self, reply: &Reply, acks: &mut Vec<Ack>) -> Result<(), Leave> {
+        let Some(place) = reply.number.checked_sub(self.first) else { return Ok(()) };
         let place = place as usize;
         let Some(pending) = self.pending.get_mut(place).filter(|pending| !pending.done) else {
             return Ok(());
         };
-        let error = if message.status == Some(StatusCode::NO_RESPONDERS) {
-            Some((NO_RESPONDERS, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
-        } else {
-            match serde_json::from_slice::<PubAck>(&message.payload) {
+        let error = match &reply.answer {
+            Answer::NoResponders => {
+                Some((NO_RESPONDERS, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
+            }
+            Answer::Json(json) => match serde_json::from_slice::<PubAck>(json) {
                 Ok(PubAck { error: None, duplicate: true })
                     if pending.attempts <= 1 && !pending.may_be_there =>
                 {
@@ -290,13 +244,13 @@ impl NatsPublisher {
                     Some((error.err_code.unwrap_or(0), error.description))
                 }
                 Err(error) => Some((0, format!("an acknowledgement that is none: {error}"))),
-            }
+            },
         };
         let Some((code, description)) = error else {
-            let took = pending.first_sent.filter(|_| place == 0).map(|sent| clock::since(sent));
+            let took = pending.first_sent.filter(|_| place == 0).map(clock::since);
             self.status.note_acknowledged(took);
             self.backoff.reset();
-            self.careful = false;
+            (self.careful, self.breaks) = (false, 0);
             self.settle(place, &Ok(()), acks);
             return Ok(());
         };
@@ -363,7 +317,7 @@ impl NatsPublisher {
     }
 
     /// Sends what is to be sent.
-    async fn send(&mut self, session: &Session, acks: &mut Vec<Ack>) -> Result<(), Leave> {
+    async fn send(&mut self, session: &mut C::Session, acks: &mut Vec<Ack>) -> Result<(), Leave> {
         if !session.is_connected() {
             return Ok(());
         }
@@ -371,7 +325,7 @@ impl NatsPublisher {
         let mut after_one_alone = last_sent.is_some_and(|pending| pending.goes_alone);
         while let Some(pending) = self.pending.get_mut(self.unsent) {
             // The limit is lower than it was when this was packed. What may be stored is sent as it was, to be recognised.
-            if pending.len() > 1 && pending.bytes() > session.payload_bytes_max() {
+            if pending.len() > 1 && pending.bytes() > payload_bytes_max(session) {
                 if pending.attempts == 0 && !pending.may_be_there {
                     self.halve(self.unsent);
                     continue;
@@ -395,20 +349,20 @@ impl NatsPublisher {
             let now = clock::now();
             pending.first_sent.get_or_insert(now);
             pending.sent = Some(now);
-            let reply = format!("{}.{}", session.inbox, self.first + place as u64);
             let (mut headers, payload) = pending.seal();
             // Streams and their subjects can be changed at any time: another stream is not where it is promised to be.
             headers.insert("Nats-Expected-Stream", self.config.stream.as_str());
             let subject = pending.subject().clone();
-            match session.client.publish_with_reply_and_headers(subject, reply, headers, payload).await {
+            let number = self.first + place as u64;
+            match session.publish(number, subject, headers, payload).await {
                 Ok(()) => {}
                 // The client judges it by itself, with what the server said when it was connected.
-                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    let max = session.client.max_payload();
+                Err(Unsent::TooLarge(error)) => {
+                    let max = session.max_payload();
                     let reason = format!("{error} (the server's max_payload = {max})");
                     self.refuse(place, "MAX_PAYLOAD".to_owned(), reason, acks)?;
                 }
-                Err(error) => {
+                Err(Unsent::Broken(error)) => {
                     self.status.set_trouble(Some(format!("nats.url = {}: {error}", self.config.servers)));
                     return Err(Leave::ForNow);
                 }
@@ -419,25 +373,19 @@ impl NatsPublisher {
 
     async fn drive(
         &mut self,
-        session: &mut Session,
+        session: &mut C::Session,
         timeout: Duration,
         acks: &mut Vec<Ack>,
     ) -> Result<(), Leave> {
         self.send(session, acks).await?;
         let timeout = if acks.is_empty() { timeout } else { Duration::ZERO };
-        let message = tokio::select! {
-            message = session.replies.next() => message,
-            () = self.bell.wake.notified() => None,
-            () = tokio::time::sleep(timeout) => None,
-        };
-        self.bell.rung.store(false, Ordering::Release);
-        if let Some(message) = message {
-            self.note(&message, acks)?;
+        if let Some(reply) = session.wait(timeout).await {
+            self.note(&reply, acks)?;
         }
         // All that came with it; a few of them, so that the cores are not kept waiting.
         for _ in 0..1024 {
-            let Some(Some(message)) = session.replies.next().now_or_never() else { break };
-            self.note(&message, acks)?;
+            let Some(reply) = session.next() else { break };
+            self.note(&reply, acks)?;
         }
         Ok(())
     }
@@ -451,12 +399,12 @@ enum Leave {
     AtOnce,
 }
 
-impl Publisher for NatsPublisher {
+impl<C: Client> Publisher for NatsPublisher<C> {
     fn publish(&mut self, tag: u64, record: &Record<'_>) -> Result<(), Busy> {
         let Some((_, session)) = self.session.as_ref().filter(|(_, session)| session.is_connected()) else {
             return Err(Busy);
         };
-        let (records_max, bytes_max) = (self.config.pack_messages, session.pack_bytes_max());
+        let (records_max, bytes_max) = (self.config.pack_messages, pack_bytes_max(session));
         let is_full = self.pending.len() >= self.config.in_flight_max;
         if is_full && !self.pending.back().is_some_and(|last| last.has_room(0, records_max, bytes_max)) {
             return Err(Busy);
@@ -489,11 +437,10 @@ impl Publisher for NatsPublisher {
     }
 
     fn poll(&mut self, timeout: Duration, acks: &mut Vec<Ack>) {
-        self.keep_session();
+        self.keep_session(acks);
         let Some((runtime, mut session)) = self.session.take() else {
             let hold = self.hold.map(|until| until.saturating_duration_since(clock::now()));
-            thread::sleep(hold.map_or(timeout, |hold| hold.min(timeout)));
-            self.bell.rung.store(false, Ordering::Release);
+            self.client.pause(hold.map_or(timeout, |hold| hold.min(timeout)));
             return;
         };
         let driven = runtime.block_on(self.drive(&mut session, timeout, acks));
@@ -512,50 +459,7 @@ impl Publisher for NatsPublisher {
     }
 
     fn waker(&self) -> Waker {
-        Waker::from(Arc::clone(&self.bell))
-    }
-}
-
-/// Looks for the stream until it is there, and once a second whether it still is.
-async fn keep_stream(
-    client: Client,
-    config: NatsConfig,
-    status: Arc<SideStatus>,
-    link: Arc<Link>,
-    found: Arc<Found>,
-) {
-    let context = jetstream::new(client);
-    loop {
-        if link.connected.load(Ordering::Acquire) && !found.ready.load(Ordering::Acquire) {
-            match stream(&context, &config).await {
-                Ok(stream) => {
-                    found.note(&stream);
-                    found.ready.store(true, Ordering::Release);
-                    link.wake.notify_one();
-                }
-                Err(error) => status.set_trouble(Some(error)),
-            }
-        } else if link.connected.load(Ordering::Acquire) {
-            let look = tokio::time::timeout(STILL_THERE_TIMEOUT, context.get_stream(&config.stream));
-            let trouble = match look.await {
-                Ok(Ok(stream)) => {
-                    found.note(&stream);
-                    config.not_covered(&stream.cached_info().config.subjects)
-                }
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some(format!("no answer for {} ms", STILL_THERE_TIMEOUT.as_millis())),
-            };
-            if let Some(why) = trouble {
-                found.ready.store(false, Ordering::Release);
-                status.set_trouble(Some(format!(
-                    "nats.stream = {} at {}: {why}",
-                    config.stream, config.servers
-                )));
-                link.wake.notify_one();
-            }
-        }
-        tokio::time::sleep(if found.ready.load(Ordering::Acquire) { LOOK_AGAIN } else { LOOK_AGAIN / 5 })
-            .await;
+        self.client.waker()
     }
 }
 

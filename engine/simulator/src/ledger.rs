@@ -423,11 +423,20 @@ impl Ledger {
     ///
     /// # Errors
     /// As for [`note_worked`](Self::note_worked), but for how often.
-    pub fn note_stored(&mut self, broker: usize, record: &Record<'_>) -> Result<(), Violation> {
-        let number = self.look_up(record, "broker")?;
+    pub fn note_stored(
+        &mut self,
+        broker: usize,
+        record: &Record<'_>,
+        keeps_order: bool,
+    ) -> Result<(), Violation> {
+        // That a sender knows the id is not told to brokers.
+        let once = number_of(record)
+            .and_then(|number| self.messages.get(number as usize))
+            .is_some_and(|message| message.once);
+        let number = self.look_up(&Record { once, ..*record }, "broker")?;
         let stored = &mut self.messages[number as usize].stored[broker];
         *stored += 1;
-        if *stored == 1 { self.check_order(1 + broker, number) } else { Ok(()) }
+        if *stored == 1 && keeps_order { self.check_order(1 + broker, number) } else { Ok(()) }
     }
 
     /// A broker has refused a message.

@@ -21,9 +21,14 @@
 pub mod broker;
 pub mod damage;
 pub mod disk;
+pub mod kafka;
 pub mod ledger;
+pub mod nats;
 pub mod plan;
 pub mod process;
 pub mod run;
 pub mod search;
+#[cfg(test)]
+mod seeds;
+pub mod side;
 pub mod trace;

@@ -19,7 +19,7 @@ use brokers::{
 };
 use engine_core::{Doorbell, Outcome, Process as Step, Record, Shard, SlabConfig, mesh};
 
-use crate::{broker::PlainBroker, disk::SimDisk, plan::Shape};
+use crate::{disk::SimDisk, plan::Shape, side::Behind};
 
 /// Messages that a core's slab holds.
 const SLOTS: u32 = 64;
@@ -63,6 +63,8 @@ pub struct Process {
     pub log: Option<Log>,
     /// The dead letters.
     pub dead_letters: Arc<DeadLetters>,
+    /// By broker.
+    pub statuses: Vec<Arc<SideStatus>>,
 }
 
 /// The data directory.
@@ -93,7 +95,7 @@ impl Process {
         disk: &SimDisk,
         shape: &Shape,
         cores: usize,
-        brokers: &[PlainBroker],
+        brokers: &[Behind],
         worked: &WorkedOn,
     ) -> Result<Self, LogError> {
         let log = if shape.has_log() { Some(Log::open(log_config(disk, shape, cores))?.0) } else { None };
@@ -122,7 +124,7 @@ impl Process {
             let mut delivered: Vec<Vec<Arc<Delivered>>> = Vec::new();
             for (side, broker) in brokers.iter().enumerate() {
                 let ends: Vec<Arc<Delivered>> = (0..shards).map(|_| Arc::default()).collect();
-                let publisher: Box<dyn Publisher> = Box::new(broker.publisher());
+                let publisher = broker.publisher(Some(log), &statuses[side]).map_err(other)?;
                 deliveries
                     .push(deliver_log_apart(plan(side), log, &ends, &doorbells, publisher).map_err(other)?);
                 delivered.push(ends);
@@ -148,7 +150,7 @@ impl Process {
             let mut listers = Vec::new();
             let mut sides: Vec<Vec<Side>> = doorbells.iter().map(|_| Vec::new()).collect();
             for (side, broker) in brokers.iter().enumerate() {
-                let publisher: Box<dyn Publisher> = Box::new(broker.publisher());
+                let publisher = broker.publisher(None, &statuses[side]).map_err(other)?;
                 let (delivery, ports) = deliver_direct_apart(plan(side), &doorbells, bounds, publisher);
                 deliveries.push(delivery);
                 let mut missed = Vec::new();
@@ -181,7 +183,15 @@ impl Process {
             Shard::new(port, pipeline.aside(Some(Arc::clone(&dead_letters))))
         });
         let shards = shards.collect();
-        Ok(Self { shards, ended: vec![false; commits.len()], commits, deliveries, log, dead_letters })
+        Ok(Self {
+            shards,
+            ended: vec![false; commits.len()],
+            commits,
+            deliveries,
+            log,
+            dead_letters,
+            statuses,
+        })
     }
 
     /// A turn of the log's writing of a core.

@@ -12,12 +12,12 @@ use engine_core::{
 };
 
 use crate::{
-    broker::PlainBroker,
     damage,
     disk::SimDisk,
     ledger::{Ledger, Violation, id_of, number_of, violation},
     plan::{Ending, Fault, Life, Plan, Shape},
     process::{Process, SIDES, WorkedOn, data},
+    side::Behind,
     trace::Trace,
 };
 
@@ -58,7 +58,7 @@ enum NoStart {
 struct World<'a> {
     plan: &'a Plan,
     disk: SimDisk,
-    brokers: Vec<PlainBroker>,
+    brokers: Vec<Behind>,
     ledger: Ledger,
     clock: SimulatedClock,
     random: fastrand::Rng,
@@ -87,7 +87,10 @@ impl<'a> World<'a> {
         let cores_max = plan.lives.iter().map(|life| life.cores).max().unwrap_or(1);
         Self {
             disk: SimDisk::new(DISK_BYTES, plan.seed),
-            brokers: (0..plan.shape.queue.brokers()).map(|_| PlainBroker::default()).collect(),
+            brokers: plan.shape.kinds[..plan.shape.queue.brokers()]
+                .iter()
+                .map(|kind| Behind::new(*kind))
+                .collect(),
             ledger: Ledger::new(&plan.shape, cores_max),
             clock: SimulatedClock::start(BEGINNING_MS),
             random: fastrand::Rng::with_seed(plan.seed ^ 0xabad_1dea),
@@ -307,15 +310,23 @@ impl World<'_> {
             }
             12..=13 if !self.brokers.is_empty() => {
                 let side = self.random.usize(0..self.brokers.len());
-                let did = self.step_broker(side);
-                self.trace.add(format_args!("broker {side} {did}"));
+                // One with rules has a step for each thing on the wire.
+                let steps = if self.brokers[side].keeps_order() { 1 } else { self.random.u8(1..8) };
+                for _ in 0..steps {
+                    let did = self.step_broker(side);
+                    self.trace.add(format_args!("broker {side} {did}"));
+                }
             }
             14 => {
                 if self.random.u8(0..4) == 0
                     && let Some(log) = &process.log
                 {
                     let maintained = log.maintain().is_ok();
-                    self.trace.add(format_args!("maintained: {maintained}, {} bytes", log.bytes()));
+                    let lags = log.lags();
+                    self.trace.add(format_args!(
+                        "maintained: {maintained}, {} bytes, behind: {lags:?}",
+                        log.bytes()
+                    ));
                 }
             }
             15 => {
@@ -328,16 +339,12 @@ impl World<'_> {
         self.look()
     }
 
-    fn step_broker(&mut self, side: usize) -> &'static str {
-        let mut number = 0;
-        let did = self.brokers[side].step(|record| {
-            number = number_of(record).unwrap_or(0);
-            number
-        });
-        if did == "refuses" {
+    fn step_broker(&mut self, side: usize) -> String {
+        let did = self.brokers[side].step(&mut self.random);
+        if let Some(number) = did.refused {
             self.ledger.note_refused(number);
         }
-        did
+        did.what
     }
 
     fn poll(&mut self, process: &mut Process, core: usize) -> Result<(), Violation> {
@@ -376,7 +383,7 @@ impl World<'_> {
             let ledger = &mut self.ledger;
             broker.each_stored(from, |record| {
                 if noted.is_ok() {
-                    noted = ledger.note_stored(side, record);
+                    noted = ledger.note_stored(side, record, broker.keeps_order());
                 }
             });
             noted?;
@@ -405,10 +412,13 @@ impl World<'_> {
             Fault::DiskError(steps) => self.disk.fail_once_at(steps),
             Fault::DiskFull(left) => self.disk.set_capacity(self.disk.used() + left),
             Fault::DiskRoom => self.disk.set_capacity(DISK_BYTES),
-            Fault::BrokerDown(side) => self.brokers[side].go_down(),
+            Fault::BrokerDown(side) => self.brokers[side].go_down(&mut self.random),
             Fault::BrokerSilent(side) => self.brokers[side].fall_silent(),
             Fault::BrokerUp(side) => self.brokers[side].come_up(),
-            Fault::BrokerRefuses(side, number) => self.brokers[side].refuse(Some(number)),
+            Fault::BrokerRefuses(side, number) => {
+                let what = self.brokers[side].refuse(number, &mut self.random);
+                self.trace.add(format_args!("broker {side}: {what}"));
+            }
             Fault::ClockJump(seconds) => {
                 self.ledger.clock_jumped = true;
                 let wall = engine_core::clock::wall_ms().saturating_add_signed(seconds * 1000);
@@ -495,8 +505,7 @@ impl World<'_> {
         self.disk.heal();
         self.disk.set_capacity(DISK_BYTES);
         for broker in &self.brokers {
-            broker.come_up();
-            broker.refuse(None);
+            broker.heal();
         }
         let cores = self.plan.lives.last().map_or(1, |life| life.cores);
         self.trace.add(format_args!("the last life, of {cores} cores"));
@@ -515,7 +524,8 @@ impl World<'_> {
         }
         let lags = process.log.as_ref().map(brokers::log::Log::lags);
         let in_flight: Vec<usize> = process.shards.iter().map(engine_core::Shard::in_flight).collect();
-        violation("stuck", format!("behind: {lags:?}, in flight: {in_flight:?}"))
+        let troubles: Vec<_> = process.statuses.iter().map(|status| status.trouble()).collect();
+        violation("stuck", format!("behind: {lags:?}, in flight: {in_flight:?}, brokers: {troubles:?}"))
     }
 }
 

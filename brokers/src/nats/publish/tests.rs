@@ -6,10 +6,14 @@ use std::{
 };
 
 use async_nats::{
-    HeaderMap,
-    jetstream::stream::{Config, DiscardPolicy, StorageType},
+    HeaderMap, Message,
+    jetstream::{
+        self,
+        stream::{Config, DiscardPolicy, StorageType},
+    },
 };
 use engine_core::MetadataWriter;
+use futures_util::StreamExt;
 use ledger::process::{self, Process};
 use parking_lot::Mutex;
 
@@ -27,8 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Broker {
     process: Process,
     folder: PathBuf,
-    runtime: Runtime,
-    client: Client,
+    runtime: tokio::runtime::Runtime,
+    client: async_nats::Client,
 }
 
 impl Drop for Broker {
@@ -288,7 +292,7 @@ fn a_record_over_max_payload_is_refused_alone_whatever_makes_it_large() {
     let Some(broker) = Broker::start() else { return };
     broker.make_stream(config());
     let mut publisher = broker.publisher(1);
-    let max = publisher.session.as_ref().unwrap().1.client.max_payload();
+    let max = publisher.session.as_ref().unwrap().1.max_payload();
     // The header is not the value's, and counts as well.
     let mut metadata = Vec::new();
     MetadataWriter::new(&mut metadata).push(b"traceparent", &vec![b't'; max / 2]);

@@ -1,5 +1,7 @@
 //! What JetStream cannot be brought to say: a nats-server without it, and a client of it that answers in its place.
 
+use std::thread;
+
 use serde_json::json;
 use tokio::sync::oneshot;
 
