@@ -36,9 +36,6 @@ struct Arguments {
     /// Seeds that a mutant is given at most.
     #[arg(long, default_value_t = 100_000)]
     seeds: u64,
-    /// Seeds that have to pass without a mutation first.
-    #[arg(long, default_value_t = 5_000)]
-    clean: u64,
 }
 
 /// What became of a mutant.
@@ -59,13 +56,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     let copy = Copy::of(&root, Path::new("target/mutants/tree"))?;
     let began = Instant::now();
+    // What fails without a mutation, too, shows nothing.
     build(&copy)?;
-    if let Found::At { seed, kind } = hunt(&root, arguments.clean)? {
-        bail!(
-            "without a mutation seed {seed} breaks a promise ({kind}): mend that first, or nothing is shown"
-        );
-    }
-    println!("without a mutation: {} seeds pass", arguments.clean);
+    let (planted, clean) = (copy.target().join("debug/examples/hunt"), copy.target().join("mutants/clean"));
+    std::fs::copy(&planted, &clean)?;
+    let end = arguments.seeds;
     let mut not_found = Vec::new();
     for (number, mutant) in chosen.iter().enumerate() {
         let text = std::fs::read_to_string(root.join(&mutant.file))?;
@@ -73,7 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
         let built = build(&copy);
         let hunted = built.and_then(|()| {
             let began = Instant::now();
-            Ok((hunt(&root, arguments.seeds)?, began.elapsed()))
+            Ok((first_found(&planted, &clean, end)?, began.elapsed()))
         });
         copy.write(&mutant.file, &text)?;
         let (found, took) =
@@ -84,7 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 println!("{number:3}  {name}: found at seed {seed} after {seconds:.1} s as \"{kind}\"");
             }
             Found::Nowhere => {
-                println!("{number:3}  {name}: NOT FOUND in {} seeds, {seconds:.1} s", arguments.seeds);
+                println!("{number:3}  {name}: NOT FOUND in {} seeds, {seconds:.1} s", end);
                 not_found.push(name);
             }
         }
@@ -110,25 +105,35 @@ fn build(copy: &Copy) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs so many seeds until one breaks a promise.
-fn hunt(root: &Path, seeds: u64) -> anyhow::Result<Found> {
-    let binary = tree::target(root).join("debug/examples/hunt");
+/// The first seed that breaks a promise with the mutation, and none without.
+fn first_found(planted: &Path, clean: &Path, end: u64) -> anyhow::Result<Found> {
+    let mut first = 0;
+    while let Found::At { seed, kind } = hunt(planted, first, end)? {
+        if matches!(hunt(clean, seed, seed + 1)?, Found::Nowhere) {
+            return Ok(Found::At { seed, kind });
+        }
+        first = seed + 1;
+    }
+    Ok(Found::Nowhere)
+}
+
+/// Runs these seeds until one breaks a promise.
+fn hunt(binary: &Path, first: u64, end: u64) -> anyhow::Result<Found> {
     let limited = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
     let output = Command::new("sh")
         .args(["-c", &limited])
-        .arg(&binary)
-        .arg(seeds.to_string())
+        .arg(binary)
+        .args([first.to_string(), end.to_string()])
         .output()
         .with_context(|| format!("{} cannot be run", binary.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    // Its last line: the number of the last seed that was begun, and what it came to.
-    let Some((seed, kind)) = text.lines().last().and_then(|line| line.split_once(' ')) else {
-        return Ok(Found::At { seed: 0, kind: format!("the process ends at once: {}", output.status) });
-    };
-    let seed = seed.parse().with_context(|| format!("`{text}` is no result"))?;
-    match (output.status.success(), kind) {
-        (true, "passes") => Ok(Found::Nowhere),
-        (true, kind) => Ok(Found::At { seed, kind: kind.to_owned() }),
-        (false, _) => Ok(Found::At { seed, kind: format!("the process ends: {}", output.status) }),
+    match text.trim_end().split_once(' ') {
+        Some(("all", "pass")) => Ok(Found::Nowhere),
+        Some((seed, kind)) => {
+            let seed = seed.parse().with_context(|| format!("`{text}` is no result"))?;
+            Ok(Found::At { seed, kind: kind.to_owned() })
+        }
+        // It has said nothing: memory that was overwritten, or used up.
+        None => Ok(Found::At { seed: first, kind: format!("the process ends: {}", output.status) }),
     }
 }
