@@ -8,7 +8,7 @@ NAMES  := tidegate api-gateway ingest processor grpc-server grpc-gateway produce
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build run fmt lint loom bench bench-peers bench-sinks bench-events services services-stop fault-test \
-        damage-test composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
+        damage-test simulate composite-compare h2spec deny proto health ready metrics clean tools create-topics list-topics
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,10 @@ fault-test: ## Kill, stop and pause Tidegate and its brokers, fail the disk; not
 	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue nats
 	$(TARGET)/release/ledger group --tidegate $(BINARY) --queue kafka
 	$(TARGET)/release/ledger outage --tidegate $(BINARY) --queue composite --outbox --strategy best-effort
+
+simulate: ## The engine in simulated worlds: crashes, disks that lose, brokers that fail (SEEDS, FROM)
+	$(CARGO) build --release --package tidegate
+	$(BINARY) simulate --seeds $(or $(SEEDS),100000) --from $(or $(FROM),0)
 
 damage-test: ## Damage copies of a real data directory in every way; each must be refused by name or harmless (SEED)
 	$(CARGO) build --release --package tidegate --package ledger

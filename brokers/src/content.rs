@@ -3,12 +3,12 @@
 //! (its encoding guide, "Field Order") and the members of a JSON object (RFC 8259 §4): a caller who sends a message again says
 //! the same in other bytes.
 
-use std::hash::{BuildHasher, RandomState};
-
 use engine_core::{
     KIND_EVENT, MetadataPairs, OF_ITS_WAY, Record,
     schema::{EVENTS, SCHEMA_KEY},
 };
+
+use crate::fingerprint::HashKey;
 
 /// What stands in the metadata of an event whose payload is a protobuf `analytics.v1.Event`.
 const EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[0]);
@@ -21,7 +21,7 @@ const OLDER_EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[1]);
 const JSON_DEPTH_MAX: usize = 64;
 
 /// A keyed hash of it. How a message was sent is no part of it.
-pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
+pub(crate) fn hash(hash_key: &HashKey, record: &Record<'_>) -> u64 {
     let (mut pairs, mut is_event, mut is_older_event) = (0_u64, false, false);
     let may_be_event = record.kind & KIND_EVENT != 0;
     for pair in MetadataPairs::new(record.metadata).filter(|(key, _)| !OF_ITS_WAY.contains(key)) {
@@ -30,31 +30,31 @@ pub(crate) fn hash(state: &RandomState, record: &Record<'_>) -> u64 {
         let (key, value) = pair;
         // An object or an array in a metadata object arrives as its JSON text.
         let json = if value.first() == Some(&b'{') || value.first() == Some(&b'[') {
-            json(state, value)
+            json(hash_key, value)
         } else {
             None
         };
-        let value = json.unwrap_or_else(|| state.hash_one(value));
+        let value = json.unwrap_or_else(|| hash_key.hash(value, &[]));
         // A sum has no order, and unlike an exclusive or counts what is there twice.
-        pairs = pairs.wrapping_add(state.hash_one((key, value)));
+        pairs = pairs.wrapping_add(hash_key.hash(key, &[value]));
     }
     let payload = match (is_event, is_older_event) {
-        (true, _) => fields(state, record.payload, 0),
-        (_, true) => json(state, record.payload),
+        (true, _) => fields(hash_key, record.payload, 0),
+        (_, true) => json(hash_key, record.payload),
         _ => None,
     };
-    let payload = payload.unwrap_or_else(|| state.hash_one(record.payload));
-    state.hash_one((record.source, pairs, payload, record.kind & KIND_EVENT))
+    let payload = payload.unwrap_or_else(|| hash_key.hash(record.payload, &[]));
+    hash_key.hash(record.source, &[pairs, payload, u64::from(record.kind & KIND_EVENT)])
 }
 
 /// The fields of a protobuf message, in any order, and those of what an event is about; `None` if it is none.
-fn fields(state: &RandomState, mut bytes: &[u8], depth: usize) -> Option<u64> {
+fn fields(hash_key: &HashKey, mut bytes: &[u8], depth: usize) -> Option<u64> {
     let mut sum = 0_u64;
     while !bytes.is_empty() {
         let tag = varint(&mut bytes)?;
         let length = match tag & 7 {
             0 => {
-                sum = sum.wrapping_add(state.hash_one((tag, varint(&mut bytes)?)));
+                sum = sum.wrapping_add(hash_key.hash(b"", &[tag, varint(&mut bytes)?]));
                 continue;
             }
             1 => 8,
@@ -65,31 +65,31 @@ fn fields(state: &RandomState, mut bytes: &[u8], depth: usize) -> Option<u64> {
         let (value, rest) = bytes.split_at_checked(length)?;
         bytes = rest;
         let is_about = depth == 0 && tag & 7 == 2 && ABOUT.contains(&(tag >> 3));
-        let inner = if is_about { fields(state, value, depth + 1) } else { None };
-        let value = inner.unwrap_or_else(|| state.hash_one(value));
-        sum = sum.wrapping_add(state.hash_one((tag, value)));
+        let inner = if is_about { fields(hash_key, value, depth + 1) } else { None };
+        let value = inner.unwrap_or_else(|| hash_key.hash(value, &[]));
+        sum = sum.wrapping_add(hash_key.hash(b"", &[tag, value]));
     }
     Some(sum)
 }
 
 /// A JSON text whose objects have their members in any order; `None` if it is none. Numbers and strings count as they are
 /// written.
-fn json(state: &RandomState, mut bytes: &[u8]) -> Option<u64> {
-    let hash = json_value(state, &mut bytes, JSON_DEPTH_MAX)?;
+fn json(hash_key: &HashKey, mut bytes: &[u8]) -> Option<u64> {
+    let hash = json_value(hash_key, &mut bytes, JSON_DEPTH_MAX)?;
     after_blanks(&mut bytes).is_none().then_some(hash)
 }
 
-fn json_value(state: &RandomState, bytes: &mut &[u8], depth_left: usize) -> Option<u64> {
+fn json_value(hash_key: &HashKey, bytes: &mut &[u8], depth_left: usize) -> Option<u64> {
     let first = after_blanks(bytes)?;
     let closing = match first {
         b'{' => b'}',
         b'[' => b']',
-        b'"' => return Some(state.hash_one(json_string(bytes)?)),
+        b'"' => return Some(hash_key.hash(json_string(bytes)?, &[])),
         _ => {
             let end = bytes.iter().position(|byte| b",:]}\" \t\r\n".contains(byte)).unwrap_or(bytes.len());
             let (scalar, rest) = bytes.split_at(end);
             *bytes = rest;
-            return (end > 0).then(|| state.hash_one(scalar));
+            return (end > 0).then(|| hash_key.hash(scalar, &[]));
         }
     };
     let depth_left = depth_left.checked_sub(1)?;
@@ -97,7 +97,7 @@ fn json_value(state: &RandomState, bytes: &mut &[u8], depth_left: usize) -> Opti
     let mut all = 0_u64;
     if after_blanks(bytes)? == closing {
         *bytes = bytes.get(1..)?;
-        return Some(state.hash_one((first, all)));
+        return Some(hash_key.hash(b"", &[first.into(), all]));
     }
     loop {
         if first == b'{' {
@@ -105,15 +105,15 @@ fn json_value(state: &RandomState, bytes: &mut &[u8], depth_left: usize) -> Opti
             let key = json_string(bytes)?;
             (after_blanks(bytes)? == b':').then_some(())?;
             *bytes = bytes.get(1..)?;
-            all = all.wrapping_add(state.hash_one((key, json_value(state, bytes, depth_left)?)));
+            all = all.wrapping_add(hash_key.hash(key, &[json_value(hash_key, bytes, depth_left)?]));
         } else {
-            all = state.hash_one((all, json_value(state, bytes, depth_left)?));
+            all = hash_key.hash(b"", &[all, json_value(hash_key, bytes, depth_left)?]);
         }
         let next = after_blanks(bytes)?;
         *bytes = bytes.get(1..)?;
         match next {
             b',' => {}
-            end if end == closing => return Some(state.hash_one((first, all))),
+            end if end == closing => return Some(hash_key.hash(b"", &[first.into(), all])),
             _ => return None,
         }
     }
@@ -162,34 +162,34 @@ mod tests {
 
     use super::*;
 
-    fn of(state: &RandomState, pairs: &[(&str, &str)], payload: &[u8]) -> u64 {
+    fn of(hash_key: &HashKey, pairs: &[(&str, &str)], payload: &[u8]) -> u64 {
         let mut metadata = Vec::new();
         let mut writer = MetadataWriter::new(&mut metadata);
         pairs.iter().for_each(|(key, value)| writer.push(key.as_bytes(), value.as_bytes()));
         let is_event = pairs.iter().any(|(key, value)| *key == "schema" && value.starts_with("analytics."));
         let kind = if is_event { KIND_EVENT } else { 0 };
-        hash(state, &Record { payload, metadata: &metadata, kind, ..Record::default() })
+        hash(hash_key, &Record { payload, metadata: &metadata, kind, ..Record::default() })
     }
 
     #[test]
     fn the_order_of_metadata_does_not_matter_and_what_it_says_does() {
-        let state = RandomState::new();
-        let one = of(&state, &[("a", "1"), ("b", "2")], b"x");
-        assert_eq!(one, of(&state, &[("b", "2"), ("a", "1")], b"x"));
+        let hash_key = HashKey::random();
+        let one = of(&hash_key, &[("a", "1"), ("b", "2")], b"x");
+        assert_eq!(one, of(&hash_key, &[("b", "2"), ("a", "1")], b"x"));
         for other in [
             &[("a", "2"), ("b", "1")][..],
             &[("a", "1")],
             &[("a", "1"), ("b", "2"), ("b", "2")],
             &[("a", "1"), ("b2", "")],
         ] {
-            assert_ne!(one, of(&state, other, b"x"), "{other:?}");
+            assert_ne!(one, of(&hash_key, other, b"x"), "{other:?}");
         }
     }
 
     #[test]
     fn the_order_of_an_events_fields_does_not_matter_and_what_they_say_does() {
-        let state = RandomState::new();
-        let event = |payload: &[u8]| of(&state, &[("schema", "analytics.v1.Event")], payload);
+        let hash_key = HashKey::random();
+        let event = |payload: &[u8]| of(&hash_key, &[("schema", "analytics.v1.Event")], payload);
         // 1: "i"; 7: two entries of a map; 10: a message with 1: "c" and 2: "d".
         let (id, first, second) = (b"\x0a\x01i", b"\x3a\x02ab", b"\x3a\x02cd");
         let (about, turned) = (b"\x52\x06\x0a\x01c\x12\x01d", b"\x52\x06\x12\x01d\x0a\x01c");
@@ -199,14 +199,17 @@ mod tests {
         assert_ne!(one, event(&[&id[..], first, first, about].concat()));
         assert_ne!(one, event(&[&id[..], first, second, b"\x52\x06\x0a\x01d\x12\x01c"].concat()));
         // Of what is no event, and of what is no protobuf, every byte has its place.
-        assert_ne!(of(&state, &[], &[&id[..], first].concat()), of(&state, &[], &[&first[..], id].concat()));
+        assert_ne!(
+            of(&hash_key, &[], &[&id[..], first].concat()),
+            of(&hash_key, &[], &[&first[..], id].concat())
+        );
         assert_ne!(event(b"\x07ab"), event(b"\x07ba"));
     }
 
     #[test]
     fn the_order_of_a_json_objects_members_does_not_matter_and_what_they_say_does() {
-        let state = RandomState::new();
-        let older = |payload: &str| of(&state, &[("schema", "analytics.Event")], payload.as_bytes());
+        let hash_key = HashKey::random();
+        let older = |payload: &str| of(&hash_key, &[("schema", "analytics.Event")], payload.as_bytes());
         let one = older(r#"{"id":"e","properties":{"a":"1","b":{"c":[1,{"d":2,"e":"}"}],"f":null}}}"#);
         assert_eq!(one, older(r#"{"properties":{"b":{"f":null,"c":[1,{"e":"}","d":2}]},"a":"1"},"id":"e"}"#));
         assert_eq!(
@@ -227,17 +230,17 @@ mod tests {
         assert_ne!(older(r#"{"a":"b"}"#), older(r#"{"b":"a"}"#));
         // Objects in metadata are JSON, too; a payload that is not said to be JSON is bytes.
         let (one, turned) = (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#);
-        assert_eq!(of(&state, &[("k", one)], b""), of(&state, &[("k", turned)], b""));
-        assert_ne!(of(&state, &[], one.as_bytes()), of(&state, &[], turned.as_bytes()));
+        assert_eq!(of(&hash_key, &[("k", one)], b""), of(&hash_key, &[("k", turned)], b""));
+        assert_ne!(of(&hash_key, &[], one.as_bytes()), of(&hash_key, &[], turned.as_bytes()));
     }
 
     #[test]
     fn what_only_looks_like_json_is_compared_byte_by_byte() {
-        let state = RandomState::new();
+        let hash_key = HashKey::random();
         let deep = "[".repeat(100_000);
         for text in ["{", "[1,", r#"{"a""#, r#"{"a":}"#, r#"{"a":1}}"#, r#"{"a\"#, "{a:1}", &deep, "[1 2]"] {
-            assert_eq!(json(&state, text.as_bytes()), None, "{}", text.get(..9).unwrap_or(text));
-            let older = |text: &str| of(&state, &[("schema", "analytics.Event")], text.as_bytes());
+            assert_eq!(json(&hash_key, text.as_bytes()), None, "{}", text.get(..9).unwrap_or(text));
+            let older = |text: &str| of(&hash_key, &[("schema", "analytics.Event")], text.as_bytes());
             assert_eq!(older(text), older(text));
             assert_ne!(older(text), older(&format!("{text} ")));
         }

@@ -7,7 +7,7 @@ use std::{
     fmt::Debug,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
 };
@@ -23,6 +23,8 @@ pub enum Open {
     Create,
     /// To be read and written, and empty.
     Empty,
+    /// The same, and for nobody but this user.
+    Private,
 }
 
 /// A file. Positions and lengths are in bytes.
@@ -128,7 +130,7 @@ pub trait Disk: Debug + Send + Sync {
     /// As the system says.
     fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
 
-    /// Locks a file, which is made if it is not there, and writes `owner` into it.
+    /// Locks a file, which is made if it is not there, and writes `owner` into it, if that is not empty.
     ///
     /// # Errors
     /// [`NotLocked`].
@@ -223,7 +225,11 @@ impl Disk for Machine {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(how != Open::Read);
-        options.create(matches!(how, Open::Create | Open::Empty)).truncate(how == Open::Empty);
+        options.create(matches!(how, Open::Create | Open::Empty | Open::Private));
+        options.truncate(matches!(how, Open::Empty | Open::Private));
+        if how == Open::Private {
+            options.mode(0o600);
+        }
         Ok(Arc::new(options.open(path)?))
     }
 
@@ -271,7 +277,9 @@ impl Disk for Machine {
             }
             Err(TryLockError::Error(error)) => return Err(NotLocked::Io(error)),
         }
-        file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(NotLocked::Io)?;
+        if !owner.is_empty() {
+            file.set_len(0).and_then(|()| file.write_all(owner.as_bytes())).map_err(NotLocked::Io)?;
+        }
         Ok(Box::new(MachineLock { file, path: path.to_owned() }))
     }
 }

@@ -24,6 +24,7 @@ pub mod destination;
 pub mod direct;
 pub mod disk;
 pub mod entry;
+pub mod fingerprint;
 pub mod inbound;
 pub mod journal;
 #[cfg(feature = "kafka")]

@@ -269,7 +269,7 @@ impl<P: Process> Sink for Pipeline<P> {
         self.claims.take_verdicts();
         while let Some(view) = batch.peek() {
             let record = view.record();
-            let mut id = None;
+            let mut known = None;
             if record.once && !self.way.is_remote() {
                 let key = self.window.id(&record);
                 match self.is_taken(key, batch) {
@@ -282,10 +282,11 @@ impl<P: Process> Sink for Pipeline<P> {
                     }
                     None => break,
                 }
-                let seen = self.window.look(key, &record, *now.get_or_insert_with(clock::now));
+                let content = self.window.content(&record);
+                let seen = self.window.look_for(key, content, *now.get_or_insert_with(clock::now));
                 let level = record.level;
                 match seen {
-                    Seen::New => id = Some(key),
+                    Seen::New => known = Some((key, content)),
                     Seen::UnderWay => {
                         self.repeats.entry(key).or_default().extend(batch.take());
                         continue;
@@ -306,11 +307,12 @@ impl<P: Process> Sink for Pipeline<P> {
                     }
                 }
             }
+            let id = known.map(|(id, _)| id);
             let probe = record.kind & KIND_PROBE != 0;
             let sent = match &mut self.way {
                 Way::Memory => Ok(()),
                 _ if probe => Ok(()),
-                Way::Log(stored) => stored.append(&record),
+                Way::Log(stored) => stored.append(&record, known),
                 Way::Direct(direct) => direct.send(&record, id),
                 #[cfg(feature = "remote")]
                 Way::Remote(forward) => forward.send(&record),
@@ -465,4 +467,9 @@ impl<P: Process> Sink for Pipeline<P> {
 /// Stored at this level, at this offset.
 pub(crate) fn stored(level: AckLevel, offset: Option<u64>) -> Outcome {
     Outcome::Stored(Receipt::new(level, offset))
+}
+
+/// Of this shard of the log, which need not be the core's own.
+pub(crate) fn in_shard(receipt: Receipt, shard: usize) -> Receipt {
+    u32::try_from(shard).map_or(receipt, |shard| receipt.in_shard(shard))
 }

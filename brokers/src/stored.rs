@@ -1,19 +1,16 @@
 //! A core's messages in the log: appended, synced, worked on, and followed to the brokers.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use engine_core::{AckLevel, Completions, Outcome, Process, Record, Rejection, Ticket, clock};
+use engine_core::{AckLevel, Completions, Outcome, Process, Record, Rejection, Ticket, key_hash};
 
 use crate::{
     delivered::Delivered,
     entry,
-    log::{Cursor, Log, LogError, Pushback, Reader, ShardWriter},
-    pipeline::{Decided, NotSent, stored},
-    window::{Id, Window},
+    fingerprint::Fingerprint,
+    log::{Cursor, Log, Pushback, Reader, ShardWriter},
+    pipeline::{Decided, NotSent, in_shard, stored},
+    window::Id,
     work::Work,
 };
 
@@ -100,53 +97,25 @@ impl Stored {
         }
     }
 
-    /// Fills the window with what the shard's last messages were, so that their repeats are still recognised. Gives `each`
-    /// the id of each, with when it came.
-    ///
-    /// # Errors
-    /// When the log cannot be read.
-    pub fn fill_window(
-        log: &Log,
-        shard: usize,
-        window: &mut Window,
-        entries_max: usize,
-        age_max: Duration,
-        mut each: impl FnMut(Instant, Id),
-    ) -> Result<(), LogError> {
-        let (now, now_ms) = (clock::now(), clock::wall_ms());
-        let from = log.durable_upto(shard).saturating_sub(entries_max as u64).max(log.first_offset(shard));
-        let mut reader = log.reader(shard, from);
-        reader.read(usize::MAX, |offset, appended_ms, bytes| {
-            let age = Duration::from_millis(now_ms.saturating_sub(appended_ms));
-            if let Ok(record) = entry::decode(bytes)
-                && record.once
-                && age < age_max
-                && let Some(since) = now.checked_sub(age)
-            {
-                each(since, window.remember(&record, stored(AckLevel::Durable, Some(offset)), since));
-            }
-            true
-        })?;
-        Ok(())
-    }
-
     /// The offset behind what this core has worked on, if it works on the log.
     pub(crate) fn worked_upto(&self) -> Option<u64> {
         self.followers.first().map(|follower| follower.position)
     }
 
-    pub(crate) fn append(&mut self, record: &Record<'_>) -> Result<(), NotSent> {
-        self.appended =
-            self.writer.append(record.key_hash, |out| entry::encode(record, out)).map_err(|pushback| {
-                match pushback {
-                    Pushback::Busy => NotSent::NoRoom,
-                    // Settings that allow it are refused at the start.
-                    Pushback::TooLong => NotSent::Never(Outcome::Failed),
-                    // Its sender was told already: it stays in the queue, and is put aside when the process ends.
-                    Pushback::Failed if record.level == AckLevel::Queued => NotSent::NoRoom,
-                    Pushback::Failed => NotSent::Never(Outcome::Rejected(Rejection::Unknown)),
-                }
-            })?;
+    /// Appends a message; `known`: its id with the hash of its content, if its repeats are to be recognised.
+    pub(crate) fn append(&mut self, record: &Record<'_>, known: Option<(Id, u64)>) -> Result<(), NotSent> {
+        let fingerprint =
+            known.map(|(id, content)| Fingerprint { id: id.hash(), content, home: key_hash(record.id) });
+        let appended =
+            self.writer.append_known(record.key_hash, fingerprint, |out| entry::encode(record, out));
+        self.appended = appended.map_err(|pushback| match pushback {
+            Pushback::Busy => NotSent::NoRoom,
+            // Settings that allow it are refused at the start.
+            Pushback::TooLong => NotSent::Never(Outcome::Failed),
+            // Its sender was told already: it stays in the queue, and is put aside when the process ends.
+            Pushback::Failed if record.level == AckLevel::Queued => NotSent::NoRoom,
+            Pushback::Failed => NotSent::Never(Outcome::Rejected(Rejection::Unknown)),
+        })?;
         Ok(())
     }
 
@@ -210,7 +179,9 @@ impl Stored {
             }
             for (shard, offset, ticket) in std::mem::take(&mut self.late) {
                 match onward.outcome(shard, offset) {
-                    Some(outcome) => decide(Decided { ticket, id: None, outcome: as_repeat(outcome) }, done),
+                    Some(outcome) => {
+                        decide(Decided { ticket, id: None, outcome: as_repeat(shard, outcome) }, done);
+                    }
                     None => self.late.push((shard, offset, ticket)),
                 }
             }
@@ -236,15 +207,17 @@ impl Stored {
                 unsafe_ones(ticket, done);
             }
         }
-        for (_, offset, ticket) in self.late.drain(..) {
-            done.complete(ticket, as_repeat(stored(AckLevel::Durable, Some(offset))));
+        for (shard, offset, ticket) in self.late.drain(..) {
+            done.complete(ticket, as_repeat(shard, stored(AckLevel::Durable, Some(offset))));
         }
     }
 }
 
-fn as_repeat(outcome: Outcome) -> Outcome {
+/// What a repeat of a message in this shard is told, which need not be this core's.
+fn as_repeat(shard: usize, outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Stored(mut receipt) => {
+        Outcome::Stored(receipt) => {
+            let mut receipt = in_shard(receipt, shard);
             receipt.duplicate = true;
             Outcome::Stored(receipt)
         }

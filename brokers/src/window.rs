@@ -5,52 +5,69 @@
 //! beyond either the oldest is forgotten, except that a message still under way is never forgotten (the slab bounds
 //! those).
 //!
-//! Ids and contents are kept as keyed 112-bit and 64-bit hashes, keyed at random per process: nobody outside can choose
-//! two ids that are taken for one.
+//! Ids and contents are kept as keyed hashes, of 112 and 64 bits ([`fingerprint`](crate::fingerprint)): nobody outside can
+//! choose two ids that are taken for one.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map},
-    hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState},
+    hash::{BuildHasherDefault, Hasher},
     time::{Duration, Instant},
 };
 
 use engine_core::{Outcome, Record, key_hash, shard_of};
 
-use crate::content;
+use crate::{
+    content,
+    fingerprint::{Fingerprint, HashKey},
+};
 
 /// A message in the window, by its id: 112 bits of hash under 16 bits that say which core is the id's home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(u128);
 
 impl Id {
-    const HOME_SHIFT: u32 = 112;
-
     /// The core where the id is claimed, whatever its message is partitioned by.
     pub fn home(self) -> usize {
-        (self.0 >> Self::HOME_SHIFT) as usize
+        (self.0 >> Fingerprint::ID_BITS) as usize
+    }
+
+    /// The hash alone, which is the same with any number of cores.
+    pub(crate) fn hash(self) -> u128 {
+        self.0 & Fingerprint::ID_MASK
     }
 }
 
 /// How ids and contents are hashed. Windows that share it know a message by the same [`Id`].
 #[derive(Clone, Debug)]
 pub struct Ids {
-    hashers: [RandomState; 3],
+    hash_key: HashKey,
     cores: usize,
 }
 
 impl Ids {
-    /// For so many cores, 65,536 at most.
+    /// For so many cores, 65,536 at most; keyed at random.
     pub fn new(cores: usize) -> Self {
-        Self { hashers: std::array::from_fn(|_| RandomState::new()), cores }
+        Self::keyed(HashKey::random(), cores)
+    }
+
+    /// The same with this key.
+    pub fn keyed(hash_key: HashKey, cores: usize) -> Self {
+        Self { hash_key, cores }
     }
 
     /// How a message's id is kept.
     fn of(&self, id: &[u8]) -> Id {
-        let [high, low, _] = &self.hashers;
-        let hash = u128::from(high.hash_one(id)) << 64 | u128::from(low.hash_one(id));
+        self.at_home(self.hash_key.id(id), key_hash(id))
+    }
+
+    /// How the id of a fingerprint is kept.
+    pub(crate) fn of_fingerprint(&self, fingerprint: &Fingerprint) -> Id {
+        self.at_home(fingerprint.id, fingerprint.home)
+    }
+
+    fn at_home(&self, hash: u128, home: u64) -> Id {
         // The same core that a message without a partition key goes to.
-        let home = shard_of(key_hash(id), self.cores) as u128;
-        Id(hash & ((1 << Id::HOME_SHIFT) - 1) | home << Id::HOME_SHIFT)
+        Id(hash | (shard_of(home, self.cores) as u128) << Fingerprint::ID_BITS)
     }
 }
 
@@ -139,37 +156,56 @@ impl Window {
         self.entries.contains_key(&id)
     }
 
+    /// The hash of what a message says.
+    pub(crate) fn content(&self, record: &Record<'_>) -> u64 {
+        content::hash(&self.ids.hash_key, record)
+    }
+
     /// Looks a message up; a new one is under way from now on.
     pub fn look(&mut self, id: Id, record: &Record<'_>, now: Instant) -> Seen {
+        let content = self.content(record);
+        self.look_for(id, content, now)
+    }
+
+    /// The same for a message whose content has this hash.
+    pub(crate) fn look_for(&mut self, id: Id, content: u64, now: Instant) -> Seen {
         self.forget_old(now);
-        let content = content::hash(&self.ids.hashers[2], record);
-        match self.entries.entry(id) {
-            hash_map::Entry::Occupied(entry) => match entry.get().outcome {
-                _ if entry.get().content != content => Seen::Conflict,
-                None => Seen::UnderWay,
-                Some(outcome) => Seen::Done(outcome),
-            },
-            hash_map::Entry::Vacant(place) => {
-                self.turns += 1;
-                place.insert(Entry { content, outcome: None, turn: self.turns });
-                self.push_turn(now, id);
+        match self.entries.get(&id) {
+            Some(entry) if entry.content != content => Seen::Conflict,
+            Some(Entry { outcome: Some(outcome), .. }) => Seen::Done(*outcome),
+            Some(_) => Seen::UnderWay,
+            None => {
+                self.enter(id, content, None, now);
                 Seen::New
             }
         }
     }
 
+    /// Takes in what is the newest now; what had the id before is forgotten.
+    fn enter(&mut self, id: Id, content: u64, outcome: Option<Outcome>, now: Instant) {
+        if !self.entries.contains_key(&id) {
+            self.make_room(now);
+        }
+        self.turns += 1;
+        self.entries.insert(id, Entry { content, outcome, turn: self.turns });
+        self.push_turn(now, id);
+    }
+
     /// Gives this id to a message on another core, which is under way from now on. False: something else has it.
     pub(crate) fn claim(&mut self, id: Id, core: usize, now: Instant) -> bool {
         self.forget_old(now);
-        let content = self.ids.hashers[2].hash_one(("core", core));
+        let content = self.content_away(core);
         if self.entries.get(&id).is_some_and(|entry| entry.content != content) {
             return false;
         }
         // That core may have forgotten its last message with this id, or have given it up.
-        self.turns += 1;
-        self.entries.insert(id, Entry { content, outcome: None, turn: self.turns });
-        self.push_turn(now, id);
+        self.enter(id, content, None, now);
         true
+    }
+
+    /// What stands for the content of a message on another core.
+    fn content_away(&self, core: usize) -> u64 {
+        self.ids.hash_key.hash(b"core", &[core as u64])
     }
 
     /// Remembers a message of an earlier run, which came to `outcome` at `since`. Oldest first. Returns its id.
@@ -181,11 +217,18 @@ impl Window {
         id
     }
 
+    /// Remembers the message of this fingerprint, which came to `outcome` at `since`, whatever had its id before. Oldest first.
+    pub(crate) fn remember_as(&mut self, fingerprint: &Fingerprint, outcome: Outcome, since: Instant) {
+        self.forget_old(since);
+        let id = self.ids.of_fingerprint(fingerprint);
+        self.enter(id, fingerprint.content, Some(outcome), since);
+    }
+
     /// Remembers that a message of an earlier run with this id is on another core. Oldest first.
-    pub fn remember_away(&mut self, id: Id, core: usize, since: Instant) {
-        if self.claim(id, core, since) {
-            self.decide(id, Outcome::Processed);
-        }
+    pub(crate) fn remember_away(&mut self, id: Id, core: usize, since: Instant) {
+        self.forget_old(since);
+        let content = self.content_away(core);
+        self.enter(id, content, Some(Outcome::Processed), since);
     }
 
     /// The last turn was this id's. What is no longer anybody's turn is dropped before it is more than what is.
@@ -221,35 +264,55 @@ impl Window {
         self.entries.is_empty()
     }
 
+    /// Forgets what is too old.
     fn forget_old(&mut self, now: Instant) {
-        while let Some((since, turn, id)) = self.order.front().copied() {
-            // Every entry has its turn in the order, so this is most calls' answer, without a look at the entries.
-            if self.order.len() < self.entries_max && now.duration_since(since) < self.age_max {
+        while let Some((since, turn, id)) = self.order.front().copied()
+            && now.duration_since(since) >= self.age_max
+        {
+            if self.forget(turn, id, now) == Forgotten::UnderWay {
                 return;
             }
-            let current = self.entries.get(&id).filter(|entry| entry.turn == turn);
-            let over = self.entries.len() >= self.entries_max || now.duration_since(since) >= self.age_max;
-            match current {
-                None => {}
-                Some(_) if !over => return,
-                Some(entry) if entry.outcome.is_none() => {
-                    // Under way: it waits at the end for its next turn, and those behind it have theirs.
-                    self.order.pop_front();
-                    self.turns += 1;
-                    let turn = self.turns;
-                    if let Some(entry) = self.entries.get_mut(&id) {
-                        entry.turn = turn;
-                    }
-                    self.order.push_back((now, turn, id));
-                    return;
-                }
-                Some(_) => {
-                    self.entries.remove(&id);
-                }
-            }
-            self.order.pop_front();
         }
     }
+
+    /// Forgets the oldest so that there is room for one more.
+    fn make_room(&mut self, now: Instant) {
+        while self.entries.len() >= self.entries_max
+            && let Some((_, turn, id)) = self.order.front().copied()
+        {
+            if self.forget(turn, id, now) == Forgotten::UnderWay {
+                return;
+            }
+        }
+    }
+
+    /// Takes the first of the order, which is this, off it.
+    fn forget(&mut self, turn: u64, id: Id, now: Instant) -> Forgotten {
+        self.order.pop_front();
+        match self.entries.entry(id) {
+            hash_map::Entry::Occupied(mut entry) if entry.get().turn == turn => {
+                if entry.get().outcome.is_some() {
+                    entry.remove();
+                    return Forgotten::Gone;
+                }
+                // Under way: it waits at the end for its next turn, and those behind it have theirs.
+                self.turns += 1;
+                entry.get_mut().turn = self.turns;
+                self.order.push_back((now, self.turns, id));
+                Forgotten::UnderWay
+            }
+            _ => Forgotten::Gone,
+        }
+    }
+}
+
+/// What became of the oldest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Forgotten {
+    /// It is not there any more.
+    Gone,
+    /// It was kept.
+    UnderWay,
 }
 
 #[cfg(test)]
@@ -314,6 +377,21 @@ mod tests {
         decide(&mut window, "a", Outcome::Processed);
         assert!(window.len() <= 2);
         assert_eq!(look(&mut window, "a", "", start + Duration::from_secs(61)), Seen::New);
+    }
+
+    #[test]
+    fn a_repeat_of_the_oldest_is_recognised_in_a_full_window() {
+        let (mut window, now) = (Window::new(3, Duration::from_secs(60)), Instant::now());
+        for id in ["a", "b", "c"] {
+            assert_eq!(look(&mut window, id, "", now), Seen::New);
+            decide(&mut window, id, Outcome::Processed);
+        }
+        for id in ["a", "b", "c", "a"] {
+            assert_eq!(look(&mut window, id, "", now), Seen::Done(Outcome::Processed), "{id}");
+        }
+        let id = window.id(&message("a", ""));
+        assert!(!window.claim(id, 1, now));
+        assert_eq!(window.len(), 3, "a claim of what is known takes nobody's place");
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What a shard must hold, kept apart from what it holds: so that a segment that is lost, or the lost end of one, shows.
+//! What a shard must hold, kept apart from what it holds: so that a segment that is lost, or the lost end of one, or the
+//! whole folder, shows.
 //!
 //! ```text
-//! shard-000/manifest   list, one slot of it │ list, the other slot │ mark          a sector of 512 bytes each
-//! list                 sequence u64 │ first offset u64 │ last segment u64 │ end u64 │ CRC32C u32
-//! mark                 durable upto u64 │ CRC32C u32
+//! manifests/shard-000   list, one slot of it │ list, the other slot │ mark         a sector of 512 bytes each
+//! list                  sequence u64 │ first offset u64 │ last segment u64 │ end u64 │ CRC32C u32
+//! mark                  durable upto u64 │ CRC32C u32
 //! ```
 //!
 //! The *list* is synced whenever a segment comes or goes: the first offset that is kept before what lies below it is deleted,
@@ -26,8 +27,8 @@ use crate::disk::{self, Disk, DiskFile, Open};
 
 /// So long without a commit, the mark is synced.
 pub(super) const MARK_AFTER: Duration = Duration::from_millis(10);
-/// Its name in the shard's folder.
-const NAME: &str = "manifest";
+/// The folder of all manifests, beside those of the shards.
+pub(super) const FOLDER: &str = "manifests";
 const SECTOR_BYTES: usize = 512;
 /// No segment.
 const NONE: u64 = u64::MAX;
@@ -71,14 +72,14 @@ pub(super) enum Found {
     Damaged,
 }
 
-/// Where it is.
-pub(super) fn path_in(folder: &Path) -> PathBuf {
-    folder.join(NAME)
+/// Where the manifest of the shard with this folder is.
+pub(super) fn path_of(folder: &Path) -> PathBuf {
+    folder.with_file_name(FOLDER).join(folder.file_name().unwrap_or_default())
 }
 
 /// Reads a shard's manifest.
 pub(super) fn read(disk: &dyn Disk, folder: &Path) -> io::Result<Found> {
-    let bytes = match disk::read(disk, &path_in(folder)) {
+    let bytes = match disk::read(disk, &path_of(folder)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         other => other?,
     };
@@ -98,7 +99,7 @@ pub(super) fn read(disk: &dyn Disk, folder: &Path) -> io::Result<Found> {
 impl Manifest {
     /// Goes on behind what was found, or makes one.
     pub(super) fn open(disk: &dyn Disk, folder: &Path, found: Found, list: List) -> io::Result<Self> {
-        let file = disk.open(&path_in(folder), Open::Create)?;
+        let file = disk.open(&path_of(folder), Open::Create)?;
         let sequence = match found {
             Found::Says { sequence, .. } => sequence,
             Found::Nothing | Found::Empty | Found::Damaged => {
@@ -111,7 +112,7 @@ impl Manifest {
         manifest.write_mark()?;
         manifest.set(list)?;
         if sequence == 0 {
-            disk.sync_folder(folder)?;
+            disk.sync_folder(&folder.with_file_name(FOLDER))?;
         }
         Ok(manifest)
     }
@@ -191,19 +192,20 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_shows_or_leaves_what_was_said_before() {
-        let folder = std::env::temp_dir().join(format!("tidegate-manifest-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let data = std::env::temp_dir().join(format!("tidegate-manifest-{}", std::process::id()));
+        std::fs::create_dir_all(data.join(FOLDER)).unwrap();
+        let folder = data.join("shard-000");
         let list = |end| List { first_offset: 3, last: Some(7), end };
         let mut manifest = Manifest::open(&Machine, &folder, Found::Nothing, list(10)).unwrap();
         manifest.set(list(20)).unwrap();
         manifest.mark(25).unwrap();
         let said = read(&Machine, &folder).unwrap();
         assert_eq!(said, Found::Says { sequence: 2, list: list(20), mark: 25 });
-        let bytes = std::fs::read(path_in(&folder)).unwrap();
+        let bytes = std::fs::read(path_of(&folder)).unwrap();
         for bit in (0..36 * 8).chain(512 * 8..(512 + 36) * 8).chain(1024 * 8..(1024 + 12) * 8) {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            std::fs::write(path_in(&folder), &flipped).unwrap();
+            std::fs::write(path_of(&folder), &flipped).unwrap();
             match read(&Machine, &folder).unwrap() {
                 Found::Damaged => {}
                 Found::Says { sequence, list: found, mark } => {
@@ -212,6 +214,6 @@ mod tests {
                 other => panic!("bit {bit}: {other:?}"),
             }
         }
-        std::fs::remove_dir_all(folder).unwrap();
+        std::fs::remove_dir_all(data).unwrap();
     }
 }

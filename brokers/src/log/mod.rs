@@ -4,13 +4,16 @@
 //! data.directory/
 //!   LOCK                                held while a process writes here
 //!   id, shards, consumers               what tells this log from others; how many shards it has; who has a cursor
+//!   window.key                          what hashes are keyed by that repeats are recognised by
 //!   cursors/workers, cursors/kafka …    how far each consumer has come
-//!   shard-000/manifest                  what the shard has to hold
+//!   manifests/shard-000 …               what each shard has to hold
 //!   shard-000/00000000000000000000.segment …
+//!   shard-000/00000000000000000000.keys …
 //! ```
 //!
 //! [`format`] says what the bytes mean, [`writer`] how they get there, `manifest` what has to be there, [`recovery`] what counts after a crash,
-//! [`reader`] how they are read back, [`cursor`] how consumers remember their place, [`offline`] is for the tools.
+//! [`reader`] how they are read back, [`cursor`] how consumers remember their place, `keys` by what repeats are recognised after
+//! a restart, [`offline`] is for the tools.
 //!
 //! Segments are deleted by [`Log::maintain`] once every consumer's *durable* position has passed them and retention
 //! allows. A log that has grown to `bytes_max` pushes back; it never drops what a consumer has not passed.
@@ -18,6 +21,7 @@
 mod commit;
 mod cursor;
 pub mod format;
+mod keys;
 mod manifest;
 pub mod offline;
 mod reader;
@@ -30,7 +34,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -39,11 +46,12 @@ use parking_lot::Mutex;
 
 pub use self::{
     cursor::Cursor,
+    keys::{ENTRY_BYTES, Known, Repeats},
     reader::Reader,
     recovery::ShardRecovery,
     writer::{Commits, Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter, Turn},
 };
-use self::{recovery::Known, segment::Segment, writer::ShardState};
+use self::{keys::Keeping, segment::Segment, writer::ShardState};
 use crate::disk::{self, Disk, DiskLock, NotLocked, Open};
 
 /// How the log writes.
@@ -88,6 +96,8 @@ pub struct LogConfig {
     pub io: Io,
     /// Whether it syncs.
     pub sync: Sync,
+    /// What is kept so that repeats are recognised after a restart; `None`: nothing.
+    pub repeats: Option<Repeats>,
     /// The disk that the folder is on.
     pub disk: Arc<dyn Disk>,
 }
@@ -104,6 +114,7 @@ impl LogConfig {
             retention_age: Duration::from_secs(86_400),
             io: Io::Auto,
             sync: Sync::Fdatasync,
+            repeats: None,
             disk: disk::machine(),
         }
     }
@@ -228,9 +239,12 @@ struct Shared {
     /// One deletes at a time: between looking which segment is the oldest and taking it off the list.
     deleting: Mutex<()>,
     id: String,
+    /// By what repeats are recognised, if that is kept.
+    keeping: Option<Keeping>,
     /// Cursors of consumers that this run does not have; they hold what they have not passed.
     strangers: Vec<(String, Positions)>,
-    _lock: Box<dyn DiskLock>,
+    lock: Lock,
+    lock_is_gone: AtomicBool,
 }
 
 impl Log {
@@ -244,11 +258,18 @@ impl Log {
         let lock = take_lock(disk, directory)?;
         let cursor_folder = directory.join("cursors");
         create_if_absent(disk, &cursor_folder).map_err(LogError::io("create", &cursor_folder))?;
-        for shard in 0..config.shards {
+        let manifests = directory.join(manifest::FOLDER);
+        create_if_absent(disk, &manifests).map_err(LogError::io("create", &manifests))?;
+        let with_manifest = read_shard_count(disk, directory)?;
+        for shard in 0..config.shards.max(with_manifest) {
             let folder = segment::folder_of(directory, shard);
             create_if_absent(disk, &folder).map_err(LogError::io("create", &folder))?;
         }
         let id = id_of(disk, directory)?;
+        let keeping = match config.repeats {
+            Some(repeats) => Some(Keeping { hash_key: keys::hash_key(disk, directory)?, repeats }),
+            None => None,
+        };
         disk.sync_folder(directory).map_err(LogError::io("sync", directory))?;
         let cursors = cursor::all(disk, &cursor_folder).map_err(LogError::io("read", &cursor_folder))?;
         let consumers = match disk::read(disk, &directory.join(CONSUMERS)) {
@@ -260,13 +281,10 @@ impl Log {
         let epoch = fastrand::u64(1..);
         let mut recovery = Recovery { cursors: cursors.clone(), ..Recovery::default() };
         let mut shards = BTreeMap::new();
-        let mut there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
-        let with_manifest = read_shard_count(disk, directory)?;
-        there.extend((0..with_manifest).filter(|shard| !there.contains(shard)).collect::<Vec<_>>());
-        there.sort_unstable();
+        let there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
         for shard in there.iter().copied() {
             let position = |(_, positions): &(String, Positions)| positions.get(&shard).copied().unwrap_or(0);
-            let known = Known {
+            let known = recovery::Known {
                 epoch,
                 needed: cursors.iter().map(position).min().unwrap_or(0),
                 reached: cursors.iter().map(position).max().unwrap_or(0),
@@ -274,7 +292,13 @@ impl Log {
                 segment_bytes: config.segment_bytes,
             };
             let found = recovery::recover(disk, directory, shard, known)?;
-            let state = ShardState::new(shard, found.report.next_offset, found.segments, found.manifest);
+            let (folder, next_offset) = (segment::folder_of(directory, shard), found.report.next_offset);
+            let keys = keeping.as_ref().map(|Keeping { hash_key, .. }| {
+                keys::find(disk, &folder, shard, &found.segments, next_offset, hash_key)
+            });
+            let keys = keys.transpose().map_err(LogError::io("read the keys in", &folder))?;
+            let state =
+                ShardState::new(shard, next_offset, found.segments, found.manifest, keys.unwrap_or_default());
             shards.insert(shard, Arc::new(state));
             recovery.shards.push(found.report);
         }
@@ -285,6 +309,7 @@ impl Log {
         let shared = Shared {
             config,
             id,
+            keeping,
             epoch,
             shards,
             cursors: Mutex::default(),
@@ -292,7 +317,8 @@ impl Log {
             holds: Mutex::default(),
             deleting: Mutex::default(),
             strangers: cursors,
-            _lock: lock,
+            lock,
+            lock_is_gone: AtomicBool::new(false),
         };
         Ok((Log { shared: Arc::new(shared) }, recovery))
     }
@@ -501,6 +527,11 @@ impl Log {
     /// When a cursor cannot be written; nothing is deleted then.
     pub fn maintain(&self) -> Result<(), LogError> {
         let _alone = self.shared.deleting.lock();
+        if !self.shared.lock.named.is_still_there() && !self.shared.lock_is_gone.swap(true, Ordering::Relaxed)
+        {
+            let directory = self.config().directory.display();
+            tracing::error!(%directory, "LOCK was deleted under this process; no other one can write there all the same, as `id` is locked");
+        }
         self.flush_cursors()?;
         for (shard, state) in &self.shared.shards {
             let passed = self.passed(*shard, Holds::Kept);
@@ -515,7 +546,7 @@ impl Log {
                 self.delete_oldest(*shard, state)?;
             }
         }
-        Ok(())
+        self.drop_old_keys()
     }
 
     /// Deletes the oldest segment that every consumer has passed, whatever retention keeps: finished records give way before
@@ -583,19 +614,30 @@ impl Log {
     }
 
     fn delete_oldest(&self, shard: usize, state: &ShardState) -> Result<(), LogError> {
-        let (path, next) = {
+        let (oldest, next) = {
             let segments = state.segments.lock();
             let (Some(oldest), Some(next)) = (segments.first(), segments.get(1)) else { return Ok(()) };
-            (oldest.path.clone(), next.first_offset)
+            (oldest.clone(), next.clone())
         };
+        let path = oldest.path.clone();
+        let unwritten =
+            self.keep_keys(shard, state, &oldest, &next).map_err(LogError::io("write the keys of", &path))?;
         // From here on nobody asks for it.
         state
-            .rewrite_list(|list| list.first_offset = next)
+            .rewrite_list(|list| list.first_offset = next.first_offset)
             .map_err(LogError::io("write the manifest beside", &path))?;
         self.disk().remove(&path).map_err(LogError::io("delete", &path))?;
         let folder = segment::folder_of(&self.config().directory, shard);
         self.disk().sync_folder(&folder).map_err(LogError::io("sync", &folder))?;
         state.segments.lock().remove(0);
+        if let Some(entries) = unwritten
+            && let Err(error) = self.write_keys(shard, state, &oldest, &entries)
+        {
+            tracing::warn!(
+                shard, %error, messages = entries.len(),
+                "the keys of a deleted segment cannot be written: repeats of its messages are not recognised after a restart"
+            );
+        }
         Ok(())
     }
 
@@ -713,10 +755,26 @@ fn create_if_absent(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
 }
 
 /// Keeps every other process out of the folder until it is dropped, which a crash does, too.
-fn take_lock(disk: &dyn Disk, directory: &Path) -> Result<Box<dyn DiskLock>, LogError> {
-    let path = directory.join("LOCK");
-    disk.lock(&path, &format!("process {}\n", std::process::id())).map_err(|why| match why {
-        NotLocked::Taken(owner) => LogError::Locked { path: directory.to_owned(), owner },
-        NotLocked::Io(error) => LogError::io("lock", &path)(error),
-    })
+#[derive(Debug)]
+struct Lock {
+    /// The file that says who has it.
+    named: Box<dyn DiskLock>,
+    /// The file that no one deletes to help himself: as long as it is locked, deleting the other one lets nobody in.
+    _held: Box<dyn DiskLock>,
+}
+
+fn take_lock(disk: &dyn Disk, directory: &Path) -> Result<Lock, LogError> {
+    let take = |name: &str, owner: &str| {
+        let path = directory.join(name);
+        disk.lock(&path, owner).map_err(|why| match why {
+            NotLocked::Taken(_) if owner.is_empty() => {
+                LogError::Locked { path: directory.to_owned(), owner: "its LOCK was deleted".to_owned() }
+            }
+            NotLocked::Taken(owner) => LogError::Locked { path: directory.to_owned(), owner },
+            NotLocked::Io(error) => LogError::io("lock", &path)(error),
+        })
+    };
+    let named = take("LOCK", &format!("process {}\n", std::process::id()))?;
+    id_of(disk, directory)?;
+    Ok(Lock { named, _held: take("id", "")? })
 }

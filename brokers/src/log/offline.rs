@@ -119,11 +119,8 @@ pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<Verified, LogError> {
     for shard in 0..count {
         let reached = cursors.iter().filter_map(|(_, positions)| positions.get(&shard)).max().copied();
         let has_manifest = shard < with_manifest;
-        if there.contains(&shard) {
+        if has_manifest || there.contains(&shard) {
             verify_shard(disk, directory, shard, has_manifest, reached.unwrap_or(0), &mut verified)?;
-        } else if has_manifest {
-            let (upto, what) = (reached.unwrap_or(0), "its folder is gone".to_owned());
-            verified.missing.push(Missing { shard, from: 0, upto, what });
         }
     }
     Ok(verified)
@@ -158,7 +155,7 @@ fn verify_shard(
     verified: &mut Verified,
 ) -> Result<(), LogError> {
     let folder = segment::folder_of(directory, shard);
-    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_in(&folder)))?;
+    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_of(&folder)))?;
     let promise = promise_of(found, reached, has_manifest);
     verified.ends.insert(shard, promise.end);
     let mut missing = |from: u64, upto: u64, what: String| {
@@ -167,7 +164,11 @@ fn verify_shard(
     if has_manifest && !matches!(found, Found::Says { .. }) {
         missing(promise.end, promise.end, "its manifest, which says what has to be there".to_owned());
     }
-    let mut paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
+    let mut paths = if disk.exists(&folder) {
+        segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?
+    } else {
+        Vec::new()
+    };
     // About to be deleted when the process ended.
     while promise.first.is_some_and(|first| paths.get(1).is_some_and(|(next, _)| *next <= first)) {
         paths.remove(0);
@@ -363,6 +364,8 @@ pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<R
     if verified.is_whole() {
         return Ok(Vec::new());
     }
+    let manifests = directory.join(manifest::FOLDER);
+    disk::create_folders(disk, &manifests).map_err(LogError::io("create", &manifests))?;
     put_in_place(disk, directory, salvage, &verified)?;
     let verified = verify(disk, directory)?;
     let mut repaired = Vec::new();
@@ -460,7 +463,7 @@ fn copy_aside(disk: &dyn Disk, salvage: &Path, path: &Path, shard: usize) -> Res
 /// Says anew what a shard has to hold: what it holds.
 fn restate(disk: &dyn Disk, directory: &Path, shard: usize) -> Result<(), LogError> {
     let folder = segment::folder_of(directory, shard);
-    let path = manifest::path_in(&folder);
+    let path = manifest::path_of(&folder);
     let found = manifest::read(disk, &folder).map_err(LogError::io("read", &path))?;
     let reached = cursors(disk, directory)?;
     let reached = reached.iter().filter_map(|(_, positions)| positions.get(&shard)).max().copied();

@@ -68,12 +68,12 @@ pub(super) fn recover(
 ) -> Result<Recovered, LogError> {
     let folder = segment::folder_of(directory, shard);
     segment::remove_prepared(disk, &folder).map_err(LogError::io("remove", &folder))?;
-    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_in(&folder)))?;
+    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_of(&folder)))?;
     let mut paths = segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?;
     let said = match found {
         Found::Says { list, mark, .. } => Some((list, mark)),
         Found::Damaged if known.has_manifest => {
-            return Err(damaged(&manifest::path_in(&folder), 0, "it says nothing that is whole"));
+            return Err(damaged(&manifest::path_of(&folder), 0, "it says nothing that is whole"));
         }
         Found::Nothing | Found::Empty if known.has_manifest => {
             let text = "there is no manifest, which says what has to be there";

@@ -25,10 +25,11 @@ use super::{
     Log, Sync,
     commit::Committer,
     format::{self, SEGMENT_HEADER_BYTES, SegmentHeader},
+    keys::{KeysFile, Known, Spool},
     manifest::{List, MARK_AFTER, Manifest},
     segment::{self, Segment},
 };
-use crate::disk::DiskFile;
+use crate::{disk::DiskFile, fingerprint::Fingerprint};
 
 /// Bytes of a batch at most, unless a single record is longer.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -65,14 +66,29 @@ pub enum Pushback {
     Failed,
 }
 
+/// Records that are written and synced together.
+#[derive(Debug, Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    /// Those that have an id of their sender's.
+    known: Vec<Known>,
+}
+
+impl Gathered {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.known.clear();
+    }
+}
+
 #[derive(Debug, Default)]
 struct Slot {
-    batch: Vec<u8>,
+    batch: Gathered,
     /// Offset behind the batch's last record.
     next_offset: u64,
     handed_over: bool,
     /// What was gathered when the core's end went, for after the batch that was under way then.
-    rest: Option<(Vec<u8>, u64)>,
+    rest: Option<(Gathered, u64)>,
     closing: bool,
 }
 
@@ -86,6 +102,8 @@ pub(super) struct ShardState {
     failed: AtomicBool,
     pub(super) health: Mutex<Health>,
     pub(super) segments: Mutex<Vec<Segment>>,
+    /// The files of keys, by first offset.
+    pub(super) keys: Mutex<Vec<KeysFile>>,
     manifest: Mutex<Manifest>,
     pub(super) timings: Timings,
 }
@@ -132,7 +150,26 @@ impl ShardState {
         manifest.set(list)
     }
 
-    pub(super) fn new(shard: usize, next_offset: u64, segments: Vec<Segment>, manifest: Manifest) -> Self {
+    /// There is this file of keys now.
+    pub(super) fn note_keys(&self, file: KeysFile) {
+        let mut keys = self.keys.lock();
+        keys.retain(|known| known.first_offset != file.first_offset);
+        let place = keys.partition_point(|known| known.first_offset < file.first_offset);
+        keys.insert(place, file);
+    }
+
+    /// There is no file of keys of this first offset any more.
+    pub(super) fn drop_keys(&self, first_offset: u64) {
+        self.keys.lock().retain(|known| known.first_offset != first_offset);
+    }
+
+    pub(super) fn new(
+        shard: usize,
+        next_offset: u64,
+        segments: Vec<Segment>,
+        manifest: Manifest,
+        keys: Vec<KeysFile>,
+    ) -> Self {
         Self {
             shard,
             durable_upto: AtomicU64::new(next_offset),
@@ -142,6 +179,7 @@ impl ShardState {
             failed: AtomicBool::new(false),
             health: Mutex::default(),
             segments: Mutex::new(segments),
+            keys: Mutex::new(keys),
             manifest: Mutex::new(manifest),
             timings: Timings::default(),
         }
@@ -160,7 +198,9 @@ pub struct ShardWriter {
     state: Arc<ShardState>,
     epoch: u64,
     record_bytes_max: usize,
-    open: Vec<u8>,
+    /// Whether what repeats are recognised by is kept.
+    keeps_known: bool,
+    open: Gathered,
     /// Records in `open`.
     gathered: u32,
     /// When the first of them came.
@@ -193,8 +233,9 @@ impl ShardWriter {
             segment_bytes: config.segment_bytes,
             current: None,
             prepared: None,
+            keys: None,
             marked_at: clock::now(),
-            batch: Vec::new(),
+            batch: Gathered::default(),
             under_way: None,
             on_progress,
         };
@@ -206,7 +247,8 @@ impl ShardWriter {
                 - SEGMENT_HEADER_BYTES
                 - format::RECORD_HEADER_BYTES
                 - format::ALIGNMENT,
-            open: Vec::new(),
+            keeps_known: config.repeats.is_some(),
+            open: Gathered::default(),
             gathered: 0,
             batch_ms: 0,
             next_offset,
@@ -222,21 +264,37 @@ impl ShardWriter {
     /// # Errors
     /// [`Pushback`]; nothing was appended.
     pub fn append(&mut self, key_hash: u64, encode: impl FnOnce(&mut Vec<u8>)) -> Result<u64, Pushback> {
+        self.append_known(key_hash, None, encode)
+    }
+
+    /// The same for a record whose repeats are recognised by this.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub fn append_known(
+        &mut self,
+        key_hash: u64,
+        fingerprint: Option<Fingerprint>,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<u64, Pushback> {
         if self.state.failed.load(Ordering::Relaxed) {
             return Err(Pushback::Failed);
         }
         if !self.has_room() {
             return Err(Pushback::Busy);
         }
-        let (start, offset) = (self.open.len(), self.next_offset);
+        let (start, offset) = (self.open.bytes.len(), self.next_offset);
         if self.gathered == 0 {
             self.batch_ms = clock::wall_ms();
         }
         let place = (offset, self.gathered);
-        format::append(&mut self.open, self.epoch, place, self.batch_ms, key_hash, encode);
-        if self.open.len() - start > self.record_bytes_max {
-            self.open.truncate(start);
+        format::append(&mut self.open.bytes, self.epoch, place, self.batch_ms, key_hash, encode);
+        if self.open.bytes.len() - start > self.record_bytes_max {
+            self.open.bytes.truncate(start);
             return Err(Pushback::TooLong);
+        }
+        if let Some(fingerprint) = fingerprint.filter(|_| self.keeps_known) {
+            self.open.known.push(Known { fingerprint, key_hash, offset, appended_ms: self.batch_ms });
         }
         self.gathered += 1;
         self.next_offset += 1;
@@ -246,7 +304,7 @@ impl ShardWriter {
     /// Whether a record may be appended before the batch is handed over.
     #[inline]
     pub fn has_room(&self) -> bool {
-        self.open.len() < BATCH_BYTES_MAX.min(self.record_bytes_max / 2)
+        self.open.bytes.len() < BATCH_BYTES_MAX.min(self.record_bytes_max / 2)
     }
 
     /// Hands what was gathered to the thread, if that is idle; to be called once per turn, and again when
@@ -340,9 +398,11 @@ pub struct Commits {
     segment_bytes: u64,
     current: Option<Current>,
     prepared: Option<Arc<dyn DiskFile>>,
+    /// Of the current segment, if that is kept.
+    keys: Option<Spool>,
     /// When the mark was synced last.
     marked_at: Instant,
-    batch: Vec<u8>,
+    batch: Gathered,
     /// The offset behind the batch, if there is one that is not written.
     under_way: Option<u64>,
     on_progress: OnProgress,
@@ -392,6 +452,7 @@ impl Commits {
         let closing = self.take_batch();
         let Some(next_offset) = self.under_way else {
             if closing {
+                self.finish_keys();
                 self.sync_mark();
                 return Turn::Ended;
             }
@@ -414,7 +475,7 @@ impl Commits {
             }
         }
         let records = next_offset - self.state.durable_upto.load(Ordering::Relaxed);
-        self.state.timings.note(clock::since(started), records, self.batch.len());
+        self.state.timings.note(clock::since(started), records, self.batch.bytes.len());
         self.batch.clear();
         self.under_way = None;
         // Release: pairs with the Acquire in `durable_upto`. What is below was synced.
@@ -445,14 +506,17 @@ impl Commits {
 
     /// Writes and syncs the batch, in the next segment when this one has no room for it. False: there is no room for another.
     fn commit(&mut self) -> io::Result<bool> {
-        let length = self.batch.len() as u64;
+        let length = self.batch.bytes.len() as u64;
         let fits = |current: &Current| current.position + length <= current.bytes;
         if !self.current.as_ref().is_some_and(fits) && !self.switch()? {
             return Ok(false);
         }
         let Some(current) = &mut self.current else { return Err(io::Error::other("no segment")) };
-        self.committer.commit(&*current.file, &self.batch, current.position, self.sync)?;
+        self.committer.commit(&*current.file, &self.batch.bytes, current.position, self.sync)?;
         current.position += length;
+        if let Some(keys) = &mut self.keys {
+            keys.add(self.log.disk(), &self.batch.known);
+        }
         Ok(true)
     }
 
@@ -482,7 +546,16 @@ impl Commits {
             first_offset: self.state.durable_upto.load(Ordering::Relaxed),
             created_ms: clock::wall_ms(),
         };
-        let segment = segment::put_in_use(self.log.disk(), &folder, &*file, &header)?;
+        let segment = match segment::put_in_use(self.log.disk(), &folder, &*file, &header) {
+            Ok(segment) => segment,
+            // A new name may need a block, too.
+            Err(error) if is_full(&error) => {
+                self.prepared = Some(file);
+                self.out_of_room(error, true)?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
         let (first, bytes) = (segment.first_offset, segment.bytes);
         self.state.rewrite_list(|list| (list.last, list.end) = (Some(first), first))?;
         if let Some(old) = self.current.take() {
@@ -492,9 +565,22 @@ impl Commits {
                 last.bytes = old.position;
             }
         }
+        self.finish_keys();
+        self.keys = self.log.hash_key().map(|hash_key| {
+            Spool::new(folder, self.state.shard, &hash_key, segment.first_offset, segment.epoch)
+        });
         self.state.segments.lock().push(segment);
         self.current = Some(Current { file, position: SEGMENT_HEADER_BYTES as u64, bytes });
         Ok(true)
+    }
+
+    /// The current segment takes no more. Keys that cannot be written are read from it when they are needed.
+    fn finish_keys(&mut self) {
+        if let Some(keys) = self.keys.take()
+            && let Ok(file) = keys.finish(self.log.disk(), false)
+        {
+            self.state.note_keys(file);
+        }
     }
 
     /// Allocates the next segment, if the log may grow by one.
@@ -510,10 +596,7 @@ impl Commits {
                     }
                     Err(error) => error,
                 };
-            let wants_room = error.raw_os_error().is_none_or(|code| {
-                let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
-                full.contains(&rustix::io::Errno::from_raw_os_error(code))
-            });
+            let wants_room = error.raw_os_error().is_none() || is_full(&error);
             // What is finished gives way before anything new is refused.
             if !wants_room || !self.log.give_way().unwrap_or(false) {
                 return Err(error);
@@ -606,4 +689,10 @@ impl Commits {
             Err(error) => self.fail(&error),
         }
     }
+}
+
+/// Whether the disk, or this user's part of it, has no room.
+fn is_full(error: &io::Error) -> bool {
+    let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
+    error.raw_os_error().is_some_and(|code| full.contains(&rustix::io::Errno::from_raw_os_error(code)))
 }

@@ -60,6 +60,8 @@ pub struct NatsSource {
     /// Messages, with how many of their records are not done.
     messages: HashMap<u64, (usize, Message)>,
     done: Vec<Message>,
+    /// When the server is told again that these are being worked on.
+    tell_at: Instant,
     bell: Arc<Bell>,
 }
 
@@ -133,6 +135,7 @@ impl NatsSource {
             under_way: HashMap::new(),
             messages: HashMap::new(),
             done: Vec::new(),
+            tell_at: clock::now(),
             bell,
         })
     }
@@ -167,6 +170,20 @@ impl NatsSource {
             Ok(consumer) => self.consumer = Some(consumer),
             Err(error) => tracing::debug!(broker = self.status.name, error, "no consumer yet"),
         }
+    }
+
+    /// Cores may take longer than the ack wait, and what waits for one is as good as being worked on: nobody else is to get it.
+    fn tell_of_work(&mut self) {
+        let Some(consumer) = self.consumer.as_ref().filter(|_| clock::now() >= self.tell_at) else { return };
+        self.tell_at = clock::now() + consumer.cached_info().config.ack_wait / 3;
+        let messages = &self.messages;
+        self.runtime.block_on(async {
+            for (_, message) in messages.values() {
+                if let Err(error) = message.ack_with(AckKind::Progress).await {
+                    tracing::debug!(broker = self.status.name, %error, "the server is not told of work");
+                }
+            }
+        });
     }
 
     async fn pull(&mut self, max: usize, timeout: Duration, each: &mut dyn FnMut(u64, Taken<'_>)) {
@@ -276,6 +293,7 @@ impl Source for NatsSource {
     }
 
     fn flush(&mut self) {
+        self.tell_of_work();
         if self.done.is_empty() {
             return;
         }

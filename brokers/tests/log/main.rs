@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic, in its common part too")]
 
 mod harness;
+mod keys;
 mod recovery;
 mod retention;
 mod tools;

@@ -24,7 +24,7 @@ fn crashed(folder: &Folder) -> (std::path::PathBuf, Vec<u8>) {
 }
 
 fn manifest(folder: &Folder) -> std::path::PathBuf {
-    folder.path().join("shard-000/manifest")
+    folder.path().join("manifests/shard-000")
 }
 
 fn put_back(folder: &Folder, path: &std::path::Path, segment: &[u8], of_manifest: &[u8]) {
@@ -146,12 +146,13 @@ fn a_missing_segment_stops_the_start() {
 #[test]
 fn an_end_or_a_beginning_that_is_lost_stops_the_start_by_name_and_repair_says_what_is_gone() {
     type Damage = fn(&[std::path::PathBuf]);
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 7] = [
         ("the last emptied", |all| fs::write(&all[all.len() - 1], b"").unwrap()),
         ("the last cut to 2,000 bytes", |all| cut(&all[all.len() - 1], 2_000)),
         ("the last gone", |all| fs::remove_file(&all[all.len() - 1]).unwrap()),
         ("the first gone", |all| fs::remove_file(&all[0]).unwrap()),
         ("the last page zeroed", |all| zero_end(&all[all.len() - 1])),
+        ("all gone, with their folder", |all| fs::remove_dir_all(all[0].parent().unwrap()).unwrap()),
         ("all gone", |all| all.iter().for_each(|path| fs::remove_file(path).unwrap())),
     ];
     for (name, damage) in damages {
@@ -189,4 +190,18 @@ fn zero_end(path: &std::path::Path) {
     let end = used(&bytes);
     bytes[end.saturating_sub(4096).max(64)..end].fill(0);
     fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_lock_file_that_is_deleted_lets_nobody_else_in() {
+    let folder = Folder::new();
+    let (log, _) = folder.open().unwrap();
+    let mut writer = writer(&log);
+    append(&mut writer, &["one"]);
+    fs::remove_file(folder.path().join("LOCK")).unwrap();
+    log.maintain().unwrap();
+    assert!(matches!(folder.open().unwrap_err(), LogError::Locked { .. }));
+    append(&mut writer, &["two"]);
+    drop((writer, log));
+    assert_eq!(payloads(&read(&folder.open().unwrap().0)), ["one", "two"]);
 }

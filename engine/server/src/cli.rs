@@ -53,6 +53,9 @@ pub enum Command {
     Dlq(With<DlqAction>),
     /// Create or list the topics of Kafka (kafka.brokers).
     Topics(With<TopicsAction>),
+    /// Run the engine in a simulated world: a disk that loses, brokers that fail, crashes, as a seed decides. Sockets, ports
+    /// and real brokers are not touched.
+    Simulate(SimulateArguments),
     /// Say the version.
     Version,
     /// Print a completion script for a shell.
@@ -101,6 +104,37 @@ pub enum LogAction {
         #[arg(long, value_name = "DIR")]
         salvage: PathBuf,
     },
+}
+
+/// What to simulate.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Without settings each seed draws a queue type, a strategy, sizes, faults and damage. With settings (--settings FILE, \
+    or any --set) queue.type, composite.*, ack and window are those; sizes stay the simulator's, small enough for things to be \
+    full. Every promise of README's table is checked in each run; a seed is the same run every time.\n\nExamples:\n  \
+    tidegate simulate --seeds 100000                     as many worlds\n  \
+    tidegate simulate --seed 4711 --trace                one, step by step\n  \
+    tidegate simulate --settings my.toml --seeds 50000   with my settings"
+)]
+pub struct SimulateArguments {
+    /// This seed alone; if it breaks a promise, the smallest plan that still does is shown.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How many seeds.
+    #[arg(long, default_value_t = 10_000, conflicts_with = "seed")]
+    pub seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0, conflicts_with = "seed")]
+    pub from: u64,
+    /// Stop at the first seed that breaks a promise.
+    #[arg(long, conflicts_with = "seed")]
+    pub stop: bool,
+    /// Print every step of the seed.
+    #[arg(long, requires = "seed")]
+    pub trace: bool,
+    /// Where its settings come from.
+    #[command(flatten)]
+    pub sources: Sources,
 }
 
 /// What to send once more.
@@ -216,7 +250,7 @@ pub enum ConfigAction {
 #[command(next_help_heading = "Settings, in front of a command or behind it")]
 pub struct Sources {
     /// Settings file [default: TIDEGATE_CONFIG, else tidegate.toml, if there is one].
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, alias = "settings", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Which part to run [default: all, or the one this program is named after].
     #[arg(long, value_enum)]
@@ -294,6 +328,11 @@ impl Sources {
             log_level: one("--log-level", self.log_level, behind.log_level)?,
             log_format: one("--log-format", self.log_format, behind.log_format)?,
         })
+    }
+
+    /// Whether any was named.
+    pub fn names_settings(&self) -> bool {
+        self.config.is_some() || !self.set.is_empty() || self.queue_size.is_some() || self.cores.is_some()
     }
 
     /// Refuses what `command` would ignore.
@@ -387,6 +426,9 @@ impl Cli {
                     LogAction::Dump { log, .. } | LogAction::Repair { log, .. } => log,
                 };
                 ("log", DIRECTORY, Some(&mut log.sources), Some(&mut behind.sources))
+            }
+            Some(Command::Simulate(arguments)) => {
+                ("simulate", Uses::Everything, None, Some(&mut arguments.sources))
             }
             Some(Command::Replay(arguments)) => ("replay", SENDING, None, Some(&mut arguments.sources)),
             Some(Command::Dlq(dlq)) => {

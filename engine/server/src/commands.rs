@@ -24,7 +24,7 @@ use crate::{
         Checked, KEYS, Key, Layers, Origin, Problem, Resolved, Shown, WITHOUT_EFFECT, commented_defaults,
         default_file, expectation, named, nearest, read_dotenv,
     },
-    topics,
+    simulate, topics,
 };
 
 /// Runs the program; every error goes to standard error with the way out.
@@ -63,6 +63,14 @@ fn dispatch() -> Result<ExitCode> {
             Some(resolved) => run::run(resolved.settings, part(&sources)),
             None => Ok(ExitCode::FAILURE),
         },
+        Some(Command::Simulate(arguments)) => {
+            // What lies about as tidegate.toml is not meant, but for who names it.
+            let resolved = if sources.names_settings() { resolve(&sources)? } else { None };
+            if sources.names_settings() && resolved.is_none() {
+                return Ok(ExitCode::FAILURE);
+            }
+            simulate::simulate(&arguments, resolved.as_ref().map(|resolved| &resolved.settings))
+        }
         Some(Command::Version) => say(&format!("tidegate {}\n", env!("CARGO_PKG_VERSION"))),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

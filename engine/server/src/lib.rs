@@ -16,6 +16,7 @@ mod resend;
 mod role;
 pub mod run;
 pub mod settings;
+mod simulate;
 pub mod snapshots;
 mod topics;
 

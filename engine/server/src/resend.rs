@@ -93,7 +93,7 @@ pub fn replay(arguments: &ReplayArguments, directory: &Path, server: Server) -> 
 }
 
 /// Dead letters that are sent before that is noted.
-const MARK_EVERY: usize = 64;
+const MARK_EVERY: usize = 16;
 
 /// Shows the dead letters, or sends them once more.
 pub fn dead_letters(action: &DlqAction, directory: &Path, server: Server) -> Result<ExitCode> {

@@ -49,8 +49,10 @@ pub struct Message {
     last_life: usize,
     /// Answered `queued` in this life and not known to have come anywhere.
     queued_in: Option<usize>,
-    /// When it was first promised to be durable: in the simulated time, and among the messages with an id.
-    promised_at: Option<(Duration, u64)>,
+    /// When it was accepted first.
+    first_at: Moment,
+    /// It was promised to be durable, and is remembered from this moment on or from a later one.
+    remembered_at: Option<Moment>,
     worked: u32,
     /// By broker.
     stored: [u32; 2],
@@ -60,6 +62,9 @@ pub struct Message {
     was_refused: bool,
 }
 
+/// In the simulated time, and among the messages with an id.
+type Moment = (Duration, u64);
+
 /// One time that a message was sent.
 #[derive(Clone, Debug)]
 struct Sending {
@@ -67,6 +72,7 @@ struct Sending {
     level: AckLevel,
     life: usize,
     target: usize,
+    at: Moment,
     /// The sender has to be told that it is a repeat.
     is_known: bool,
     open: bool,
@@ -158,7 +164,8 @@ impl Ledger {
             first_life: life,
             last_life: life,
             queued_in: None,
-            promised_at: None,
+            first_at: (Duration::ZERO, 0),
+            remembered_at: None,
             worked: 0,
             stored: [0; 2],
             put_aside: [false; 3],
@@ -197,19 +204,21 @@ impl Ledger {
         now: Duration,
     ) {
         let share = self.shape.window_entries.div_ceil(self.cores_max) as u64;
-        let ids = self.ids;
+        let at = (now, self.ids);
         let (clock_jumped, damaged, age) = (self.clock_jumped, self.damaged, self.shape.window_age);
         let message = &mut self.messages[number as usize];
         message.sent += 1;
         if message.sent == 1 {
             message.accepted_at = self.sendings.len() as u32;
+            message.first_at = at;
             message.first_life = life;
             self.homes[number as usize] = home;
         }
         message.stored_max += 1;
         message.last_life = life;
-        let is_known = message.promised_at.is_some_and(|(at, count)| {
-            !clock_jumped && !damaged && now - at < age.mul_f64(0.9) && ids - count + 1 < share
+        let is_known = message.remembered_at.is_some_and(|(since, count)| {
+            // Half of it: a repeat is looked up when its core comes to it, not when it is accepted into the queue.
+            !clock_jumped && !damaged && now - since < age / 2 && at.1 - count + 1 < share
         });
         if message.once {
             self.ids += 1;
@@ -217,21 +226,20 @@ impl Ledger {
         if level == AckLevel::Queued {
             message.queued_in = Some(life);
         }
-        self.sendings.push(Sending { number, level, life, target, is_known, open: true });
+        self.sendings.push(Sending { number, level, life, target, at, is_known, open: true });
     }
 
     /// What a sender was told.
     ///
     /// # Errors
     /// When that was not true.
-    pub fn answer(&mut self, token: u64, outcome: Outcome, now: Duration) -> Result<(), Violation> {
-        let ids = self.ids;
+    pub fn answer(&mut self, token: u64, outcome: Outcome) -> Result<(), Violation> {
         let Some(sending) = self.sendings.get_mut(token as usize - 1).filter(|sending| sending.open) else {
             return violation("answered twice", format!("token {token}: {outcome:?}"));
         };
         sending.open = false;
         self.answered += 1;
-        let Sending { number, level, target, is_known, .. } = *sending;
+        let Sending { number, level, target, at, is_known, .. } = *sending;
         let message = &mut self.messages[number as usize];
         match outcome {
             Outcome::Stored(receipt) if receipt.duplicate => {
@@ -264,7 +272,13 @@ impl Ledger {
             };
             message.promised = message.promised.max(Some(reached));
             if reached >= AckLevel::Durable && self.shape.has_log() {
-                message.promised_at.get_or_insert((now, ids));
+                match outcome {
+                    // The window remembers it from when it first came, which is not known better than this.
+                    Outcome::Stored(receipt) if receipt.duplicate => {
+                        message.remembered_at.get_or_insert(message.first_at);
+                    }
+                    _ => message.remembered_at = Some(at),
+                }
             }
             if reached == AckLevel::Delivered {
                 return self.is_delivered(number);

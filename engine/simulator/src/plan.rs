@@ -177,6 +177,8 @@ pub struct Plan {
 pub struct Fixed {
     /// Where messages go.
     pub queue: Option<Queue>,
+    /// What the brokers are.
+    pub kinds: Option<[Kind; 2]>,
     /// Whether brokers follow the log.
     pub outbox: Option<bool>,
     /// Whether one side is enough.
@@ -209,8 +211,8 @@ fn draw_shape(random: &mut fastrand::Rng, fixed: &Fixed) -> Shape {
     let segment_bytes = [2048, 4096, 16_384][random.usize(0..3)];
     Shape {
         queue,
-        kinds: std::array::from_fn(|_| {
-            [Kind::Plain, Kind::Plain, Kind::Nats, Kind::Kafka][kinds.usize(0..4)]
+        kinds: fixed.kinds.unwrap_or_else(|| {
+            std::array::from_fn(|_| [Kind::Plain, Kind::Plain, Kind::Nats, Kind::Kafka][kinds.usize(0..4)])
         }),
         outbox: fixed.outbox.unwrap_or(outbox) || queue == Queue::LogAndBroker,
         best_effort: fixed.best_effort.unwrap_or(best_effort),

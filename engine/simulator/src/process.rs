@@ -10,7 +10,7 @@ use brokers::{
     delivered::Delivered,
     delivery::{Delivery, DeliveryPlan, deliver_direct_apart, deliver_log_apart},
     direct::{Direct, Side},
-    log::{Commits, Io, Log, LogConfig, LogError, Sync, Turn},
+    log::{Commits, Io, Log, LogConfig, LogError, Repeats, Sync, Turn},
     missed::MissedPublisher,
     recall,
     status::SideStatus,
@@ -81,6 +81,7 @@ pub fn log_config(disk: &SimDisk, shape: &Shape, cores: usize) -> LogConfig {
         retention_age: Duration::from_secs(86_400),
         io: Io::Blocking,
         sync: Sync::Fdatasync,
+        repeats: Some(Repeats { entries: shape.window_entries, age: shape.window_age }),
         disk: Arc::new(disk.clone()),
         ..LogConfig::new(data(), cores)
     }

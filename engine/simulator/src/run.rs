@@ -364,7 +364,7 @@ impl World<'_> {
         }
         for reply in replies {
             self.trace.add(format_args!("answer {}: {:?}", reply.token, reply.outcome));
-            self.ledger.answer(reply.token, reply.outcome, self.clock.elapsed())?;
+            self.ledger.answer(reply.token, reply.outcome)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use brokers::{
     dead_letter::{DeadLetterConfig, WhenFull},
     destination::{self, Choice},
     kafka::{KafkaConfig, SPEAKS_TLS},
-    log::{Io, LogConfig, Sync},
+    log::{Io, LogConfig, Repeats, Sync},
     nats::{NatsConfig, Servers},
     raw_message::MessageValue,
     remote::{RemoteConfig, Target},
@@ -226,6 +226,7 @@ impl Delivery {
                 _ => Io::Auto,
             },
             sync: Sync::Fdatasync,
+            repeats: Some(Repeats { entries: self.idempotency_entries, age: self.idempotency_window }),
             disk: brokers::disk::machine(),
         };
         let largest = values

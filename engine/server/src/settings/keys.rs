@@ -250,7 +250,7 @@ pub const KEYS: &[Key] = &[
         Kind::Integer { min: 16, max: 1 << 28 },
         "100000",
         &[],
-        "How many keys are remembered, over all cores (about 100 bytes each, twice that where the partition key belongs to another core than the key). More: the oldest is forgotten first.",
+        "How many keys are remembered, over all cores (about 100 bytes each, twice that where the partition key belongs to another core than the key; with a log 56 bytes on the disk). More: the oldest is forgotten first.",
     ),
     key(
         "data.directory",

@@ -205,6 +205,7 @@ fn open_journal(data: &Path, config: &LogConfig, cores: usize) -> Result<Log> {
         bytes_max,
         retention_bytes: bytes_max,
         retention_age: JOURNAL_AGE,
+        repeats: None,
         ..config.clone()
     };
     let opened = match Log::open(config.clone()) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::{Server, Start, eventually, get_with_key, root, tool};
 
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 16] = [
     "GRPC_API.md",
     "GRPC_QUICKSTART.md",
     "README.md",
@@ -27,6 +27,7 @@ const PAGES: [&str; 15] = [
     "processes.md",
     "records.md",
     "settings.md",
+    "simulation.md",
 ];
 
 /// What a page makes happen.

@@ -236,7 +236,7 @@ impl Disk for SimDisk {
                 file
             }
         };
-        if how == Open::Empty && state.files[file].length() > 0 {
+        if matches!(how, Open::Empty | Open::Private) && state.files[file].length() > 0 {
             state.step()?;
             state.files[file].set_length(0);
         }
@@ -304,7 +304,12 @@ impl Disk for SimDisk {
             state.locks.push(file);
             file
         };
-        opened.set_len(0).and_then(|()| opened.write_all_at(owner.as_bytes(), 0)).map_err(NotLocked::Io)?;
+        if !owner.is_empty() {
+            opened
+                .set_len(0)
+                .and_then(|()| opened.write_all_at(owner.as_bytes(), 0))
+                .map_err(NotLocked::Io)?;
+        }
         Ok(Box::new(SimLock { disk: self.clone(), file, path: path.to_owned() }))
     }
 }

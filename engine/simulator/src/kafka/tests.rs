@@ -153,6 +153,11 @@ impl World {
 
     /// What must be so whatever happened.
     fn check(&self, limit_least: usize, refused_keys: &[&str]) {
+        self.check_stored(limit_least, refused_keys);
+        self.check_order();
+    }
+
+    fn check_stored(&self, limit_least: usize, refused_keys: &[&str]) {
         self.tell();
         assert_eq!(self.outcomes.len(), self.published.len(), "something is not decided");
         let stored = self.stored();
@@ -170,7 +175,11 @@ impl World {
             }
         }
         assert!(ever.iter().all(|tag| (*tag as usize) < self.published.len()), "something is invented");
-        // Repeats may come later; what comes first comes in order.
+    }
+
+    /// Repeats may come later; what comes first comes in order.
+    fn check_order(&self) {
+        let stored = self.stored();
         let mut seen = BTreeSet::new();
         let mut last: BTreeMap<(usize, &str), u64> = BTreeMap::new();
         for (partition, tag) in &stored {
@@ -282,5 +291,24 @@ fn a_record_that_the_broker_fails_at_stops_no_other() {
         world.finish();
         world.check(4000, &["poison"]);
         assert_eq!(world.rejected(), [18]);
+    });
+}
+
+#[test]
+fn what_the_leader_alone_acknowledges_is_stored() {
+    each_seed(100, |seed| {
+        let mut choose = fastrand::Rng::with_seed(seed);
+        let mut world = World::new(seed, 2, |config| config.acks = "1".to_owned());
+        for turn in 0..200 {
+            world.append("key", choose.usize(..200));
+            if choose.u32(..100) < 3 && turn < 150 {
+                let fault = world.cluster.fault(&mut choose);
+                world.note(|| fault);
+            }
+            world.turn();
+        }
+        world.cluster.heal();
+        world.finish();
+        world.check_stored(600, &[]);
     });
 }

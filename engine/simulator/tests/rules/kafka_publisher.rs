@@ -1,13 +1,24 @@
 //! The production publisher over the model and over librdkafka with a real broker: the same stories, the same ends.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    task::Waker,
+    time::Duration,
+};
 
 use brokers::{
     Ack, Publisher, Rejected,
-    kafka::{KafkaConfig, publish::KafkaPublisher},
+    kafka::{
+        KafkaConfig,
+        client::{Client, Event, Metadata, Outgoing},
+        publish::KafkaPublisher,
+        shape::Topic,
+    },
     status::SideStatus,
 };
 use engine_core::{PartitionKey, Record};
+use rdkafka::error::KafkaError;
 
 use crate::kafka::Asked;
 
@@ -81,22 +92,23 @@ impl<'a> Story<'a> {
 }
 
 pub fn stories(asked: &mut dyn Asked) {
-    a_record_over_a_lowered_limit_is_the_only_one_refused_and_the_order_is_kept(asked);
+    records_over_a_lowered_limit_are_the_only_ones_refused_and_the_order_is_kept(asked);
     a_deleted_topic_is_made_again_under_a_running_producer(asked);
 }
 
-fn a_record_over_a_lowered_limit_is_the_only_one_refused_and_the_order_is_kept(asked: &mut dyn Asked) {
+fn records_over_a_lowered_limit_are_the_only_ones_refused_and_the_order_is_kept(asked: &mut dyn Asked) {
     asked.create("lowered", 2, &[]);
     let mut story = Story::begin(asked, "lowered");
     story.publish(2, |_| 10);
     story.finish();
     story.asked.set_limit("lowered", 4000);
-    // What is behind it is under way, too.
-    story.publish(300, |number| if number == 50 { 6000 } else { 10 });
+    // At odd and even places, so that in halves of two they are the first ones and the second ones.
+    let is_large = |number: u64| number.is_multiple_of(25);
+    story.publish(300, |number| if is_large(number) { 6000 } else { 10 });
     story.finish();
-    assert_eq!(story.rejected(), [50]);
+    assert_eq!(story.rejected(), (2..302).filter(|number| is_large(*number)).collect::<Vec<_>>());
     let ids = story.asked.ids("lowered");
-    assert_eq!(ids, (0..302).filter(|number| *number != 50).collect::<Vec<_>>());
+    assert_eq!(ids, (0..302).filter(|number| *number < 2 || !is_large(*number)).collect::<Vec<_>>());
 }
 
 fn a_deleted_topic_is_made_again_under_a_running_producer(asked: &mut dyn Asked) {
@@ -118,10 +130,51 @@ fn a_deleted_topic_is_made_again_under_a_running_producer(asked: &mut dyn Asked)
 }
 
 /// For those who have a client.
-pub fn over<C: brokers::kafka::client::Client + 'static>(
+pub fn over<C: Client + 'static>(
     client: C,
     config: KafkaConfig,
     status: &Arc<SideStatus>,
 ) -> Box<dyn Publisher> {
-    Box::new(KafkaPublisher::over(client, config, Arc::clone(status)).unwrap())
+    Box::new(KafkaPublisher::over(Unprivileged(client), config, Arc::clone(status)).unwrap())
+}
+
+/// A client of a user who may not ask for limits (`DESCRIBE_CONFIGS`): batches are not kept below them, but halved.
+struct Unprivileged<C>(C);
+
+impl<C: Client> Client for Unprivileged<C> {
+    fn renew(&mut self, batch_messages: usize, batch_bytes: usize) -> Result<(), String> {
+        self.0.renew(batch_messages, batch_bytes)
+    }
+
+    fn send(&mut self, record: Outgoing<'_>) -> Result<(), KafkaError> {
+        self.0.send(record)
+    }
+
+    fn purge(&mut self) {
+        self.0.purge();
+    }
+
+    fn next(&mut self, timeout: Duration) -> Option<Event> {
+        self.0.next(timeout)
+    }
+
+    fn ask(&self, topic: &str, timeout: Duration) -> Result<Metadata, KafkaError> {
+        self.0.ask(topic, timeout)
+    }
+
+    fn create(&self, topics: &[Topic]) -> Result<Vec<bool>, String> {
+        self.0.create(topics)
+    }
+
+    fn message_bytes_max(&self, _topics: &[Topic]) -> Option<usize> {
+        None
+    }
+
+    fn connected(&self) -> &AtomicBool {
+        self.0.connected()
+    }
+
+    fn waker(&self) -> Waker {
+        self.0.waker()
+    }
 }

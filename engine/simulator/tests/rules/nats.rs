@@ -273,6 +273,13 @@ impl Real {
         Servers::parse(&format!("nats://127.0.0.1:{}", self.process.port)).unwrap()
     }
 
+    pub fn make_consumer(&self, stream: &str, name: &str, ack_wait: Duration) {
+        let stream = self.stream(stream);
+        let durable_name = Some(name.to_owned());
+        let config = pull::Config { durable_name, ack_wait, ..pull::Config::default() };
+        self.runtime.block_on(stream.create_consumer(config)).unwrap();
+    }
+
     fn context(&self) -> jetstream::Context {
         let _within = self.runtime.enter();
         jetstream::new(self.client.clone())
@@ -389,4 +396,5 @@ fn the_real_one_has_the_rules() {
     rules(&mut real);
     nats_consumer::what_was_worked_on_is_acknowledged_when_it_stops(&mut real);
     nats_consumer::the_rest_of_a_pack_is_handed_on(&mut real);
+    nats_consumer::what_is_being_worked_on_does_not_come_again(&mut real);
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -90,4 +90,33 @@ pub fn the_rest_of_a_pack_is_handed_on(real: &mut Real) {
     source.finish();
     drop(source);
     is_empty(real, "REST");
+}
+
+/// What is being worked on does not come again because it takes longer than the ack wait.
+pub fn what_is_being_worked_on_does_not_come_again(real: &mut Real) {
+    real.make("LONG", "long", Limits::default());
+    let ack_wait = Duration::from_secs(1);
+    real.make_consumer("LONG", "worker", ack_wait);
+    let one = Message { payload: record("a").into(), ..message("long", "a", 0) };
+    assert_eq!(real.publish(one), Some(Ok(false)));
+    let config = NatsConfig {
+        servers: real.servers(),
+        consumer: "worker".into(),
+        ..simulator::nats::config("LONG", "long")
+    };
+    let status = Arc::new(SideStatus::new("nats"));
+    let mut source = NatsSource::new(config, Arc::clone(&status)).unwrap();
+    let (mut begun, mut tags) = (Instant::now(), Vec::new());
+    while begun.elapsed() < ack_wait * 4 {
+        let before = tags.len();
+        source.take(10, Duration::from_millis(50), &mut |tag, _| tags.push(tag));
+        source.flush();
+        // The time runs from when it came.
+        begun = if before == 0 { Instant::now() } else { begun };
+    }
+    assert_eq!((tags.len(), status.redelivered.load(Ordering::Relaxed)), (1, 0));
+    source.done(tags[0]);
+    source.flush();
+    source.finish();
+    is_empty(real, "LONG");
 }
