@@ -54,11 +54,11 @@ fn main() -> anyhow::Result<ExitCode> {
     if chosen.is_empty() {
         bail!("none of {} mutations has `{}` in its name or file", mutants.len(), arguments.only);
     }
-    let copy = Copy::of(&root, Path::new("target/mutants/tree"))?;
+    let copy = Copy::of(&root, Path::new("target/mutants"))?;
     let began = Instant::now();
     // What fails without a mutation, too, shows nothing.
     build(&copy)?;
-    let (planted, clean) = (copy.target().join("debug/examples/hunt"), copy.target().join("mutants/clean"));
+    let (planted, clean) = (copy.target().join("debug/hunt"), copy.target().join("debug/clean"));
     std::fs::copy(&planted, &clean)?;
     let end = arguments.seeds;
     let mut not_found = Vec::new();
@@ -89,10 +89,10 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(if not_found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Builds the simulator of the copy. What it depends on is shared with the tree itself, so only what changed is built.
+/// Builds the copy's simulator; after the first time only what changed.
 fn build(copy: &Copy) -> anyhow::Result<()> {
     let output = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
-        .args(["build", "--quiet", "--package", "simulator", "--example", "hunt", "--target-dir"])
+        .args(["build", "--quiet", "--package", "mutants", "--bin", "hunt", "--target-dir"])
         .arg(copy.target())
         .current_dir(copy.path())
         // Warnings are the mutation's: something is not used any more.

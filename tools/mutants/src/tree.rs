@@ -8,24 +8,21 @@ use std::{
 
 use anyhow::{Context, bail};
 
-/// A copy of the tree's files, as they are now.
+/// A copy of the tree's files, as they are now, and what is built of it.
 pub struct Copy {
     path: PathBuf,
     target: PathBuf,
 }
 
-/// Where the tree builds.
-pub fn target(root: &Path) -> PathBuf {
-    root.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
-}
-
 impl Copy {
-    /// Copies what git knows or would know. What is there and the same stays untouched, so that it is not built again.
+    /// Copies to a folder what git knows or would know. What is there and the same stays untouched, so that it is not built again.
     ///
     /// # Errors
     /// When there is no git, or a file cannot be copied.
     pub fn of(root: &Path, to: &Path) -> anyhow::Result<Self> {
-        let copy = Self { path: root.join(to), target: target(root) };
+        // A folder of its own to build in: cargo takes a workspace's crate in another place for the same one.
+        let folder = root.join(to);
+        let copy = Self { path: folder.join("tree"), target: folder.join("target") };
         let listed = Command::new("git")
             .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
             .current_dir(root)
