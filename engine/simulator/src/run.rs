@@ -1,7 +1,7 @@
 //! A run: one life after the other, each a loop that gives a turn to whatever the seed says, and a last one in which nothing
 //! goes wrong and everything has to come to rest.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, task::Waker, time::Duration};
+use std::{cell::RefCell, path::PathBuf, rc::Rc, time::Duration};
 
 use brokers::{
     dead_letter,
@@ -65,8 +65,6 @@ struct World<'a> {
     trace: Trace,
     worked: WorkedOn,
     seen: [usize; 2],
-    /// A core gets a turn when it was woken only, as it does on a machine: else whoever forgets to wake one is not found.
-    sleeps: bool,
     report: Report,
 }
 
@@ -99,7 +97,6 @@ impl<'a> World<'a> {
             trace: Trace::new(keeps),
             worked: Rc::new(RefCell::new(Vec::new())),
             seen: [0; 2],
-            sleeps: false,
             report: Report::default(),
             plan,
         }
@@ -298,9 +295,7 @@ impl World<'_> {
         match self.random.u8(0..16) {
             0..=5 => {
                 let core = self.random.usize(0..process.shards.len());
-                if !self.sleeps || process.shards[core].poll_work(Waker::noop()).is_ready() {
-                    self.poll(process, core)?;
-                }
+                self.poll(process, core)?;
             }
             6..=9 if !process.commits.is_empty() => {
                 let core = self.random.usize(0..process.commits.len());
@@ -523,7 +518,6 @@ impl World<'_> {
             Err(NoStart::PowerCut) => return violation("no start without damage", "the disk has no power"),
             Err(NoStart::Broken(violation)) => return Err(violation),
         };
-        self.sleeps = true;
         for turn in 0..REST_TURNS {
             // A rest that is only seen from time to time is one, too.
             if turn % 16 == 0 && process.is_at_rest() {
