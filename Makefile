@@ -113,6 +113,11 @@ damage-test: ## Damage copies of a real data directory in every way; each must b
 	$(TARGET)/release/ledger damage --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --queue log
 	$(TARGET)/release/ledger damage --tidegate $(BINARY) $(if $(SEED),--seed $(SEED)) --queue nats
 
+MUTANTS ?=
+.PHONY: simulate-mutants
+simulate-mutants: ## Plant the errors of engine/simulator/mutants one by one; the simulator has to find each (MUTANTS: those of this name, SEEDS)
+	$(CARGO) run --quiet --package mutants -- --only '$(MUTANTS)' $(if $(SEEDS),--seeds $(SEEDS))
+
 composite-compare: ## Which ids the stream and the topic of `make services` do not share
 	$(CARGO) build --release --package ledger
 	@. .tools/services/environment && $(TARGET)/release/ledger compare --nats $$NATS_URL --kafka $$KAFKA_BROKERS

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use engine_core::{AckLevel, Outcome, Record, Rejection};
+use engine_core::{AckLevel, Outcome, Record, Rejection, Snapshot};
 
 use crate::plan::Shape;
 
@@ -318,6 +318,29 @@ impl Ledger {
                     message.queued_in = None;
                 }
             }
+        }
+    }
+
+    /// Everything that was accepted in this life has come to an end: whoever waited was told, and the counters add up.
+    ///
+    /// # Errors
+    /// When somebody was not told, or a count is not what was sent.
+    pub fn check_finished(&self, life: usize, counts: &Snapshot) -> Result<(), Violation> {
+        let sendings = self.sendings.iter().filter(|sending| sending.life == life);
+        let waits = |sending: &&Sending| sending.open && sending.level != AckLevel::Queued;
+        if let Some(Sending { number, level, .. }) = sendings.clone().find(waits) {
+            return violation("never answered", format!("message {number}, which was to be {level:?}"));
+        }
+        let sent = sendings.count() as u64;
+        let Snapshot { accepted, done, rejected, duplicates, conflicts, .. } = *counts;
+        let adds_up = accepted + duplicates + conflicts == sent
+            && done + rejected == accepted
+            && counts.processed + counts.failed == sent
+            && (counts.undecided, counts.queue_depth) == (0, 0);
+        if adds_up {
+            Ok(())
+        } else {
+            violation("the counters do not add up", format!("{sent} sent, {counts:?}"))
         }
     }
 

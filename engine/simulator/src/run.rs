@@ -448,6 +448,10 @@ impl World<'_> {
                 return self.crash(number, Some(process));
             }
         }
+        if process.shards.iter().all(|shard| shard.in_flight() == 0) {
+            let counts = process.shards.iter().map(|shard| shard.counters().snapshot()).sum();
+            self.ledger.check_finished(number, &counts)?;
+        }
         let mut lost = 0;
         for shard in &mut process.shards {
             shard.abandon();
