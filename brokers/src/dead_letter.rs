@@ -121,6 +121,7 @@ pub struct DeadLetters {
     dropped: AtomicU64,
     bytes: AtomicU64,
     is_nearly_full: AtomicBool,
+    cannot_be_opened: AtomicBool,
     /// What earlier runs' brokers refused and nobody has replayed: the side, and the place in the log.
     refused: Vec<(String, usize, u64)>,
     lines: Mutex<Lines>,
@@ -175,6 +176,7 @@ impl DeadLetters {
             dropped: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             is_nearly_full: AtomicBool::new(false),
+            cannot_be_opened: AtomicBool::new(false),
             refused: refused.into(),
             lines: Mutex::default(),
         })
@@ -376,7 +378,18 @@ impl DeadLetters {
         if open.is_none() && !self.config.disk.exists(&self.config.directory) {
             return;
         }
-        let Ok(store) = self.opened(&mut open) else { return };
+        // What cannot be opened is said once, and by whoever has a dead letter; looking through it every second helps nobody.
+        if open.is_none() && self.cannot_be_opened.load(Ordering::Relaxed) {
+            return;
+        }
+        let store = match self.opened(&mut open) {
+            Ok(store) => store,
+            Err(error) => {
+                self.cannot_be_opened.store(true, Ordering::Relaxed);
+                tracing::error!(error, "the dead letters cannot be opened; nothing of them is deleted");
+                return;
+            }
+        };
         loop {
             match self.let_go(store, false) {
                 Ok(true) => {}
@@ -599,6 +612,62 @@ mod tests {
         assert_eq!(listed(), [3]);
         mark_replayed(&Machine, &folder, 3).unwrap();
         assert!(!path.exists() && listed() == [3]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Dead letters in segments of 4 KiB, five of them at most; and one of them, of about 1 KiB.
+    fn few(
+        name: &str,
+        when_full: WhenFull,
+    ) -> (PathBuf, Arc<DeadLetters>, impl Fn(&DeadLetters) -> Result<(), String>) {
+        let folder = std::env::temp_dir().join(format!("tidegate-dead-{name}-{}", std::process::id()));
+        let config = DeadLetterConfig {
+            bytes_max: 5 * 4096,
+            segment_bytes: 4096,
+            when_full,
+            ..DeadLetterConfig::new(&folder)
+        };
+        let cause =
+            Cause { side: "nats".into(), code: "X".into(), reason: "x".into(), attempts: 1, place: None };
+        let append = move |letters: &DeadLetters| {
+            letters.append(&cause, &Record { payload: &[7; 1000], ..Record::default() })
+        };
+        (folder.clone(), DeadLetters::kept(config), append)
+    }
+
+    #[test]
+    fn full_of_what_nobody_has_replayed_it_refuses_and_takes_more_when_that_is_done() {
+        let (folder, letters, append) = few("full", WhenFull::Refuse);
+        let kept = std::iter::repeat_with(|| append(&letters)).take_while(Result::is_ok).count() as u64;
+        assert!((9..=20).contains(&kept), "{kept}");
+        let why = append(&letters).unwrap_err();
+        assert!(why.contains("dead_letter.bytes_max = 20480") && why.contains("when_full"), "{why}");
+        letters.maintain();
+        assert!(letters.bytes() > 4 * 4096 && letters.dropped() == 0);
+        mark_replayed(&Machine, &folder, kept).unwrap();
+        append(&letters).unwrap();
+        letters.maintain();
+        assert!(letters.bytes() <= 3 * 4096, "what was replayed is deleted: {}", letters.bytes());
+        assert_eq!(letters.dropped(), 0);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn where_that_is_the_policy_the_oldest_give_way_and_are_counted() {
+        let (folder, letters, append) = few("drop", WhenFull::DropOldest);
+        for _ in 0..100 {
+            append(&letters).unwrap();
+        }
+        let mut listed = Vec::new();
+        list(&Machine, &folder, |letter| {
+            listed.push(letter.offset);
+            true
+        })
+        .unwrap();
+        assert_eq!(listed.last(), Some(&99), "the newest are there");
+        assert_eq!(letters.dropped() + listed.len() as u64, 100, "the others are counted");
+        letters.maintain();
+        assert!(letters.bytes() <= 5 * 4096);
         fs::remove_dir_all(folder).unwrap();
     }
 }

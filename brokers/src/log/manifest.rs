@@ -138,9 +138,10 @@ impl Manifest {
     }
 
     fn write_mark(&self) -> io::Result<()> {
-        let mut sector = self.mark.to_le_bytes().to_vec();
-        sector.extend_from_slice(&crc32c::crc32c(&sector).to_le_bytes());
-        sector.resize(SECTOR_BYTES, 0);
+        let mut sector = [0; SECTOR_BYTES];
+        sector[..8].copy_from_slice(&self.mark.to_le_bytes());
+        let crc = crc32c::crc32c(&sector[..8]);
+        sector[8..12].copy_from_slice(&crc.to_le_bytes());
         self.file.write_all_at(&sector, 2 * SECTOR_BYTES as u64)
     }
 

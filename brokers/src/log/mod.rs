@@ -11,9 +11,9 @@
 //!   shard-000/00000000000000000000.keys …
 //! ```
 //!
-//! [`format`] says what the bytes mean, [`writer`] how they get there, `manifest` what has to be there, [`recovery`] what counts after a crash,
-//! [`reader`] how they are read back, [`cursor`] how consumers remember their place, `keys` by what repeats are recognised after
-//! a restart, [`offline`] is for the tools.
+//! [`format`] says what the bytes mean, [`writer`] how they get there, `manifest` what has to be there, [`recovery`] what
+//! counts after a crash, [`reader`] how they are read back, [`cursor`] how consumers remember their place, `keys` by what
+//! repeats are recognised after a restart, [`offline`] is for the tools.
 //!
 //! Segments are deleted by [`Log::maintain`] once every consumer's *durable* position has passed them and retention
 //! allows. A log that has grown to `bytes_max` pushes back; it never drops what a consumer has not passed.

@@ -451,13 +451,19 @@ impl Commits {
     pub fn turn(&mut self, idle: bool) -> Turn {
         let closing = self.take_batch();
         let Some(next_offset) = self.under_way else {
+            let synced = if closing || idle { self.sync_mark() } else { Ok(()) };
             if closing {
                 self.finish_keys();
-                self.sync_mark();
+            }
+            if let Err(error) = synced {
+                self.fail(&error);
                 return Turn::Ended;
             }
-            if idle {
-                self.use_idle_time();
+            if closing {
+                return Turn::Ended;
+            }
+            if idle && self.prepared.is_none() {
+                self.try_prepare();
             }
             return Turn::Idle;
         };
@@ -660,21 +666,12 @@ impl Commits {
         (self.on_progress)();
     }
 
-    fn use_idle_time(&mut self) {
-        self.sync_mark();
-        if self.prepared.is_none() {
-            self.try_prepare();
-        }
-    }
-
     /// Notes that the batch is durable, before anybody is told.
     fn mark(&mut self, done: bool, next_offset: u64) -> io::Result<bool> {
         if done {
-            let mut manifest = self.state.manifest.lock();
-            manifest.mark(next_offset)?;
+            self.state.manifest.lock().mark(next_offset)?;
             if clock::since(self.marked_at) >= MARK_EVERY {
-                manifest.sync_mark()?;
-                self.marked_at = clock::now();
+                self.sync_mark()?;
             }
         }
         Ok(done)
@@ -682,12 +679,10 @@ impl Commits {
 
     /// A failed sync is the end of this run's writing, as any other: whether a later one says something of what was written
     /// before is nowhere promised.
-    fn sync_mark(&mut self) {
-        let synced = self.state.manifest.lock().sync_mark();
-        match synced {
-            Ok(()) => self.marked_at = clock::now(),
-            Err(error) => self.fail(&error),
-        }
+    fn sync_mark(&mut self) -> io::Result<()> {
+        self.state.manifest.lock().sync_mark()?;
+        self.marked_at = clock::now();
+        Ok(())
     }
 }
 

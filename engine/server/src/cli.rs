@@ -332,7 +332,7 @@ impl Sources {
 
     /// Whether any was named.
     pub fn names_settings(&self) -> bool {
-        self.config.is_some() || !self.set.is_empty() || self.queue_size.is_some() || self.cores.is_some()
+        self.config.is_some() || !self.set.is_empty() || self.cores.is_some()
     }
 
     /// Refuses what `command` would ignore.
@@ -396,6 +396,11 @@ const SENDING: Uses = Uses::Settings {
     ],
     role: false,
 };
+/// What decides what can go wrong.
+const SIMULATED: Uses = Uses::Settings {
+    paths: &["queue.type", "composite.", "data.directory", "idempotency.window", "engine.cores"],
+    role: false,
+};
 /// Where Kafka is, and what the topics are.
 const KAFKA: Uses = Uses::Settings { paths: &["kafka."], role: true };
 
@@ -427,9 +432,7 @@ impl Cli {
                 };
                 ("log", DIRECTORY, Some(&mut log.sources), Some(&mut behind.sources))
             }
-            Some(Command::Simulate(arguments)) => {
-                ("simulate", Uses::Everything, None, Some(&mut arguments.sources))
-            }
+            Some(Command::Simulate(arguments)) => ("simulate", SIMULATED, None, Some(&mut arguments.sources)),
             Some(Command::Replay(arguments)) => ("replay", SENDING, None, Some(&mut arguments.sources)),
             Some(Command::Dlq(dlq)) => {
                 let (uses, behind) = match &mut dlq.action {
