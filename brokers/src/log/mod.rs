@@ -276,7 +276,10 @@ impl Log {
         let consumers = match disk::read(disk, &directory.join(CONSUMERS)) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect(),
             // An earlier version wrote none.
-            Err(_) => cursors.iter().map(|(name, _)| name.clone()).collect(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                cursors.iter().map(|(name, _)| name.clone()).collect()
+            }
+            Err(error) => return Err(LogError::io("read", directory.join(CONSUMERS))(error)),
         };
         // 0 is what an unwritten header holds.
         let epoch = fastrand::u64(1..);
@@ -531,7 +534,10 @@ impl Log {
         if !self.shared.lock.named.is_still_there() && !self.shared.lock_is_gone.swap(true, Ordering::Relaxed)
         {
             let directory = self.config().directory.display();
-            tracing::error!(%directory, "LOCK was deleted under this process; no other one can write there all the same, as `id` is locked");
+            tracing::error!(
+                %directory,
+                "LOCK was deleted while this process has it; `id` is locked as well, so no other process can write there"
+            );
         }
         self.flush_cursors()?;
         for (shard, state) in &self.shared.shards {
@@ -758,9 +764,9 @@ fn create_if_absent(disk: &dyn Disk, folder: &Path) -> io::Result<()> {
 /// Keeps every other process out of the folder until it is dropped, which a crash does, too.
 #[derive(Debug)]
 struct Lock {
-    /// The file that says who has it.
+    /// `LOCK`, which says who has it.
     named: Box<dyn DiskLock>,
-    /// The file that no one deletes to help himself: as long as it is locked, deleting the other one lets nobody in.
+    /// `id`: LOCK files are deleted by hand when a start is refused, and that must not let a second process in.
     _held: Box<dyn DiskLock>,
 }
 

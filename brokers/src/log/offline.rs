@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -111,19 +112,52 @@ impl Verified {
 /// # Errors
 /// When files cannot be read.
 pub fn verify(disk: &dyn Disk, directory: &Path) -> Result<Verified, LogError> {
+    walk(disk, directory, None, |_, _| true)
+}
+
+/// The same, of one shard or of all, with each segment's bytes given to `visit` until that says false.
+fn walk(
+    disk: &dyn Disk,
+    directory: &Path,
+    only: Option<usize>,
+    mut visit: impl FnMut(&Visited<'_>, &[u8]) -> bool,
+) -> Result<Verified, LogError> {
     let mut verified = Verified::default();
-    let with_manifest = read_shard_count(disk, directory).unwrap_or(0);
-    let cursors = cursors(disk, directory)?;
     let there = segment::shards(disk, directory).map_err(LogError::io("list", directory))?;
-    let count = there.last().map_or(0, |last| last + 1).max(with_manifest);
-    for shard in 0..count {
+    let folders = there.last().map_or(0, |last| last + 1);
+    let with_manifest = match read_shard_count(disk, directory) {
+        Ok(count) => count,
+        Err(LogError::Damaged { .. }) => {
+            let what = "the number of shards, in the file `shards`".to_owned();
+            verified.missing.push(Missing { shard: 0, from: 0, upto: 0, what });
+            folders
+        }
+        Err(error) => return Err(error),
+    };
+    let cursors = cursors(disk, directory)?;
+    for shard in (0..folders.max(with_manifest)).filter(|shard| only.is_none_or(|only| only == *shard)) {
         let reached = cursors.iter().filter_map(|(_, positions)| positions.get(&shard)).max().copied();
         let has_manifest = shard < with_manifest;
-        if has_manifest || there.contains(&shard) {
-            verify_shard(disk, directory, shard, has_manifest, reached.unwrap_or(0), &mut verified)?;
+        if (has_manifest || there.contains(&shard))
+            && !walk_shard(
+                disk,
+                directory,
+                (shard, has_manifest, reached.unwrap_or(0)),
+                &mut verified,
+                &mut visit,
+            )?
+        {
+            break;
         }
     }
     Ok(verified)
+}
+
+/// A segment that is looked at.
+struct Visited<'a> {
+    report: &'a SegmentReport,
+    /// Where the next one begins: what both hold counts there.
+    next: Option<u64>,
 }
 
 /// What is known of a shard beside its segments.
@@ -146,16 +180,39 @@ fn promise_of(found: Found, reached: u64, has_manifest: bool) -> Promise {
     }
 }
 
-fn verify_shard(
+/// The manifest of a shard and the segments that it is about. A server may delete segments meanwhile, and says so in the
+/// manifest before.
+fn look_up(disk: &dyn Disk, folder: &Path) -> Result<(Found, Vec<(u64, PathBuf)>), LogError> {
+    let read = || manifest::read(disk, folder).map_err(LogError::io("read", manifest::path_of(folder)));
+    let list_of = |found| match found {
+        Found::Says { sequence, .. } => Some(sequence),
+        _ => None,
+    };
+    let mut found = read()?;
+    loop {
+        let paths = if disk.exists(folder) {
+            segment::paths(disk, folder).map_err(LogError::io("list", folder))?
+        } else {
+            Vec::new()
+        };
+        let again = read()?;
+        if list_of(again) == list_of(found) {
+            return Ok((found, paths));
+        }
+        found = again;
+    }
+}
+
+/// False: `visit` wants no more.
+fn walk_shard(
     disk: &dyn Disk,
     directory: &Path,
-    shard: usize,
-    has_manifest: bool,
-    reached: u64,
+    (shard, has_manifest, reached): (usize, bool, u64),
     verified: &mut Verified,
-) -> Result<(), LogError> {
+    visit: &mut impl FnMut(&Visited<'_>, &[u8]) -> bool,
+) -> Result<bool, LogError> {
     let folder = segment::folder_of(directory, shard);
-    let found = manifest::read(disk, &folder).map_err(LogError::io("read", manifest::path_of(&folder)))?;
+    let (found, mut paths) = look_up(disk, &folder)?;
     let promise = promise_of(found, reached, has_manifest);
     verified.ends.insert(shard, promise.end);
     let mut missing = |from: u64, upto: u64, what: String| {
@@ -164,11 +221,6 @@ fn verify_shard(
     if has_manifest && !matches!(found, Found::Says { .. }) {
         missing(promise.end, promise.end, "its manifest, which says what has to be there".to_owned());
     }
-    let mut paths = if disk.exists(&folder) {
-        segment::paths(disk, &folder).map_err(LogError::io("list", &folder))?
-    } else {
-        Vec::new()
-    };
     // About to be deleted when the process ended.
     while promise.first.is_some_and(|first| paths.get(1).is_some_and(|(next, _)| *next <= first)) {
         paths.remove(0);
@@ -185,10 +237,19 @@ fn verify_shard(
         missing(last, upto, format!("the segment that begins at offset {last}"));
     }
     for (place, (first_offset, path)) in paths.iter().enumerate() {
-        let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
+        let bytes = match disk::read(disk, path) {
+            Ok(bytes) => bytes,
+            // Deleted by a server that writes here: everybody has passed it.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && is_let_go(disk, &folder, *first_offset) =>
+            {
+                continue;
+            }
+            Err(error) => return Err(LogError::io("read", path)(error)),
+        };
         let found = scan(&bytes, |_, _, _| {});
         let next = paths.get(place + 1).map(|(first, _)| *first);
-        verified.segments.push(SegmentReport {
+        let report = SegmentReport {
             shard,
             path: path.clone(),
             first_offset: *first_offset,
@@ -196,9 +257,20 @@ fn verify_shard(
             records: found.records,
             bytes: bytes.len() as u64,
             verdict: judge(&found, (shard, *first_offset), next, &promise),
-        });
+        };
+        let goes_on = visit(&Visited { report: &report, next }, &bytes);
+        verified.segments.push(report);
+        if !goes_on {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Whether the manifest says that the segment with this first offset is not kept any more.
+fn is_let_go(disk: &dyn Disk, folder: &Path, first_offset: u64) -> bool {
+    let found = manifest::read(disk, folder);
+    matches!(found, Ok(Found::Says { list, .. }) if list.first_offset > first_offset)
 }
 
 fn judge(
@@ -261,45 +333,28 @@ pub fn dump(
     only: Option<usize>,
     mut each: impl FnMut(Dumped<'_>) -> bool,
 ) -> Result<Vec<String>, LogError> {
-    let verified = verify(disk, directory)?;
-    let is_asked = |shard: usize| only.is_none_or(|only| only == shard);
-    let missing = verified.missing.iter().filter(|missing| is_asked(missing.shard));
-    let mut places: Vec<String> = missing
-        .map(|Missing { shard, from, what, .. }| {
-            format!("shard {shard} from offset {from} on: {what} is not there")
-        })
-        .collect();
-    for (place, report) in verified.segments.iter().enumerate() {
-        let SegmentReport { shard, path, .. } = report;
-        if !is_asked(*shard) {
-            continue;
+    let verified = walk(disk, directory, only, |Visited { report, next }, bytes| {
+        if matches!(report.verdict, Verdict::Misplaced { .. }) {
+            return true;
         }
-        if report.verdict.is_damage() {
-            places.push(format!("{} from offset {} on", path.display(), report.next_offset));
-        }
-        // What a later segment holds as well counts there.
-        let next = verified.segments.get(place + 1).filter(|next| next.shard == *shard);
-        let end = next.map_or(u64::MAX, |next| next.first_offset);
-        let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
-        let epoch = epoch_of(&bytes);
-        let mut due = report.first_offset;
-        let mut go_on = true;
-        segment::salvage(&bytes, epoch, |header, payload| {
-            if go_on
-                && header.offset >= due
-                && header.offset < end
-                && !matches!(report.verdict, Verdict::Misplaced { .. })
-            {
+        let end = next.unwrap_or(u64::MAX);
+        let (mut due, mut go_on) = (report.first_offset, true);
+        segment::salvage(bytes, epoch_of(bytes), |header, payload| {
+            if go_on && header.offset >= due && header.offset < end {
                 due = header.offset + 1;
-                let (offset, appended_ms) = (header.offset, header.appended_ms);
-                go_on = each(Dumped { shard: *shard, offset, appended_ms, payload });
+                let (shard, offset, appended_ms) = (report.shard, header.offset, header.appended_ms);
+                go_on = each(Dumped { shard, offset, appended_ms, payload });
             }
         });
-        if !go_on {
-            break;
-        }
-    }
-    Ok(places)
+        go_on
+    })?;
+    let missing = verified.missing.iter().map(|Missing { shard, from, what, .. }| {
+        format!("shard {shard} from offset {from} on: {what} is not there")
+    });
+    let damaged = verified.segments.iter().filter(|report| report.verdict.is_damage());
+    let damaged =
+        damaged.map(|report| format!("{} from offset {} on", report.path.display(), report.next_offset));
+    Ok(missing.chain(damaged).collect())
 }
 
 /// The epoch of a segment, which its header and each of its records hold; 0 when no whole one does.

@@ -205,3 +205,19 @@ fn a_lock_file_that_is_deleted_lets_nobody_else_in() {
     drop((writer, log));
     assert_eq!(payloads(&read(&folder.open().unwrap().0)), ["one", "two"]);
 }
+
+#[test]
+fn a_damaged_number_of_shards_stops_the_start_and_repair_counts_them() {
+    let folder = Folder::new();
+    let (log, _) = folder.open().unwrap();
+    append(&mut writer(&log), &["one"]);
+    drop(log);
+    fs::write(folder.path().join("shards"), "x").unwrap();
+    let text = folder.open().unwrap_err().to_string();
+    assert!(text.contains("shards") && text.contains("repair"), "{text}");
+    assert!(!offline::verify(&brokers::disk::Machine, folder.path()).unwrap().is_whole());
+    let repaired =
+        offline::repair(&brokers::disk::Machine, folder.path(), &folder.path().join("salvage")).unwrap();
+    assert!(repaired.iter().all(|one| one.lost.is_empty()), "{repaired:?}");
+    assert_eq!(payloads(&read(&folder.open().unwrap().0)), ["one"]);
+}
