@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use engine_core::{MetadataPairs, Record, clock};
+use engine_core::{Record, TRACE_FIELD, Traceparent, clock};
 use rdkafka::{
     Message,
     error::{KafkaError, RDKafkaErrorCode},
@@ -442,7 +442,8 @@ impl<C: Client> Publisher for KafkaPublisher<C> {
         }
         self.shaped.clear();
         let shaped = self.config.shapes.as_ref().is_some_and(|shapes| shapes.write(record, &mut self.shaped));
-        let trace = MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent");
+        // An earlier version's log may hold one of any length.
+        let trace = Traceparent::of(record.metadata);
         let (topic, key, value, time_seconds, mut headers);
         if shaped {
             let Outgoing { topic: to, key: by, headers: fields, value: content, time_seconds: time } =
@@ -477,8 +478,8 @@ impl<C: Client> Publisher for KafkaPublisher<C> {
                 }
             }
         }
-        if let Some((_, value)) = trace {
-            headers = headers.insert(Header { key: "traceparent", value: Some(value) });
+        if let Some(trace) = &trace {
+            headers = headers.insert(Header { key: TRACE_FIELD, value: Some(trace.as_bytes()) });
         }
         let number = self.first + self.sent.len();
         let Some(partition) = self.partitions.take(topic, key, number, None) else { return Err(Busy) };

@@ -7,7 +7,7 @@ use std::{
 
 use async_nats::{HeaderMap, Subject};
 use bytes::{Bytes, BytesMut};
-use engine_core::{MetadataPairs, Record};
+use engine_core::{Record, TRACE_FIELD, Traceparent};
 
 use super::{PACK_HEADER, naming::Name};
 use crate::{data_message, raw_message};
@@ -191,9 +191,7 @@ fn headers(name: &Name, record: &Record<'_>) -> HeaderMap {
     headers.insert("message_id", &*header_value(&text(record.id)));
     headers.insert("source", &*header_value(&text(record.source)));
     headers.insert("schema", data_message::SCHEMA);
-    if let Some((_, value)) = MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent") {
-        headers.insert("traceparent", &*header_value(&text(value)));
-    }
+    insert_trace(&mut headers, record);
     headers
 }
 
@@ -210,10 +208,15 @@ fn raw_headers(name: &Name, record: &Record<'_>) -> HeaderMap {
         let name = raw_message::escape(name.as_bytes(), |c| !c.is_ascii_graphic() || c == ':');
         headers.append(name.as_str(), &*value(&bytes));
     }
-    if let Some((_, trace)) = MetadataPairs::new(record.metadata).find(|(name, _)| *name == b"traceparent") {
-        headers.insert("traceparent", &*value(trace));
-    }
+    insert_trace(&mut headers, record);
     headers
+}
+
+/// A trace is checked here, too: an earlier version's log may hold one of any length.
+fn insert_trace(headers: &mut HeaderMap, record: &Record<'_>) {
+    if let Some(trace) = Traceparent::of(record.metadata) {
+        headers.insert(TRACE_FIELD, &*String::from_utf8_lossy(trace.as_bytes()));
+    }
 }
 
 /// Header values are one line.
@@ -234,10 +237,25 @@ mod tests {
         pack
     }
 
+    const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn what_is_no_trace_is_no_header() {
+        let name = Name { text: "log-0-1".to_owned(), may_be_there: false };
+        for (trace, is_sent) in [(TRACE, true), (&b"00-1-2-3"[..], false), (&[b'0'; 6000], false)] {
+            let mut metadata = Vec::new();
+            MetadataWriter::new(&mut metadata).push(TRACE_FIELD.as_bytes(), trace);
+            let record = Record { metadata: &metadata, ..Record::default() };
+            for headers in [headers(&name, &record), raw_headers(&name, &record)] {
+                assert_eq!(headers.get(TRACE_FIELD).is_some(), is_sent, "{}", trace.escape_ascii());
+            }
+        }
+    }
+
     #[test]
     fn what_is_taken_apart_is_what_would_have_been_sent_without_the_rest() {
         let mut metadata = Vec::new();
-        MetadataWriter::new(&mut metadata).push(b"traceparent", b"00-1-2-3");
+        MetadataWriter::new(&mut metadata).push(TRACE_FIELD.as_bytes(), TRACE);
         let record = Record {
             id: b"id",
             source: b"sen\nsor",

@@ -34,11 +34,7 @@ pub(super) const NO_RESPONDERS: u64 = 503;
 /// `processClusteredInboundMsg`). Those of headers that we do not send (expected sequences, schedules, batches) are not here.
 pub(super) const VERDICTS: &[Row] = &[
     row(10054, Verdict::Message, "the stream's max_msg_size is smaller than the message with its headers"),
-    row(
-        10097,
-        Verdict::Message,
-        "the message's id, source and traceparent are headers, of at most 64 KiB together",
-    ),
+    row(10097, Verdict::Message, "the message's id and source are headers, of at most 64 KiB together"),
     row(STORE_FAILED, Verdict::Stream, "consume or purge its messages, or raise its max_msgs or max_bytes"),
     row(10060, Verdict::Stream, "another stream has the subject; let the subjects of nats.stream cover it"),
     row(10109, Verdict::Stream, "nothing unseals a stream: delete it, or set nats.stream to another"),
