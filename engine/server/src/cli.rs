@@ -110,8 +110,8 @@ pub enum LogAction {
 #[derive(Args, Debug)]
 #[command(
     after_help = "Without settings each seed draws a queue type, a strategy, sizes, faults and damage. With settings (--settings FILE, \
-    or any --set) queue.type, composite.*, ack and window are those; sizes stay the simulator's, small enough for things to be \
-    full. Every promise of README's table is checked in each run; a seed is the same run every time.\n\nExamples:\n  \
+    or any --set) queue.type, composite.*, the log, idempotency.window and engine.cores are those; sizes stay the simulator's, \
+    small enough for things to be full. docs/simulation.md says what each run checks; a seed is the same run every time.\n\nExamples:\n  \
     tidegate simulate --seeds 100000                     as many worlds\n  \
     tidegate simulate --seed 4711 --trace                one, step by step\n  \
     tidegate simulate --settings my.toml --seeds 50000   with my settings"
