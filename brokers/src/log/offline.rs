@@ -421,9 +421,8 @@ pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<R
     }
     let manifests = directory.join(manifest::FOLDER);
     disk::create_folders(disk, &manifests).map_err(LogError::io("create", &manifests))?;
-    put_in_place(disk, directory, salvage, &verified)?;
+    let mut repaired = put_in_place(disk, directory, salvage, &verified)?;
     let verified = verify(disk, directory)?;
-    let mut repaired = Vec::new();
     for Missing { shard, from, upto, .. } in &verified.missing {
         let (shard, path) = (*shard, segment::folder_of(directory, *shard));
         disk::create_folders(disk, &path).map_err(LogError::io("create", &path))?;
@@ -464,7 +463,6 @@ pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<R
     }
     if let Some(last) = segment::shards(disk, directory).map_err(LogError::io("list", directory))?.last()
         && read_shard_count(disk, directory).ok() != Some(last + 1)
-        && !verified.segments.is_empty()
     {
         for shard in 0..=*last {
             restate(disk, directory, shard)?;
@@ -480,17 +478,18 @@ fn put_in_place(
     directory: &Path,
     salvage: &Path,
     verified: &Verified,
-) -> Result<(), LogError> {
-    let mut whole = Vec::new();
+) -> Result<Vec<Repaired>, LogError> {
+    let (mut whole, mut placed) = (Vec::new(), Vec::new());
     for report in &verified.segments {
         if let Verdict::Misplaced { shard, first_offset } = report.verdict {
             let bytes = disk::read(disk, &report.path).map_err(LogError::io("read", &report.path))?;
-            copy_aside(disk, salvage, &report.path, report.shard)?;
+            let copy = copy_aside(disk, salvage, &report.path, report.shard)?;
             disk.remove(&report.path).map_err(LogError::io("remove", &report.path))?;
-            whole.push((segment::folder_of(directory, shard), first_offset, bytes));
+            whole.push((shard, first_offset, bytes, copy, report.records));
         }
     }
-    for (folder, first_offset, bytes) in whole {
+    for (shard, first_offset, bytes, copy, kept) in whole {
+        let folder = segment::folder_of(directory, shard);
         let path = folder.join(format!("{first_offset:020}.segment"));
         if disk.exists(&folder) && !disk.exists(&path) {
             let written = disk.open(&path, Open::Empty).and_then(|file| {
@@ -498,14 +497,20 @@ fn put_in_place(
                 file.sync_all()
             });
             written.and_then(|()| disk.sync_folder(&folder)).map_err(LogError::io("write", &path))?;
+            placed.push(Repaired { shard, path, copy: Some(copy), kept, lost: Vec::new() });
         }
     }
-    Ok(())
+    Ok(placed)
 }
+
+/// Copies a file into the salvage folder, where nothing is ever written over: an earlier repair's copy may be all that is left.
 
 fn copy_aside(disk: &dyn Disk, salvage: &Path, path: &Path, shard: usize) -> Result<PathBuf, LogError> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("segment");
-    let copy = salvage.join(format!("shard-{shard:03}-{name}"));
+    let free = |copy: &PathBuf| !disk.exists(copy);
+    let names = std::iter::once(String::new()).chain((1_u32..).map(|number| format!(".{number}")));
+    let mut copies = names.map(|again| salvage.join(format!("shard-{shard:03}-{name}{again}")));
+    let copy = copies.find(free).unwrap_or_else(|| salvage.to_owned());
     let bytes = disk::read(disk, path).map_err(LogError::io("read", path))?;
     let written = disk.open(&copy, Open::Empty).and_then(|file| {
         file.write_all_at(&bytes, 0)?;

@@ -50,3 +50,33 @@ fn dump_shows_every_message_once() {
     .unwrap();
     assert_eq!(offsets, [0, 1, 2, 3]);
 }
+
+#[test]
+fn repair_says_what_it_put_back_and_writes_over_no_earlier_copy() {
+    let folder = Folder::new();
+    {
+        let (log, _) = folder.open().unwrap();
+        let mut writer = writer(&log);
+        let long = "z".repeat(20 << 10);
+        for _ in 0..12 {
+            append(&mut writer, &[&long]);
+        }
+    }
+    let salvage = folder.path().join("salvage");
+    let repair = || offline::repair(&brokers::disk::Machine, folder.path(), &salvage).unwrap();
+    let swap = || {
+        let segments = folder.segments();
+        let other = folder.path().join("other");
+        fs::rename(&segments[0], &other).unwrap();
+        fs::rename(&segments[1], &segments[0]).unwrap();
+        fs::rename(&other, &segments[1]).unwrap();
+    };
+    for round in 1..=2 {
+        swap();
+        let repaired = repair();
+        assert_eq!(repaired.len(), 2, "{repaired:?}");
+        assert!(repaired.iter().all(|one| one.lost.is_empty() && one.kept > 0), "{repaired:?}");
+        assert_eq!(fs::read_dir(&salvage).unwrap().count(), 2 * round);
+    }
+    assert_eq!(read(&folder.open().unwrap().0).len(), 12);
+}
