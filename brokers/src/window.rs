@@ -2,8 +2,8 @@
 //!
 //! One window per core; a repeat has the partition key of the first, or none like it, and so comes to the same core. That no
 //! other core takes the id under another key is what [`claims`](crate::claims) are for. Bounded by time and by entries:
-//! beyond either the oldest is forgotten, except that a message still under way is never forgotten (the slab bounds
-//! those).
+//! beyond either the oldest is forgotten, except that a message still under way is never forgotten. One that is under way for
+//! longer than its place lasts takes no other's place: beside the entries there are as many of these as the slab bounds.
 //!
 //! Ids and contents are kept as keyed hashes, of 112 and 64 bits ([`fingerprint`](crate::fingerprint)): nobody outside can
 //! choose two ids that are taken for one.
@@ -114,6 +114,8 @@ struct Entry {
     outcome: Option<Outcome>,
     /// Number of its place in the order of forgetting.
     turn: u64,
+    /// Whether it was still under way when its first place in the order came up.
+    is_late: bool,
 }
 
 /// The window of one shard.
@@ -124,6 +126,9 @@ pub struct Window {
     /// Oldest first, with when each came. What is no longer the entry's turn was forgotten or done again.
     order: VecDeque<(Instant, u64, Id)>,
     turns: u64,
+    /// Entries that are not late.
+    on_time: usize,
+    /// How many of these there may be.
     entries_max: usize,
     age_max: Duration,
 }
@@ -141,6 +146,7 @@ impl Window {
             entries: ByIds::default(),
             order: VecDeque::new(),
             turns: 0,
+            on_time: 0,
             entries_max: entries_max.max(1),
             age_max,
         }
@@ -187,7 +193,9 @@ impl Window {
             self.make_room(now);
         }
         self.turns += 1;
-        self.entries.insert(id, Entry { content, outcome, turn: self.turns });
+        let entry = Entry { content, outcome, turn: self.turns, is_late: false };
+        let before = self.entries.insert(id, entry);
+        self.on_time += usize::from(before.is_none_or(|before| before.is_late));
         self.push_turn(now, id);
     }
 
@@ -249,7 +257,9 @@ impl Window {
                 }
             }
             Outcome::Failed | Outcome::Rejected(_) => {
-                self.entries.remove(&id);
+                if let Some(entry) = self.entries.remove(&id) {
+                    self.on_time -= usize::from(!entry.is_late);
+                }
             }
         }
     }
@@ -277,12 +287,10 @@ impl Window {
 
     /// Forgets the oldest so that there is room for one more.
     fn make_room(&mut self, now: Instant) {
-        while self.entries.len() >= self.entries_max
+        while self.on_time >= self.entries_max
             && let Some((_, turn, id)) = self.order.front().copied()
         {
-            if self.forget(turn, id, now) == Forgotten::UnderWay {
-                return;
-            }
+            self.forget(turn, id, now);
         }
     }
 
@@ -291,6 +299,7 @@ impl Window {
         self.order.pop_front();
         match self.entries.entry(id) {
             hash_map::Entry::Occupied(mut entry) if entry.get().turn == turn => {
+                self.on_time -= usize::from(!entry.get().is_late);
                 if entry.get().outcome.is_some() {
                     entry.remove();
                     return Forgotten::Gone;
@@ -298,6 +307,7 @@ impl Window {
                 // Under way: it waits at the end for its next turn, and those behind it have theirs.
                 self.turns += 1;
                 entry.get_mut().turn = self.turns;
+                entry.get_mut().is_late = true;
                 self.order.push_back((now, self.turns, id));
                 Forgotten::UnderWay
             }
@@ -444,5 +454,35 @@ mod tests {
         }
         assert_eq!(look(&mut window, "slow", "", start + Duration::from_secs(2000)), Seen::UnderWay);
         assert!(window.order.len() <= 4, "{}", window.order.len());
+    }
+
+    #[test]
+    fn what_is_under_way_takes_no_place_of_what_came_later() {
+        let (mut window, now) = (Window::new(4, Duration::from_secs(60)), Instant::now());
+        let slow = ["s1", "s2", "s3", "s4"];
+        for id in slow {
+            assert_eq!(look(&mut window, id, "", now), Seen::New);
+        }
+        let is_known = |window: &mut Window, ids: &[&str]| {
+            ids.iter().all(|id| look(window, id, "", now) == Seen::Done(Outcome::Processed))
+        };
+        for id in ["a", "b", "c", "d"] {
+            assert_eq!(look(&mut window, id, "", now), Seen::New);
+            decide(&mut window, id, Outcome::Processed);
+        }
+        assert!(is_known(&mut window, &["a", "b", "c", "d"]), "they are the latest four");
+        for id in slow {
+            decide(&mut window, id, Outcome::Processed);
+        }
+        assert!(is_known(&mut window, &["a", "b", "c", "d"]), "and are when the others are done, too");
+        assert!(
+            is_known(&mut window, &slow),
+            "whoever waited longest for an answer is the likeliest to repeat"
+        );
+        for id in ["e", "f", "g", "h", "i", "j"] {
+            assert_eq!(look(&mut window, id, "", now), Seen::New);
+            decide(&mut window, id, Outcome::Processed);
+        }
+        assert_eq!(window.len(), 4, "then all of these are forgotten");
     }
 }
