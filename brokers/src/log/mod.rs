@@ -440,9 +440,20 @@ impl Log {
                 );
                 cursor.advance(shard, first);
             }
+            self.look_through(shard, cursor.position(shard))?;
         }
         self.shared.cursors.lock().push(cursor.clone());
         Ok(cursor)
+    }
+
+    /// Reads what the start took as it is because everybody had passed it, for a consumer that comes to it again.
+    fn look_through(&self, shard: usize, from: u64) -> Result<(), LogError> {
+        let passed = self.shared.strangers.iter().map(|(_, positions)| positions.get(&shard).copied());
+        let unread_upto = passed.map(|position| position.unwrap_or(0)).min().unwrap_or(0);
+        if from < unread_upto {
+            self.reader(shard, from).read(usize::MAX, |offset, _, _| offset < unread_upto)?;
+        }
+        Ok(())
     }
 
     /// Keeps the shard's records from this offset on, though every consumer has passed them; `None`: no longer. For as long

@@ -1,8 +1,8 @@
 //! What is deleted, what is kept, and what happens when nothing may be.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
-use brokers::log::{Health, Log, LogConfig, Pushback};
+use brokers::log::{Health, Log, LogConfig, LogError, Pushback};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::harness::{Folder, append, eventually, read, writer};
@@ -156,5 +156,39 @@ fn what_is_finished_gives_way_before_anything_is_refused_for_a_full_disk() {
     rustix::mount::unmount(&disk, UnmountFlags::empty()).unwrap();
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn a_consumer_whose_place_is_lost_is_not_sent_to_where_the_log_is_damaged() {
+    let folder = Folder::new();
+    {
+        let (log, _) = folder.open().unwrap();
+        let (kept, lost) = (log.cursor("kept").unwrap(), log.cursor("lost").unwrap());
+        let mut writer = writer(&log);
+        let payload = "x".repeat(20 << 10);
+        for _ in 0..6 {
+            append(&mut writer, &[payload.as_str()]);
+        }
+        for cursor in [&kept, &lost] {
+            cursor.advance(0, 6);
+        }
+        log.maintain().unwrap();
+    }
+    // In what everybody has passed.
+    let path = folder.segments()[0].clone();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[30 << 10] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let start = || {
+        let (log, _) = folder.open()?;
+        log.cursor("kept")?;
+        log.cursor("lost").map(drop)
+    };
+    start().unwrap();
+    fs::remove_file(folder.path().join("cursors/lost")).unwrap();
+    for _ in 0..2 {
+        let refused = start().unwrap_err();
+        assert!(matches!(&refused, LogError::Damaged { path: found, .. } if *found == path), "{refused}");
     }
 }
