@@ -1,4 +1,5 @@
-//! What can happen to files while nobody looks.
+//! What can happen to files while nobody looks, once all that was written has reached the disk: a power cut that takes the last
+//! writes is another fault, and two at once may take more than a start can notice.
 
 use std::path::PathBuf;
 
@@ -6,6 +7,7 @@ use crate::{disk::SimDisk, plan::Damage};
 
 /// Does it, if there is a file for it; says to which.
 pub fn apply(disk: &SimDisk, damage: Damage) -> Option<PathBuf> {
+    disk.write_out();
     let pick = |paths: &[PathBuf], which: u32| {
         (!paths.is_empty()).then(|| paths[which as usize % paths.len()].clone())
     };

@@ -50,7 +50,7 @@ impl Content {
         self.changes.push(change);
     }
 
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         for change in self.changes.drain(..) {
             change.apply(&mut self.durable);
         }

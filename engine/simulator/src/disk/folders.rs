@@ -141,7 +141,8 @@ impl Folders {
         self.seen.files.keys().cloned().collect()
     }
 
-    fn settle(&mut self) {
+    /// Makes all changes durable.
+    pub(super) fn settle(&mut self) {
         for change in self.changes.drain(..) {
             self.durable.apply(&change);
         }

@@ -178,6 +178,13 @@ impl SimDisk {
         self.state.lock().folders.paths()
     }
 
+    /// Lets what is in the cache reach the disk.
+    pub fn write_out(&self) {
+        let mut state = self.state.lock();
+        state.folders.settle();
+        state.files.iter_mut().for_each(Content::sync);
+    }
+
     /// Changes a file's bytes behind everybody's back, durably.
     ///
     /// # Panics
