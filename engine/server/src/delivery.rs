@@ -151,8 +151,9 @@ impl Behind {
         let mut windows: Vec<Option<Window>> = (0..cores).map(|_| None).collect();
         let snapshots = snapshots(settings, &log, &workers, &parts, &mut windows)?;
         let lags = log.as_ref().map(Log::lags).unwrap_or_default();
-        let waited_at_start =
-            lags.iter().find(|(consumer, _)| consumer == WORKERS).map_or(0, |(_, lag)| *lag);
+        let waits = lags.iter().find(|(consumer, _)| consumer == WORKERS).map_or(0, |(_, lag)| *lag);
+        // Some of it may be done by now.
+        let waited_at_start = waits + snapshots.as_ref().map_or(0, |snapshots| snapshots.worked);
         Ok(Arc::new(Self {
             waited_at_start,
             parts,
@@ -596,8 +597,9 @@ impl Behind {
     /// What the workers did, over all cores.
     pub fn worked(&self) -> Worked {
         let given_up = self.given_up.load(Ordering::Relaxed);
-        let none = Worked { failed: given_up, ..Worked::default() };
-        self.work.iter().map(|counters| counters.read()).fold(none, |sum, one| Worked {
+        let at_start = self.snapshots.as_ref().map_or(0, |snapshots| snapshots.worked);
+        let no_core = Worked { processed: at_start, failed: given_up, ..Worked::default() };
+        self.work.iter().map(|counters| counters.read()).fold(no_core, |sum, one| Worked {
             processed: sum.processed + one.processed,
             failed: sum.failed + one.failed,
             failed_attempts: sum.failed_attempts + one.failed_attempts,

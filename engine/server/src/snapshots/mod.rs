@@ -95,6 +95,9 @@ pub struct Snapshots {
     /// It gives the journal's cursor back.
     thread: Mutex<Option<JoinHandle<Option<Cursor>>>>,
     stop: Arc<AtomicBool>,
+    /// Messages of the log that no run before had worked on, and whose keys belong to other cores than they did: they were
+    /// worked on before this one's cores began.
+    pub worked: u64,
     /// For `/metrics`.
     pub counts: Counts,
 }
@@ -142,10 +145,16 @@ impl Snapshots {
         let has_none = bases.iter().all(|base| base.header.is_none());
         let had_more = sources.log.as_ref().is_some_and(|(log, _)| log.shards().len() > cores);
         let keys_moved = resharded || (has_none && had_more);
-        let mut replay =
-            Replay { parts: plan.parts, windows: plan.windows, bases: &bases, keys_moved, read: 0 };
+        let mut replay = Replay {
+            parts: plan.parts,
+            windows: plan.windows,
+            bases: &bases,
+            keys_moved,
+            read: 0,
+            worked: 0,
+        };
         replay.run(&sources, plan.entries);
-        let replayed = replay.read;
+        let (replayed, worked) = (replay.read, replay.worked);
         let events: u64 = plan.parts.iter().map(|part| part.lock().events()).sum();
         tracing::info!(
             events,
@@ -190,6 +199,7 @@ impl Snapshots {
             sources,
             thread: Mutex::default(),
             stop: Arc::default(),
+            worked,
             counts: Counts::default(),
         }))
     }

@@ -157,6 +157,8 @@ pub(super) struct Replay<'a> {
     pub(super) keys_moved: bool,
     /// Messages read to be counted.
     pub(super) read: u64,
+    /// Those of them that no run before had worked on.
+    pub(super) worked: u64,
 }
 
 /// What is done with records on a pass.
@@ -190,6 +192,7 @@ impl Replay<'_> {
                     durable_upto
                 };
                 // The snapshot proves that everything before it was worked on, whatever the cursor's last write was.
+                let worked_upto = workers.position(shard);
                 workers.advance(shard, upto);
                 if first > start && self.bases.iter().any(|base| base.header.is_some()) {
                     tracing::warn!(
@@ -202,7 +205,9 @@ impl Replay<'_> {
                 if recognises {
                     self.records(log, shard, remembered..end, &from, Pass::Remember);
                 }
-                self.records(log, shard, start.max(first)..upto, &from, Pass::Count);
+                let waiting = worked_upto.clamp(start.max(first), upto.max(start.max(first)));
+                self.records(log, shard, start.max(first)..waiting, &from, Pass::Count);
+                self.worked += self.records(log, shard, waiting..upto, &from, Pass::Count);
             }
         }
         if let Some(journal) = &sources.journal {
@@ -246,8 +251,17 @@ impl Replay<'_> {
         }
     }
 
-    fn records(&mut self, log: &Log, shard: usize, range: std::ops::Range<u64>, from: &[u64], pass: Pass) {
+    /// How many were counted.
+    fn records(
+        &mut self,
+        log: &Log,
+        shard: usize,
+        range: std::ops::Range<u64>,
+        from: &[u64],
+        pass: Pass,
+    ) -> u64 {
         let mut reader = log.reader(shard, range.start);
+        let mut counted = 0;
         let mut read = || -> Result<(), LogError> {
             while reader.offset() < range.end {
                 let count = reader.read(usize::MAX, |offset, _, bytes| {
@@ -258,7 +272,7 @@ impl Replay<'_> {
                         // As it was routed when it came, or would be with the cores of today.
                         let core = shard_of(record.key_hash, self.parts.len());
                         let before = shard_of(record.key_hash, from.len());
-                        self.record(core, &record, offset >= from[before], pass);
+                        counted += u64::from(self.record(core, &record, offset >= from[before], pass));
                     }
                     true
                 })?;
@@ -271,9 +285,11 @@ impl Replay<'_> {
         if let Err(error) = read() {
             tracing::warn!(shard, %error, "what was counted before the start is not known in full");
         }
+        counted
     }
 
-    fn record(&mut self, core: usize, record: &Record<'_>, is_new: bool, pass: Pass) {
+    /// Whether it was counted.
+    fn record(&mut self, core: usize, record: &Record<'_>, is_new: bool, pass: Pass) -> bool {
         match (pass, is_new, &mut self.windows[core]) {
             // The window's age begins now: a broker brings it again right after the start, however long that was away.
             (Pass::Remember, false, Some(window)) => {
@@ -286,13 +302,15 @@ impl Replay<'_> {
                     match window.look(id, record, Instant::now()) {
                         Seen::New => window.decide(id, Outcome::Processed),
                         Seen::Conflict => {}
-                        Seen::UnderWay | Seen::Done(_) => return,
+                        Seen::UnderWay | Seen::Done(_) => return false,
                     }
                 }
                 // What is no event was told so when it came.
                 let _is_event = Worker::new(Some(Arc::clone(&self.parts[core]))).analyse(record);
+                return true;
             }
             _ => {}
         }
+        false
     }
 }

@@ -328,6 +328,9 @@ fn what_waited_in_the_log_is_counted_where_its_user_is_with_another_number_of_co
         let server = with_cores(start(), 3);
         let (all, from_snapshots, _) = origin(&server);
         assert_eq!((all, from_snapshots), (EVENTS as u64 / 3 * 2, sent as u64), "{:#?}", server.log());
+        let waited = (EVENTS / 3 * 2 - sent) as f64;
+        let processed = metric(&server, "processor_messages_total{status=\"processed\"}");
+        assert_eq!(processed, Some(waited), "what was worked on at the start is in the number, too");
         send(&server, &events[EVENTS / 3 * 2..]);
         comes_to(&server, &undisturbed());
     }
