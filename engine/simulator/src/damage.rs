@@ -52,6 +52,17 @@ pub fn apply(disk: &SimDisk, damage: Damage) -> Option<PathBuf> {
             Some(path)
         }
         Damage::LoseCursor(which) => lose(disk, pick(&cursors(disk), which)?),
+        Damage::BitOfManifest(which, how) => {
+            let path = pick(&manifests(disk), which)?;
+            disk.damage(&path, |bytes| flip(bytes, how));
+            Some(path)
+        }
+        Damage::EmptyManifest(which) => {
+            let path = pick(&manifests(disk), which)?;
+            disk.damage(&path, Vec::clear);
+            Some(path)
+        }
+        Damage::LoseManifest(which) => lose(disk, pick(&manifests(disk), which)?),
     }
 }
 
@@ -74,6 +85,10 @@ fn last_ones(all: &[PathBuf]) -> Vec<PathBuf> {
 
 fn cursors(disk: &SimDisk) -> Vec<PathBuf> {
     disk.paths().into_iter().filter(|path| path.starts_with("data/cursors")).collect()
+}
+
+fn manifests(disk: &SimDisk) -> Vec<PathBuf> {
+    disk.paths().into_iter().filter(|path| path.starts_with("data/manifests")).collect()
 }
 
 fn flip(bytes: &mut [u8], how: u32) {

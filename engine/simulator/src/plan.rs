@@ -116,6 +116,8 @@ pub enum Fault {
     ClockJump(i64),
     /// The lock of the data directory is deleted.
     LockDeleted,
+    /// A write, from this step of the disk on, lands in another place of its file.
+    DiskMisdirects(u64),
 }
 
 /// What happens to the disk between two lives.
@@ -141,6 +143,12 @@ pub enum Damage {
     BitOfCursor(u32, u32),
     /// A cursor is gone.
     LoseCursor(u32),
+    /// A bit of a shard's manifest is flipped.
+    BitOfManifest(u32, u32),
+    /// A shard's manifest is emptied.
+    EmptyManifest(u32),
+    /// A shard's manifest is gone.
+    LoseManifest(u32),
 }
 
 /// One life of the process.
@@ -198,8 +206,36 @@ impl Plan {
             let life = draw_life(&mut random, &shape);
             Life { cores: fixed.cores.unwrap_or(life.cores), ..life }
         });
-        let lives = lives.collect();
+        let mut lives: Vec<Life> = lives.collect();
+        // Drawn beside the rest, which stays what it was.
+        let mut beside = fastrand::Rng::with_seed(seed ^ 0x0d15_c0fa);
+        for life in &mut lives {
+            if life.damage.is_some() && beside.u8(0..4) == 0 {
+                life.damage = Some(draw_damage_of_manifest(&mut beside));
+            }
+            if shape.has_log() && beside.u8(0..32) == 0 && life.is_alone_with_its_disk() {
+                let fault = Fault::DiskMisdirects(beside.u64(1..100));
+                life.faults.push((beside.u32(0..life.steps), fault));
+                life.faults.sort_by_key(|(step, _)| *step);
+            }
+        }
         Self { seed, shape, lives }
+    }
+}
+
+impl Life {
+    /// Whether a fault of the disk's in it is the only one of its kind: two at once are more than the log claims to notice.
+    fn is_alone_with_its_disk(&self) -> bool {
+        self.damage.is_none() && !matches!(self.ending, Ending::PowerCut(_))
+    }
+}
+
+fn draw_damage_of_manifest(random: &mut fastrand::Rng) -> Damage {
+    let (which, how) = (random.u32(..), random.u32(..));
+    match random.u8(0..3) {
+        0 => Damage::BitOfManifest(which, how),
+        1 => Damage::EmptyManifest(which),
+        _ => Damage::LoseManifest(which),
     }
 }
 

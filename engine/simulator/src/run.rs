@@ -109,6 +109,10 @@ impl World<'_> {
             // Of each life alone: what a shorter plan leaves out does not change the rest.
             self.random = fastrand::Rng::with_seed(self.plan.seed ^ (number as u64 + 1) << 32);
             self.live(number, life)?;
+            if life.faults.iter().any(|(_, fault)| matches!(fault, Fault::DiskMisdirects(_))) {
+                // Again, for those that came since.
+                self.ledger.note_damage();
+            }
             if let Some(kind) = life.damage {
                 let done = damage::apply(&self.disk, kind);
                 self.trace.add(format_args!("damage {kind:?}: {done:?}"));
@@ -423,6 +427,10 @@ impl World<'_> {
                 self.ledger.clock_jumped = true;
                 let wall = engine_core::clock::wall_ms().saturating_add_signed(seconds * 1000);
                 self.clock.set_wall_ms(wall);
+            }
+            Fault::DiskMisdirects(steps) => {
+                self.disk.misdirect_once_at(steps);
+                self.ledger.note_damage();
             }
             Fault::LockDeleted => {
                 let lock = data().join("LOCK");
