@@ -26,6 +26,7 @@ mod manifest;
 pub mod offline;
 mod reader;
 pub mod recovery;
+mod scrub;
 pub mod segment;
 mod uring;
 pub mod writer;
@@ -49,6 +50,7 @@ pub use self::{
     keys::{ENTRY_BYTES, Known, Repeats},
     reader::Reader,
     recovery::ShardRecovery,
+    scrub::Scrub,
     writer::{Commits, Health, OnProgress, Pushback, SYNC_BOUNDS_US, ShardWriter, Turn},
 };
 use self::{keys::Keeping, segment::Segment, writer::ShardState};
@@ -475,6 +477,13 @@ impl Log {
             return Err(LogError::Gone { shard, offset, first });
         };
         Ok((segment.path.clone(), segment.epoch, segment.first_offset))
+    }
+
+    /// The first offset of the segment behind the one that an offset is in.
+    fn segment_behind(&self, shard: usize, offset: u64) -> Option<u64> {
+        let segments = self.shard(shard).ok()?.segments.lock();
+        let place = segments.partition_point(|segment| segment.first_offset <= offset);
+        segments.get(place).map(|segment| segment.first_offset)
     }
 
     /// Bytes of all segments.

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use brokers::log::{Health, Log, LogConfig, LogError, Pushback};
+use brokers::log::{Health, Log, LogConfig, LogError, Pushback, Scrub};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::harness::{Folder, append, eventually, read, writer};
@@ -191,4 +191,44 @@ fn a_consumer_whose_place_is_lost_is_not_sent_to_where_the_log_is_damaged() {
         let refused = start().unwrap_err();
         assert!(matches!(&refused, LogError::Damaged { path: found, .. } if *found == path), "{refused}");
     }
+}
+
+#[test]
+fn damage_in_what_everybody_has_passed_is_found_once_and_by_name() {
+    let folder = Folder::new();
+    let (log, _) = folder.open().unwrap();
+    let cursor = log.cursor("workers").unwrap();
+    let mut writer = writer(&log);
+    let payload = "x".repeat(20 << 10);
+    for _ in 0..12 {
+        append(&mut writer, &[payload.as_str()]);
+    }
+    cursor.advance(0, 12);
+    log.maintain().unwrap();
+    let mut scrub = Scrub::new(log.clone());
+    let mut round = || -> (Vec<LogError>, usize) {
+        let found = (0..100).filter_map(|_| scrub.look(30 << 10)).collect();
+        (found, scrub.damaged())
+    };
+    assert!(matches!(round(), (found, 0) if found.is_empty()));
+    let segments = folder.segments();
+    assert!(segments.len() > 3, "{segments:?}");
+    for (segment, at) in [(&segments[0], 50 << 10), (&segments[2], 100)] {
+        let mut bytes = fs::read(segment).unwrap();
+        bytes[at] ^= 1;
+        fs::write(segment, bytes).unwrap();
+    }
+    let (found, count) = round();
+    let paths: Vec<_> = found
+        .iter()
+        .map(|error| match error {
+            LogError::Damaged { path, .. } => path,
+            other => panic!("{other}"),
+        })
+        .collect();
+    assert_eq!((paths, count), (vec![&segments[0], &segments[2]], 2));
+    assert!(matches!(round(), (found, 2) if found.is_empty()), "the operator was told");
+    fs::remove_file(&segments[0]).unwrap();
+    let (found, _) = round();
+    assert!(matches!(&found[..], [LogError::Io { path, .. }] if *path == segments[0]), "{found:?}");
 }

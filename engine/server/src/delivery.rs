@@ -23,7 +23,7 @@ use brokers::{
     inbound::{InboundPort, InboundThread, Judge, consume},
     journal::Journal,
     kafka::{consume::KafkaSource, publish::KafkaPublisher},
-    log::{Cursor, Health, Log, LogConfig},
+    log::{Cursor, Health, Log, LogConfig, Scrub},
     missed::MissedPublisher,
     nats::{Naming, consume::NatsSource, publish::NatsPublisher},
     recall,
@@ -48,6 +48,8 @@ use crate::{
 const WATCH: Duration = Duration::from_millis(100);
 /// How often consumers' positions are made durable and old segments deleted.
 const MAINTAIN: Duration = Duration::from_secs(1);
+/// Bytes of the log that are read each time to see whether they are whole: 10 GiB take three hours.
+const SCRUB_BYTES: usize = 1 << 20;
 /// How long a broker may take at the end to acknowledge what is under way.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a start waits for the brokers' first word, which may be that they are not there.
@@ -82,6 +84,8 @@ pub struct Behind {
     queue_bytes_max: usize,
     /// The log, if there is one.
     pub log: Option<Log>,
+    /// Looks for damage in what it keeps.
+    scrub: Option<Mutex<Scrub>>,
     /// The brokers.
     pub brokers: Vec<Broker>,
     /// The process that everything is sent on to, if there is one.
@@ -168,6 +172,7 @@ impl Behind {
                 ..delivery.dead_letters.clone()
             }),
             queue_bytes_max: settings.queue_bytes_max,
+            scrub: log.clone().map(|log| Mutex::new(Scrub::new(log))),
             log,
             gate: Arc::default(),
             failed: AtomicBool::new(false),
@@ -547,6 +552,14 @@ impl Behind {
         {
             tracing::error!(%error, "the log cannot be tidied up; nothing is deleted meanwhile");
         }
+        if let Some(error) = self.scrub.as_ref().and_then(|scrub| scrub.lock().look(SCRUB_BYTES)) {
+            tracing::error!(%error, "a check of what the log keeps has found damage");
+        }
+    }
+
+    /// Segments of the log that were found damaged when they were read again; `None` without a log.
+    pub fn damaged_segments(&self) -> Option<usize> {
+        self.scrub.as_ref().map(|scrub| scrub.lock().damaged())
     }
 
     /// Takes nothing more from brokers; while the cores still work.

@@ -51,6 +51,29 @@ fn messages(folder: &Scratch) -> Vec<Value> {
 }
 
 #[test]
+fn damage_in_what_is_kept_is_said_while_the_server_runs() {
+    let folder = Scratch::new();
+    let server = on_disk(&folder).argument("--cores").argument("1").run();
+    let count = |server: &Server| {
+        let page = get(server.gateway(), "/metrics");
+        let series = |line: &str| line.strip_prefix("tidegate_log_damaged_segments ")?.parse::<u64>().ok();
+        page.text().lines().find_map(series)
+    };
+    assert_eq!(post(&server, "", r#"{"source":"s","data":"precious"}"#).status, 200);
+    server.settled();
+    assert_eq!(count(&server), Some(0));
+    let segment = folder.path().join("data/shard-000/00000000000000000000.segment");
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = bytes.windows(8).position(|bytes| bytes == b"precious").unwrap();
+    bytes[at] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    eventually("the damage is counted", || (count(&server) == Some(1)).then_some(()));
+    let line = server.wait_for_message("a check of what the log keeps has found damage");
+    let error = line["error"].as_str().unwrap();
+    assert!(error.contains(segment.to_str().unwrap()) && error.contains("log repair"), "{error}");
+}
+
+#[test]
 fn a_replay_sends_what_was_there_when_it_began_and_not_its_own_copies() {
     let folder = Scratch::new();
     let server = on_disk(&folder).argument("--cores").argument("2").run();
