@@ -504,7 +504,6 @@ fn put_in_place(
 }
 
 /// Copies a file into the salvage folder, where nothing is ever written over: an earlier repair's copy may be all that is left.
-
 fn copy_aside(disk: &dyn Disk, salvage: &Path, path: &Path, shard: usize) -> Result<PathBuf, LogError> {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("segment");
     let free = |copy: &PathBuf| !disk.exists(copy);
