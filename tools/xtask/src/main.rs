@@ -2,7 +2,10 @@
 //!
 //! `proto` writes `proto/src/gen` and `clients/go/api/proto` from the `.proto` files; `proto --check` only says whether
 //! they would change.
+//!
+//! `structure` fails when modules depend on each other in a circle that is not known.
 mod go;
+mod structure;
 
 use std::{
     collections::BTreeMap,
@@ -38,7 +41,8 @@ fn main() -> Result<()> {
             check_rust(&descriptors)?;
             go::check(&descriptors)
         }
-        _ => bail!("usage: cargo xtask proto [--check]"),
+        ["structure"] => structure::check(&root()),
+        _ => bail!("usage: cargo xtask proto [--check] | structure"),
     }
 }
 
