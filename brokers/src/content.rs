@@ -4,11 +4,11 @@
 //! the same in other bytes.
 
 use engine_core::{
-    KIND_EVENT, MetadataPairs, OF_ITS_WAY, Record,
+    KIND_EVENT, MetadataPairs, OF_ITS_WAY, Record, key_hash,
     schema::{EVENTS, SCHEMA_KEY},
 };
 
-use crate::fingerprint::HashKey;
+use crate::fingerprint::{Fingerprint, HashKey};
 
 /// What stands in the metadata of an event whose payload is a protobuf `analytics.v1.Event`.
 const EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[0]);
@@ -19,6 +19,11 @@ const ABOUT: std::ops::RangeInclusive<u64> = 10..=13;
 const OLDER_EVENT: (&[u8], &[u8]) = (SCHEMA_KEY, EVENTS[1]);
 /// Objects and arrays in each other that are looked into; what lies deeper is compared byte by byte.
 const JSON_DEPTH_MAX: usize = 64;
+
+/// What a message is recognised by.
+pub(crate) fn fingerprint(hash_key: &HashKey, record: &Record<'_>) -> Fingerprint {
+    Fingerprint { id: hash_key.id(record.id), content: hash(hash_key, record), home: key_hash(record.id) }
+}
 
 /// A keyed hash of it. How a message was sent is no part of it.
 pub(crate) fn hash(hash_key: &HashKey, record: &Record<'_>) -> u64 {
@@ -169,6 +174,16 @@ mod tests {
         let is_event = pairs.iter().any(|(key, value)| *key == "schema" && value.starts_with("analytics."));
         let kind = if is_event { KIND_EVENT } else { 0 };
         hash(hash_key, &Record { payload, metadata: &metadata, kind, ..Record::default() })
+    }
+
+    #[test]
+    fn fingerprints_are_the_same_in_every_version() {
+        let key = HashKey::from_bytes(std::array::from_fn(|at| at as u8));
+        let record = Record { id: b"order-17", payload: b"an order", ..Record::default() };
+        let fingerprint = fingerprint(&key, &record);
+        let hex = format!("{:032x} {:016x} {:016x}", fingerprint.id, fingerprint.content, fingerprint.home);
+        assert_eq!(hex, "00002aff0c46a2eae1a7d2f7037309ff 04cce6599efe840c 5f486ffe46343ef6");
+        assert_eq!(format!("{key:?}"), "HashKey(set)");
     }
 
     #[test]

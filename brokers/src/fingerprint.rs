@@ -6,13 +6,10 @@
 
 use std::{fmt, hash::Hasher};
 
-use engine_core::{Record, key_hash};
 use siphasher::{
     sip::SipHasher13,
     sip128::{Hasher128, SipHasher13 as SipHasher13Of128},
 };
-
-use crate::content;
 
 /// The key of the hashes. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,15 +61,6 @@ impl HashKey {
         hasher.write(id);
         hasher.finish128().as_u128() & Fingerprint::ID_MASK
     }
-
-    /// What a message is recognised by.
-    pub(crate) fn fingerprint(&self, record: &Record<'_>) -> Fingerprint {
-        Fingerprint {
-            id: self.id(record.id),
-            content: content::hash(self, record),
-            home: key_hash(record.id),
-        }
-    }
 }
 
 impl fmt::Debug for HashKey {
@@ -101,16 +89,6 @@ impl Fingerprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fingerprints_are_the_same_in_every_version() {
-        let key = HashKey::from_bytes(std::array::from_fn(|at| at as u8));
-        let record = Record { id: b"order-17", payload: b"an order", ..Record::default() };
-        let fingerprint = key.fingerprint(&record);
-        let hex = format!("{:032x} {:016x} {:016x}", fingerprint.id, fingerprint.content, fingerprint.home);
-        assert_eq!(hex, "00002aff0c46a2eae1a7d2f7037309ff 04cce6599efe840c 5f486ffe46343ef6");
-        assert_eq!(format!("{key:?}"), "HashKey(set)");
-    }
 
     #[test]
     fn bytes_and_numbers_are_not_taken_for_each_other() {

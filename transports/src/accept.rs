@@ -19,8 +19,8 @@ use crate::{
     connection::{Origin, serve},
     core::Core,
     counters::Cause,
-    fleet::first,
     listener::Role,
+    select::first,
     socket::Socket,
 };
 

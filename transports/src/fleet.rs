@@ -7,16 +7,14 @@
 
 use std::{
     cell::RefCell,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     net::TcpListener,
-    pin::pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::Poll,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -474,16 +472,4 @@ async fn drain_connections(core: &Rc<Core>, accepting: &RefCell<usize>, timeout:
         }
         monoio::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-/// Resolves with the first of two; the second is dropped.
-pub(crate) async fn first<A>(a: impl Future<Output = A>, b: impl Future<Output = ()>) -> Option<A> {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    poll_fn(|context| {
-        if let Poll::Ready(value) = a.as_mut().poll(context) {
-            return Poll::Ready(Some(value));
-        }
-        b.as_mut().poll(context).map(|()| None)
-    })
-    .await
 }

@@ -36,6 +36,7 @@ pub mod message;
 mod message_id;
 mod room;
 mod routes;
+mod select;
 mod service_h2;
 mod session_h1;
 mod session_h2;

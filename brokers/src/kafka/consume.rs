@@ -10,7 +10,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,13 +24,14 @@ use rdkafka::{
     ClientContext, Message, Offset, Statistics, TopicPartitionList,
     consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance},
     error::{KafkaError, RDKafkaErrorCode},
-    message::{BorrowedMessage, Headers},
+    message::BorrowedMessage,
     statistics,
 };
 
 use super::{
     KafkaConfig,
     dead::Undertaker,
+    headers::headers,
     shape::{Arrived, Shapes},
 };
 use crate::{
@@ -426,19 +426,6 @@ fn tag(place: usize, offset: i64) -> u64 {
 
 fn place_of(tag: u64) -> (usize, i64) {
     ((tag >> 48) as usize, (tag & OFFSET_MASK) as i64)
-}
-
-/// The names and values of a record's headers; `None` when a name is not UTF-8.
-///
-/// rdkafka 0.39 panics there, and has no other way to read them ("`Headers::get`", an `unwrap` on `to_str`). Anybody who may
-/// write to the topic can write such a name, and a panic would end this thread, again and again after every start.
-pub(super) fn headers<M: Message>(message: &M) -> Option<Vec<(&str, &[u8])>> {
-    let read = || {
-        let headers = message.headers().into_iter().flat_map(Headers::iter);
-        headers.map(|header| (header.key, header.value.unwrap_or_default())).collect()
-    };
-    // Nothing is changed by what panics: it reads.
-    catch_unwind(AssertUnwindSafe(read)).ok()
 }
 
 /// Hands on what a record says, in whichever shape.

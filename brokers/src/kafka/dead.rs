@@ -20,7 +20,7 @@ use rdkafka::{
 };
 use serde::Serialize;
 
-use super::{KafkaConfig, consume::headers, shape::Topic, topics};
+use super::{KafkaConfig, headers::headers, shape::Topic, topics};
 
 /// How long reading a record back, and writing its dead letter, may take.
 const TIMEOUT: Duration = Duration::from_secs(5);

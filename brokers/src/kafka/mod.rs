@@ -7,6 +7,7 @@
 pub mod client;
 pub mod consume;
 mod dead;
+mod headers;
 pub mod librdkafka;
 mod partitions;
 pub mod publish;

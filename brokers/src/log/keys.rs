@@ -29,6 +29,7 @@ use super::{
     writer::ShardState,
 };
 use crate::{
+    content,
     disk::{self, Disk, DiskFile, Open},
     entry,
     fingerprint::{Fingerprint, HashKey},
@@ -436,7 +437,7 @@ impl Log {
             if let Ok(record) = entry::decode(bytes)
                 && record.once
             {
-                let fingerprint = keeping.hash_key.fingerprint(&record);
+                let fingerprint = content::fingerprint(&keeping.hash_key, &record);
                 entries.push(Known { fingerprint, key_hash: record.key_hash, offset, appended_ms });
             }
             true

@@ -39,7 +39,7 @@ use crate::{
     cold::{self, ColdCounts, CoreView, HealthReport, House, Processor, Rate, RpcCounts},
     delivery::Behind,
     events::{self, Facades, Older, Platform, Rules, producer::Counters},
-    logging,
+    live, logging,
     role::Part,
     settings::{Auth, Settings},
 };
@@ -295,7 +295,8 @@ fn start_cold_lane(
         .spawn(move || {
             runtime.block_on(async move {
                 let grpc = grpc_services(&house, &platform).await;
-                let router = cold::router(Arc::clone(&house), grpc, platform);
+                let page = live::routes(Arc::clone(&house), platform.clone(), cold::not_found);
+                let router = cold::router(Arc::clone(&house), grpc, platform, page);
                 cold::serve(calls, router, house).await;
             });
         })

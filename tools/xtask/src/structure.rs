@@ -19,28 +19,13 @@ use syn::visit::{self, Visit};
 const CRATES: [&str; 5] = ["engine/core", "engine/analytics", "engine/server", "transports", "brokers"];
 
 /// Protocol state machines: crate, module, and what of their crate they may name beside themselves.
-const ALONE: [(&str, &str, &[&str]); 3] = [
-    ("transports", "h1", &["token"]),
-    ("transports", "h2", &["token", "lib.rs"]),
-    ("transports", "grpc", &[]),
-];
+const ALONE: [(&str, &str, &[&str]); 3] =
+    [("transports", "h1", &["token"]), ("transports", "h2", &["token"]), ("transports", "grpc", &[])];
 
 /// Circles that are to be untied: crate, folder, and the units in it, in order.
 const KNOWN: &[(&str, &str, &[&str])] = &[
     ("engine/core", "", &["shard", "sink"]),
     ("engine/analytics", "", &["part", "snapshot"]),
-    (
-        "engine/server",
-        "",
-        &["cli", "cold", "delivery", "events", "live", "log_tools", "resend", "settings", "snapshots"],
-    ),
-    ("engine/server", "cold", &["house", "platform"]),
-    ("engine/server", "events", &["deadline", "openapi", "rest"]),
-    ("engine/server", "events", &["ingestion", "kafka", "legacy", "record"]),
-    ("engine/server", "events::openapi", &["rules", "schema"]),
-    ("engine/server", "live", &["feed", "reading"]),
-    ("engine/server", "settings", &["delivery", "layers"]),
-    ("transports", "", &["accept", "fleet"]),
     (
         "transports",
         "",
@@ -65,12 +50,7 @@ const KNOWN: &[(&str, &str, &[&str])] = &[
             "waiting",
         ],
     ),
-    ("transports", "h2", &["block", "error", "frame", "streams"]),
-    ("transports", "h2", &["connection", "receiving"]),
-    ("transports", "service_h2", &["event_stream", "events"]),
-    ("brokers", "", &["content", "fingerprint"]),
     ("brokers", "", &["direct", "pipeline", "remote", "stored"]),
-    ("brokers", "kafka", &["consume", "dead"]),
     ("brokers", "log", &["keys", "writer"]),
 ];
 
@@ -325,6 +305,9 @@ impl<'ast> Visit<'ast> for Reading {
         }
         visit::visit_path(self, path);
     }
+
+    /// `pub(in path)` names nothing.
+    fn visit_visibility(&mut self, _visibility: &'ast syn::Visibility) {}
 
     fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
         // Of modules in the file there are only the tests.

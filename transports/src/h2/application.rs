@@ -4,7 +4,7 @@ use super::error::{ErrorCode, Reset};
 use super::head::RequestHead;
 use super::hpack::Fields;
 use super::replies::Replies;
-use super::streams::StreamId;
+use super::stream_id::StreamId;
 
 /// What is served over a connection: the callbacks of [`Connection`](super::Connection).
 ///

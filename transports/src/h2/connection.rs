@@ -5,14 +5,15 @@
 use std::sync::Arc;
 
 use super::application::{Application, Work};
+use super::assembly::Assembly;
 use super::error::{ConnectionError, ErrorCode, Reset};
 use super::frame::{self, PREFACE, kind, setting};
 use super::hpack::{Decoder, HeaderList};
 use super::limits::Limits;
 use super::memo::Memo;
-use super::receiving::Assembly;
 use super::replies::Replies;
-use super::streams::{StreamId, mark};
+use super::stream_id::StreamId;
+use super::streams::mark;
 use super::wire::Wire;
 
 /// What a connection is waiting for, so that a sweep can hold it to the time it has.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::hpack::CompressionError;
-use super::streams::StreamId;
+use super::stream_id::StreamId;
 
 /// An error code of RFC 9113 §7. Unknown codes are kept as they came.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -49,6 +49,7 @@
 //! ```
 
 mod application;
+mod assembly;
 mod block;
 mod budget;
 mod connection;
@@ -60,6 +61,7 @@ mod limits;
 mod memo;
 mod receiving;
 mod replies;
+mod stream_id;
 mod streams;
 mod wire;
 
@@ -71,4 +73,4 @@ pub use head::RequestHead;
 pub use hpack::Fields;
 pub use limits::{Budget, Limits};
 pub use replies::Replies;
-pub use streams::StreamId;
+pub use stream_id::StreamId;

@@ -4,6 +4,7 @@
 //! connection error. Nothing is kept of the input but a header block that CONTINUATION frames cut in pieces.
 
 use super::application::{Application, Credit, Work};
+use super::assembly::Assembly;
 use super::block::Block;
 use super::connection::Connection;
 use super::error::{ConnectionError, ErrorCode, Fault, Reset};
@@ -11,17 +12,9 @@ use super::frame::{self, FrameHeader, HEADER_BYTES, PREFACE, flag, kind, setting
 use super::head::{self, Refusal};
 use super::memo::Known;
 use super::replies::Replies;
-use super::streams::{LENGTH_UNKNOWN, Stream, StreamId, mark};
+use super::stream_id::StreamId;
+use super::streams::{LENGTH_UNKNOWN, Stream, mark};
 use super::wire::{ResetBy, Wire};
-
-/// A header block in pieces (RFC 9113 §6.10).
-pub(super) struct Assembly {
-    id: u32,
-    end_stream: bool,
-    depends_on_itself: bool,
-    frames: u32,
-    block: Vec<u8>,
-}
 
 impl<A: Application> Connection<A> {
     /// Takes the preface and then whole frames; how many bytes that was.

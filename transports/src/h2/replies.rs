@@ -2,7 +2,7 @@
 
 use super::block::Block;
 use super::error::ErrorCode;
-use super::streams::StreamId;
+use super::stream_id::StreamId;
 use super::wire::Wire;
 
 /// The way back to the client, lent to the application for the length of a call.

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, rc::Rc};
 
 use super::{
     Service, Stream,
-    events::{EventCall, set_length},
+    event_call::{EventCall, set_length},
 };
 use crate::{
     answer::{Reached, Refusal},

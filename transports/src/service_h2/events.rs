@@ -1,12 +1,13 @@
 //! Events over HTTP/2, one request at a time: plain ones are taken here, all others are the cold lane's.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::{
     Head, Service, Stream, Then,
-    bridge::{ColdHead, cold_head},
+    bridge::cold_head,
+    event_call::{EventCall, set_length},
     event_stream::EventStream,
     refused_head,
 };
@@ -24,24 +25,6 @@ use crate::{
     session_h1::is_lines,
     waiting::{Caller, MessageId, Settled},
 };
-
-/// A request for an event route.
-#[derive(Debug)]
-pub(crate) struct EventCall {
-    pub(super) head: EventHead,
-    pub(super) encoding: Encoding,
-    pub(super) timeout: Option<Duration>,
-    /// Whether a batch comes as lines of JSON.
-    lines: bool,
-    /// The same head for the cold lane.
-    pub(super) cold: Rc<ColdHead>,
-}
-
-impl EventCall {
-    pub(super) fn endpoint(&self) -> Endpoint {
-        self.head.endpoint
-    }
-}
 
 impl Service {
     /// What the head of an event route comes to.
@@ -442,14 +425,6 @@ impl Service {
         replies.head(id, &block, false);
         let _all = replies.data(id, &body, true);
         Stream::Answered
-    }
-}
-
-/// Fills in the length of a gRPC message whose prefix stands at `start`.
-pub(super) fn set_length(out: &mut [u8], start: usize) {
-    let length = (out.len() - start - PREFIX_BYTES) as u32;
-    if let Some(place) = out.get_mut(start + 1..start + PREFIX_BYTES) {
-        place.copy_from_slice(&length.to_be_bytes());
     }
 }
 

@@ -4,6 +4,7 @@
 //! stream of messages is taken message by message, and when the queue is full its window is not given back.
 
 mod bridge;
+mod event_call;
 mod event_stream;
 mod events;
 mod streaming;
@@ -16,8 +17,8 @@ use bytes::Bytes;
 pub(crate) use self::events::pieces;
 use self::{
     bridge::{Cold, ColdHead, cold_head},
+    event_call::EventCall,
     event_stream::EventStream,
-    events::EventCall,
     streaming::Streaming,
 };
 use engine_core::KIND_PROBE;

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use transports::{Beats, Cause, Durations, Endpoint, FrontCounters, Role, Tally};
 
-use super::{platform::Rate, probe::Processor, rpcs::RpcCounts};
+use super::{probe::Processor, rate::Rate, rpcs::RpcCounts};
 use crate::{delivery::Behind, events::producer::Counters, logging::Latest};
 
 /// The view of one core.

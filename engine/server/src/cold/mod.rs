@@ -12,6 +12,7 @@ mod metrics;
 mod native;
 mod platform;
 mod probe;
+mod rate;
 mod routes;
 mod rpcs;
 
@@ -31,9 +32,10 @@ pub use condition::Condition;
 pub use health::HealthReport;
 pub use house::{ColdCounts, ColdKey, CoreView, House, Totals};
 pub use metrics::hot_requests;
-pub use platform::{Rate, consumed_so_far};
+pub use platform::consumed_so_far;
 pub use probe::Processor;
-pub use routes::{not_for_metrics, router};
+pub use rate::Rate;
+pub use routes::{not_found, router};
 pub use rpcs::RpcCounts;
 
 /// Answers calls until the bridge's other end is gone.

@@ -14,36 +14,11 @@ use axum::{
 };
 use brokers::kafka::topics;
 use http::StatusCode;
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use transports::{Durations, Endpoint, Role, Tally};
 
 use super::house::{House, Totals};
 use crate::{events::Consumed, settings::Provider};
-
-/// A rate is measured over at least so long.
-const RATE_OVER_MIN: Duration = Duration::from_secs(1);
-
-/// Things a second, from one asking to the next that comes a second or more behind it; the first time since the start.
-#[derive(Debug)]
-pub struct Rate(Mutex<(Instant, u64, f64)>);
-
-impl Rate {
-    /// From now on.
-    pub fn new(now: Instant) -> Self {
-        Self(Mutex::new((now, 0, 0.0)))
-    }
-
-    /// Takes the count of this moment.
-    fn of(&self, count: u64, now: Instant) -> f64 {
-        let mut mark = self.0.lock();
-        let over = now.saturating_duration_since(mark.0);
-        if over >= RATE_OVER_MIN {
-            *mark = (now, count, count.saturating_sub(mark.1) as f64 / over.as_secs_f64());
-        }
-        mark.2
-    }
-}
 
 fn per(sum: Duration, count: u64) -> f64 {
     if count == 0 { 0.0 } else { sum.as_secs_f64() * 1000.0 / count as f64 }
@@ -189,20 +164,4 @@ pub async fn lag(State(house): State<Arc<House>>) -> Response {
     }
     let timestamp = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     Json(json!({"service": "consumer", "lag": lag, "timestamp": timestamp})).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_rate_is_of_the_time_since_it_was_asked_for() {
-        let start = Instant::now();
-        let rate = Rate::new(start);
-        assert_eq!(rate.of(50, start + Duration::from_millis(500)), 0.0);
-        assert_eq!(rate.of(100, start + Duration::from_secs(1)), 100.0);
-        // Too soon: what was last measured.
-        assert_eq!(rate.of(900, start + Duration::from_millis(1500)), 100.0);
-        assert_eq!(rate.of(1100, start + Duration::from_secs(3)), 500.0);
-    }
 }

@@ -25,53 +25,13 @@ use super::{
     house::House,
     metrics, native, platform, probe,
 };
-use crate::{
-    events::{self, Platform, producer},
-    live,
-};
+use crate::events::{self, Platform, producer};
 
 type HouseState = State<Arc<House>>;
 
-/// What the paths of both lanes' routes begin with, beside gRPC's.
-const FIRST_SEGMENTS: [&str; 17] = [
-    "",
-    "analytics",
-    "api",
-    "batch",
-    "docs",
-    "enqueue",
-    "events",
-    "health",
-    "ingest",
-    "lag",
-    "live",
-    "livez",
-    "openapi.json",
-    "ready",
-    "stats",
-    "status",
-    "v1",
-];
-
-/// Why the metrics cannot have this path beside `/metrics`, if they cannot.
-///
-/// What is below another route's first segment is taken, too: it may be a route one day, and a setting that was good has to
-/// stay so.
-pub fn not_for_metrics(path: &str) -> Option<&'static str> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    let Some(segments) = path.strip_prefix('/') else { return Some("it does not begin with /") };
-    let first = segments.split('/').next().unwrap_or_default();
-    // `grpc.health.v1.Health`, `IngestService`, `analytics.v1.MetricsService`.
-    let is_grpc = first.starts_with("grpc.") || first.ends_with("Service");
-    if is_grpc || FIRST_SEGMENTS.contains(&first) {
-        return Some("other routes are there");
-    }
-    let is_path = segments.split('/').all(|segment| !segment.is_empty() && segment.bytes().all(is_plain));
-    (!is_path).then_some("only letters, digits, - . _ ~ stand between its slashes, and none at its end")
-}
-
-/// The router of the cold lane; `grpc` are the services that tonic serves, `platform` is the events platform.
-pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
+/// The router of the cold lane; `grpc` are the services that tonic serves, `platform` is the events platform, `page` has the live
+/// page's routes.
+pub fn router(house: Arc<House>, grpc: Routes, platform: Platform, page: Router) -> Router {
     let asked = Arc::clone(&house);
     let mut router = Router::new()
         .route("/api/v1/status", get(status))
@@ -87,7 +47,6 @@ pub fn router(house: Arc<House>, grpc: Routes, platform: Platform) -> Router {
     if house.metrics_path != "/metrics" {
         router = router.route(&house.metrics_path, get(metrics_page));
     }
-    let page = live::routes(Arc::clone(&house), platform.clone(), not_found);
     router
         .method_not_allowed_fallback(method_not_allowed)
         .route_layer(middleware::from_fn(keep_pattern))
@@ -230,7 +189,8 @@ async fn method_not_allowed(method: Method) -> impl IntoResponse {
     (StatusCode::METHOD_NOT_ALLOWED, Json(body))
 }
 
-async fn not_found(request: Request) -> Response {
+/// Answers a path that no route has.
+pub async fn not_found(request: Request) -> Response {
     if is_grpc(&request) {
         let text = format!("there is no method {}", request.uri().path());
         return tonic::Status::unimplemented(text).into_http::<axum::body::Body>();

@@ -26,12 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::{
-    Platform,
-    calendar::bucket,
-    ingestion::{health, now_ms},
-    validate::milliseconds,
-};
+use super::{Platform, calendar::bucket, calendar::now_ms, ingestion::health, validate::milliseconds};
 
 /// Queries that are worked out apart or wait for that.
 const QUERIES_MAX: usize = 64;

@@ -1,7 +1,13 @@
-//! Borders of the buckets of a series, in UTC.
+//! The time of day, and the borders of the buckets of a series, in UTC.
 
 use engine_analytics::{DAY_MS, HOUR_MS, MINUTE_MS};
+use engine_core::clock;
 use tidegate_proto::analytics::v1::TimeGranularity;
+
+/// Now, in milliseconds of the Unix epoch.
+pub(super) fn now_ms() -> i64 {
+    i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX)
+}
 
 /// The bucket that a time is in: its first millisecond, and the next one's. Weeks begin on Monday (ISO 8601).
 pub(super) fn bucket(at_ms: i64, granularity: TimeGranularity) -> (i64, i64) {

@@ -11,7 +11,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use transports::grpc::parse_timeout;
 
-use super::rest::refuse;
+use super::rest_answer::refuse;
 
 /// The field's name.
 pub(super) const FIELD: &str = "Grpc-Timeout";

@@ -28,7 +28,7 @@ use super::{
     legacy::{Event, is_sound},
     object::Object,
     producer::{self, Counters, Kind},
-    record::{LEGACY_SCHEMA, PRODUCER_SCHEMA},
+    schema::{LEGACY_SCHEMA, PRODUCER_SCHEMA},
 };
 
 /// The older systems' routes.

@@ -16,13 +16,8 @@ use serde_json::json;
 use tonic::Status;
 use transports::Guard;
 
-use super::{
-    Platform,
-    deadline::Deadline,
-    producer,
-    rest::{refuse, unbound},
-};
-use crate::settings::Scope;
+use super::{Platform, deadline::Deadline, producer, rest::unbound, rest_answer::refuse};
+use crate::scope::Scope;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

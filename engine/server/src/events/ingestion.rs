@@ -24,7 +24,7 @@ use tonic::{
 };
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 use transports::{
-    AckPolicy, Asked, EventRules, Examined, Wanted,
+    AckPolicy, Asked, EventRules, Examined,
     events::place_of,
     grpc,
     inject::{Fate, NotTaken, Stored},
@@ -32,6 +32,8 @@ use transports::{
 
 use super::{
     Platform,
+    calendar::now_ms,
+    handling::Handling,
     reached::{ACK, Reached},
     record::{judge, record},
     validate::check,
@@ -45,19 +47,6 @@ pub(super) const TIMEOUT_SECONDS_MAX: i32 = 300;
 const TIMEOUT_SECONDS: u64 = 30;
 /// Events of a stream that are sent into the engine together.
 const STREAM_BATCH: usize = 100;
-
-/// How events are taken.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Way {
-    /// What was asked for.
-    wanted: Wanted,
-    /// `async`, `batch`: headers in Kafka.
-    pub(super) how: Option<&'static str>,
-    /// What a repeat of the one event of a request is recognised by when it has no id.
-    pub(super) key: Option<String>,
-    /// The trace that its events belong to.
-    pub(super) trace: Option<Traceparent>,
-}
 
 /// The metadata key, and the field, of a caller's own key.
 pub(super) const KEY: &str = "idempotency-key";
@@ -90,11 +79,6 @@ enum Ended {
         id: String,
         why: NotTaken,
     },
-}
-
-pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 pub(super) fn status_of(why: &NotTaken) -> Status {
@@ -218,20 +202,20 @@ impl Platform {
 
     /// How the events of a stream are to be taken, and the level that this comes to. A stream whose level cannot be
     /// honoured now is not begun.
-    pub(super) fn way_of_stream(&self, metadata: &MetadataMap) -> Result<(Way, AckLevel), Status> {
-        let way = self.way(metadata, None, false)?;
+    pub(super) fn handling_of_stream(&self, metadata: &MetadataMap) -> Result<(Handling, AckLevel), Status> {
+        let handling = self.handling(metadata, None, false)?;
         let level = self.ask(metadata, None)?.level;
         self.acks.admit(level).map_err(|why| status_of(&why))?;
-        Ok((way, level))
+        Ok((handling, level))
     }
 
     /// How the events of a request are to be taken.
-    fn way(
+    fn handling(
         &self,
         metadata: &MetadataMap,
         options: Option<&IngestOptions>,
         is_batch: bool,
-    ) -> Result<Way, Status> {
+    ) -> Result<Handling, Status> {
         let seconds = options.map_or(0, |options| options.timeout_seconds);
         if !(0..=TIMEOUT_SECONDS_MAX).contains(&seconds) {
             return Err(invalid(&[ValidationError {
@@ -242,7 +226,7 @@ impl Platform {
         }
         let is_async = options.is_some_and(|options| options.r#async);
         let asked = self.ask(metadata, is_async.then_some("options.async"))?;
-        Ok(Way {
+        Ok(Handling {
             wanted: asked.wanted,
             how: match (is_batch, is_async) {
                 (true, _) => Some("batch"),
@@ -260,21 +244,21 @@ impl Platform {
         events: &[Event],
         at: impl Fn(usize) -> String,
         options: Option<&IngestOptions>,
-        way: &Way,
+        handling: &Handling,
     ) -> Vec<Ended> {
         let now_ms = now_ms();
         let mut ended = Vec::with_capacity(events.len());
         let (mut sent, mut places) = (Vec::new(), Vec::new());
         for (place, event) in events.iter().enumerate() {
             let errors = check(event, &at(place), now_ms);
-            let ours = || way.key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+            let ours = || handling.key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
             let id = if event.id.is_empty() { ours() } else { event.id.clone() };
             if !errors.is_empty() {
                 ended.push(Ended::Invalid { id, errors });
                 continue;
             }
             if !options.is_some_and(|options| options.validate_only) {
-                sent.push(record(event, id.clone(), way));
+                sent.push(record(event, id.clone(), handling));
                 places.push(place);
             }
             ended.push(Ended::Stored { id, stored: None });
@@ -282,7 +266,7 @@ impl Platform {
         if sent.is_empty() {
             return ended;
         }
-        let fates = self.injector.send(sent, way.wanted).await;
+        let fates = self.injector.send(sent, handling.wanted).await;
         for (place, fate) in places.into_iter().zip(fates) {
             let Ended::Stored { id, .. } = &ended[place] else { continue };
             let id = id.clone();
@@ -300,14 +284,14 @@ impl Platform {
     pub(super) fn answer_stream(
         &self,
         requests: impl Stream<Item = Result<StreamEventsRequest, Status>> + Send + 'static,
-        way: Way,
+        handling: Handling,
     ) -> ReceiverStream<Result<StreamEventsResponse, Status>> {
         // A client that does not read its answers is not read from either.
         let (sender, answers) = mpsc::channel(2 * STREAM_BATCH);
         let platform = self.clone();
         tokio::spawn(async move {
             // Who asked may be gone: that is the end, too.
-            let _ = platform.work_on_stream(Box::pin(requests), &way, &sender).await;
+            let _ = platform.work_on_stream(Box::pin(requests), &handling, &sender).await;
         });
         ReceiverStream::new(answers)
     }
@@ -315,7 +299,7 @@ impl Platform {
     async fn work_on_stream(
         &self,
         mut requests: Pin<Box<dyn Stream<Item = Result<StreamEventsRequest, Status>> + Send>>,
-        way: &Way,
+        handling: &Handling,
         sender: &mpsc::Sender<Result<StreamEventsResponse, Status>>,
     ) -> Result<(), mpsc::error::SendError<Result<StreamEventsResponse, Status>>> {
         let answer = |response| Ok(StreamEventsResponse { response: Some(response) });
@@ -346,7 +330,8 @@ impl Platform {
             let since = Instant::now();
             let base = number;
             number += events.len();
-            for ended in self.take(&events, |place| format!("events[{}]", base + place), None, way).await {
+            for ended in self.take(&events, |place| format!("events[{}]", base + place), None, handling).await
+            {
                 let response = response(&self.node, ended, None, since);
                 sender.send(answer(stream_events_response::Response::EventResponse(response))).await?;
             }
@@ -384,11 +369,11 @@ impl EventIngestionService for Platform {
         let since = Instant::now();
         let (metadata, _, IngestEventRequest { event, options }) = request.into_parts();
         let options = options.as_ref();
-        let mut way = self.way(&metadata, options, false)?;
+        let mut handling = self.handling(&metadata, options, false)?;
         let id = event.as_ref().map_or("", |event| &event.id);
         let keys = metadata.get_all(KEY).iter().map(AsciiMetadataValue::as_bytes);
         let key = AckPolicy::read_key(keys, id.as_bytes()).map_err(|why| status_of(&why))?;
-        way.key = key.and_then(|key| String::from_utf8(key).ok());
+        handling.key = key.and_then(|key| String::from_utf8(key).ok());
         let event = event.ok_or_else(|| {
             invalid(&[ValidationError {
                 field: "event".to_owned(),
@@ -397,7 +382,7 @@ impl EventIngestionService for Platform {
             }])
         })?;
         let validate_only = options.is_some_and(|options| options.validate_only);
-        let taken = self.take(std::slice::from_ref(&event), |_| "event".to_owned(), options, &way);
+        let taken = self.take(std::slice::from_ref(&event), |_| "event".to_owned(), options, &handling);
         match in_time(options, taken).await?.pop() {
             Some(Ended::Invalid { errors, .. }) if !validate_only => Err(invalid(&errors)),
             Some(Ended::Refused { why, .. }) => Err(status_of(&why)),
@@ -420,7 +405,7 @@ impl EventIngestionService for Platform {
         let since = Instant::now();
         let (metadata, _, IngestEventsRequest { events, options }) = request.into_parts();
         let options = options.as_ref();
-        let way = self.way(&metadata, options, true)?;
+        let handling = self.handling(&metadata, options, true)?;
         if events.is_empty() || events.len() > BATCH_MAX {
             return Err(invalid(&[ValidationError {
                 field: "events".to_owned(),
@@ -429,7 +414,7 @@ impl EventIngestionService for Platform {
             }]));
         }
         let mut answer = IngestEventsResponse::default();
-        let taken = self.take(&events, |place| format!("events[{place}]"), options, &way);
+        let taken = self.take(&events, |place| format!("events[{place}]"), options, &handling);
         let ended = in_time(options, taken).await?;
         // Nothing was taken, and not for what the events are: the caller has to try again.
         if let Some(Ended::Refused { why, .. }) = ended.first()
@@ -474,9 +459,9 @@ impl EventIngestionService for Platform {
         &self,
         request: Request<Streaming<StreamEventsRequest>>,
     ) -> Result<Response<Self::StreamEventsStream>, Status> {
-        let (way, level) = self.way_of_stream(request.metadata())?;
+        let (handling, level) = self.handling_of_stream(request.metadata())?;
         let mut answer: Response<Self::StreamEventsStream> =
-            Response::new(Box::pin(self.answer_stream(request.into_inner(), way)));
+            Response::new(Box::pin(self.answer_stream(request.into_inner(), handling)));
         Reached::by_all(Some(level)).tell(&mut answer);
         Ok(answer)
     }

@@ -19,7 +19,7 @@ use transports::events::{EVENT_SCHEMA, SCHEMA_KEY};
 use super::{
     legacy,
     object::Object,
-    record::{self, PRODUCER_SCHEMA},
+    schema::{LEGACY_SCHEMA, PRODUCER_SCHEMA, schema},
 };
 
 /// The header with the protobuf of an `analytics.v1.Event`.
@@ -90,7 +90,7 @@ fn how(record: &Record<'_>, event_type: &[u8], out: &mut Outgoing) {
         }
         _ => out.header("producer_id", b"analytics-producer"),
     }
-    out.header("schema", record::LEGACY_SCHEMA);
+    out.header("schema", LEGACY_SCHEMA);
     out.header("message_id", record.id);
 }
 
@@ -149,7 +149,7 @@ enum Kind {
 
 fn kind(arrived: &Arrived<'_>) -> Option<Kind> {
     match arrived.header("schema") {
-        Some(record::LEGACY_SCHEMA) => Some(Kind::Analytics),
+        Some(LEGACY_SCHEMA) => Some(Kind::Analytics),
         Some(PRODUCER_SCHEMA) => Some(Kind::Producer),
         Some(_) => None,
         None => match serde_json::from_slice::<Object<Look>>(arrived.value).ok()?.0 {
@@ -183,7 +183,7 @@ fn read_analytics(arrived: &Arrived<'_>, then: &mut dyn FnMut(&Record<'_>)) -> R
     if !event.user_id.is_empty() {
         writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
     }
-    writer.push(SCHEMA_KEY, if whole.is_some() { EVENT_SCHEMA } else { record::LEGACY_SCHEMA });
+    writer.push(SCHEMA_KEY, if whole.is_some() { EVENT_SCHEMA } else { LEGACY_SCHEMA });
     for (header, value) in [("async", &b"async"[..]), ("batch", b"batch")] {
         if arrived.header(header).is_some() {
             writer.push(HOW_SENT, value);
@@ -258,7 +258,7 @@ impl Shapes for EventShapes {
     }
 
     fn write(&self, record: &Record<'_>, out: &mut Outgoing) -> bool {
-        match record::schema(record) {
+        match schema(record) {
             Some(EVENT_SCHEMA) => {
                 let Ok(event) = Event::decode(record.payload) else { return false };
                 let legacy = as_legacy(record, &event);
@@ -270,7 +270,7 @@ impl Shapes for EventShapes {
                 out.header(WHOLE, record.payload);
                 true
             }
-            Some(record::LEGACY_SCHEMA) => {
+            Some(LEGACY_SCHEMA) => {
                 let Ok(Object(mut event)) = serde_json::from_slice::<Object<legacy::Event>>(record.payload)
                 else {
                     return false;
@@ -366,7 +366,11 @@ mod tests {
             event_type: EventType::User.into(),
             ..Event::default()
         };
-        let injected = record::record(&event, "e".to_owned(), &super::super::ingestion::Way::default());
+        let injected = super::super::record::record(
+            &event,
+            "e".to_owned(),
+            &super::super::handling::Handling::default(),
+        );
         let record = Record {
             id: &injected.id,
             metadata: &injected.metadata,
@@ -394,12 +398,12 @@ mod tests {
             let arrived = Arrived { key: b"", value: value.as_bytes(), headers: &[], timestamp_seconds: 5 };
             let mut found = None;
             let read = shapes().read(&arrived, &mut |record| {
-                found = record::schema(record).map(<[u8]>::to_vec);
+                found = schema(record).map(<[u8]>::to_vec);
             });
             (read, found)
         };
         let legacy = r#"{"id":"event_1","user_id":"u","event_type":"page_view","timestamp":0}"#;
-        assert_eq!(told(legacy), (Some(Ok(())), Some(record::LEGACY_SCHEMA.to_vec())));
+        assert_eq!(told(legacy), (Some(Ok(())), Some(LEGACY_SCHEMA.to_vec())));
         let producer = r#"{"id":"i","type":"user_created","data":"d","source":"s"}"#;
         assert_eq!(told(producer), (Some(Ok(())), Some(PRODUCER_SCHEMA.to_vec())));
         assert_eq!(told(r#"{"id":"i","payload":"aGk="}"#), (None, None));
@@ -437,7 +441,7 @@ mod tests {
             // As we write it, and as somebody else might.
             for (payload, comes_back) in [(json.clone(), true), (foreign, false)] {
                 let mut metadata = Vec::new();
-                MetadataWriter::new(&mut metadata).push(SCHEMA_KEY, record::LEGACY_SCHEMA);
+                MetadataWriter::new(&mut metadata).push(SCHEMA_KEY, LEGACY_SCHEMA);
                 let record = Record {
                     id: b"e",
                     metadata: &metadata,

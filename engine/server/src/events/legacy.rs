@@ -33,7 +33,8 @@ use super::{
     Platform, is_lines,
     object::Object,
     reached::{ACK, Reached},
-    read_lines, record,
+    read_lines,
+    schema::LEGACY_SCHEMA,
 };
 
 /// Events of a batch.
@@ -131,7 +132,7 @@ impl Event {
         if !self.user_id.is_empty() {
             writer.push(KEY_OVERRIDE, self.user_id.as_bytes());
         }
-        writer.push(SCHEMA_KEY, record::LEGACY_SCHEMA);
+        writer.push(SCHEMA_KEY, LEGACY_SCHEMA);
         if !how.is_empty() {
             writer.push(HOW_SENT, how);
         }

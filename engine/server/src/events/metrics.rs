@@ -19,8 +19,9 @@ use tonic::{Request, Response, Status};
 use super::{
     Platform,
     analytics::{Range, Total, timestamp},
-    ingestion::{health, now_ms},
-    rest,
+    calendar::now_ms,
+    ingestion::health,
+    proto_json,
 };
 
 /// Name, kind, unit and meaning of what is counted of every event.
@@ -152,8 +153,10 @@ fn export(format: &str, metrics: &[Metric]) -> Result<(String, &'static str), St
             "text/plain; version=0.0.4; charset=utf-8"
         }
         "json" => {
-            let values =
-                metrics.iter().map(|metric| rest::write("Metric", metric)).collect::<Result<Vec<_>, _>>()?;
+            let values = metrics
+                .iter()
+                .map(|metric| proto_json::write("Metric", metric))
+                .collect::<Result<Vec<_>, _>>()?;
             text = serde_json::Value::Array(values).to_string();
             "application/json"
         }

@@ -9,6 +9,7 @@ mod calendar;
 mod deadline;
 mod facade;
 mod guard;
+mod handling;
 mod ingestion;
 mod kafka;
 mod legacy;
@@ -18,9 +19,12 @@ mod normal;
 mod object;
 mod openapi;
 pub mod producer;
+mod proto_json;
 mod reached;
 mod record;
 mod rest;
+mod rest_answer;
+mod schema;
 mod unpack;
 mod validate;
 
@@ -36,7 +40,7 @@ use tokio::sync::Semaphore;
 use tower_http::decompression::RequestDecompressionLayer;
 use transports::{AckPolicy, Guard, inject::Injector};
 
-use crate::settings::Scope;
+use crate::scope::Scope;
 
 pub use analytics::query_turns;
 pub use facade::Facades;

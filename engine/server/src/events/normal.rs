@@ -82,7 +82,7 @@ fn time(seconds: f64) -> Option<Timestamp> {
 mod tests {
     use serde_json::json;
 
-    use super::{super::rest::descriptor, *};
+    use super::{super::proto_json::descriptor, *};
 
     fn normal(mut value: Value) -> Result<Value, Status> {
         normalise(&descriptor("IngestEventsRequest").unwrap(), &mut value)?;

@@ -4,6 +4,7 @@
 mod comments;
 mod others;
 mod page;
+mod patterns;
 mod rules;
 mod schema;
 
@@ -22,7 +23,7 @@ use self::{
     rules::rules,
     schema::{Place, Schemas, overlay, requires},
 };
-use super::{deadline, rest::descriptor};
+use super::{deadline, proto_json::descriptor};
 
 /// Where the fields of a request stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,9 +24,10 @@ use transports::{
 
 use super::{
     Platform,
+    calendar::now_ms,
     legacy::trace_of_request,
     reached::{ACK, Reached},
-    record::PRODUCER_SCHEMA,
+    schema::PRODUCER_SCHEMA,
 };
 
 /// Longest `data`, in bytes.
@@ -143,7 +144,7 @@ impl Counters {
     }
 
     pub(super) fn published(&self, kind: Kind, id: &[u8], took: Duration) {
-        let now_ms = super::ingestion::now_ms().unsigned_abs();
+        let now_ms = now_ms().unsigned_abs();
         self.last_ms.fetch_max(now_ms, Relaxed);
         if tracing::enabled!(tracing::Level::DEBUG) {
             self.log(now_ms, kind, id, took);

@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use engine_analytics::{Event as Analysed, Kind, Part};
 use engine_core::{
-    HOW_SENT, KEY_OVERRIDE, KIND_EVENT, MetadataWriter, Outcome, Prefix, Process, Record, TRACE_KEY,
-    schema::{self, EVENTS, Judged},
+    HOW_SENT, KEY_OVERRIDE, MetadataWriter, Outcome, Prefix, Process, Record, TRACE_KEY, schema::Judged,
 };
 use parking_lot::{ArcMutexGuard, Mutex, RawMutex};
 use prost::Message;
@@ -23,43 +22,35 @@ use transports::{
 };
 
 use super::{
-    ingestion::{Way, now_ms},
+    calendar::now_ms,
+    handling::Handling,
     kafka::ProducerEvent,
     legacy,
     object::Object,
+    schema::{LEGACY_SCHEMA, PRODUCER_SCHEMA, schema},
     validate::check,
 };
 
-/// The older system's events, as their JSON.
-pub(super) const LEGACY_SCHEMA: &[u8] = EVENTS[1];
-/// The producer service's events, as their JSON.
-pub(super) const PRODUCER_SCHEMA: &[u8] = EVENTS[2];
-
 /// The record of an event that was found good.
-pub(super) fn record(event: &Event, id: String, way: &Way) -> Injected {
+pub(super) fn record(event: &Event, id: String, handling: &Handling) -> Injected {
     let mut metadata = Vec::new();
     let mut writer = MetadataWriter::new(&mut metadata);
     writer.push(KEY_OVERRIDE, event.user_id.as_bytes());
     writer.push(SCHEMA_KEY, EVENT_SCHEMA);
-    if let Some(how) = way.how {
+    if let Some(how) = handling.how {
         writer.push(HOW_SENT, how.as_bytes());
     }
-    if let Some(trace) = &way.trace {
+    if let Some(trace) = &handling.trace {
         writer.push(TRACE_KEY, trace.as_bytes());
     }
     Injected {
-        once: !event.id.is_empty() || way.key.is_some(),
+        once: !event.id.is_empty() || handling.key.is_some(),
         id: id.into_bytes(),
         source: event.source.clone().into_bytes(),
         payload: event.encode_to_vec(),
         metadata,
         timestamp_seconds: event.timestamp.as_ref().map(|timestamp| timestamp.seconds),
     }
-}
-
-/// The schema of a record, if it is an event.
-pub(super) fn schema<'a>(record: &Record<'a>) -> Option<&'a [u8]> {
-    if record.kind & KIND_EVENT == 0 { None } else { schema::at_start(record.metadata) }
 }
 
 /// The schema of a record, if it is an event that is counted: the producer service's are only passed on.
@@ -278,6 +269,8 @@ impl Process for Worker {
 #[cfg(test)]
 mod tests {
     use engine_analytics::Bounds;
+
+    use engine_core::KIND_EVENT;
 
     use super::*;
 

@@ -15,16 +15,8 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{ENDING, Live, reading, refusals::Noted, verdict::Recent};
+use super::{ENDING, Live, history::History, reading, refusals::Noted, verdict::Recent};
 
-/// Latest samples that are kept, each: five minutes.
-const FINE_MAX: usize = 300;
-/// Of older ones, one of so many is kept.
-const COARSE_EVERY: u64 = 10;
-/// Older ones that are kept: 55 minutes.
-const COARSE_MAX: usize = 330;
-/// What is kept goes back so far.
-pub const HISTORY_SECONDS: u64 = FINE_MAX as u64 + COARSE_MAX as u64 * COARSE_EVERY;
 const PERIOD: Duration = Duration::from_secs(1);
 /// A stream on which nothing was said for this long says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -32,17 +24,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// The latest reading, and those before it.
 #[derive(Debug)]
 pub struct Feed {
-    kept: Mutex<Kept>,
+    kept: Mutex<History>,
     latest: watch::Sender<Moment>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    /// Samples as they are sent, oldest first, with their numbers: one of [`COARSE_EVERY`].
-    coarse: VecDeque<(u64, Bytes)>,
-    /// Those after that, all of them.
-    fine: VecDeque<(u64, Bytes)>,
-    next: u64,
 }
 
 /// What a viewer learns of.
@@ -84,19 +67,9 @@ impl Feed {
     /// A reading is kept and told. One lock for both: a viewer that begins now has it from the ring or from the watch.
     fn push(&self, run: u64, sample: &impl Serialize, present: Option<&impl Serialize>) {
         let mut kept = self.kept.lock();
-        kept.next += 1;
-        let number = kept.next;
+        let number = kept.last() + 1;
         let sample = frame("sample", Some((run, number)), sample);
-        if kept.fine.len() >= FINE_MAX
-            && let Some(old) = kept.fine.pop_front()
-            && old.0.is_multiple_of(COARSE_EVERY)
-        {
-            if kept.coarse.len() >= COARSE_MAX {
-                kept.coarse.pop_front();
-            }
-            kept.coarse.push_back(old);
-        }
-        kept.fine.push_back((number, sample.clone()));
+        kept.push(sample.clone());
         let present = present.map(|present| frame("present", None, present));
         self.latest.send_replace(Moment::Reading { number, sample, present });
     }
@@ -104,12 +77,11 @@ impl Feed {
     /// A viewer who has seen the samples up to this number.
     fn join(&self, hello: Bytes, seen: u64, place: OwnedSemaphorePermit) -> Viewer {
         let kept = self.kept.lock();
-        let samples = kept.coarse.iter().chain(&kept.fine);
-        let unseen = samples.filter(|(number, _)| *number > seen).map(|(_, sample)| sample.clone());
+        let unseen = kept.samples().filter(|(number, _)| *number > seen).map(|(_, sample)| sample.clone());
         Viewer {
             latest: self.latest.subscribe(),
             backlog: std::iter::once(hello).chain(unseen).collect(),
-            last: kept.next,
+            last: kept.last(),
             ended: false,
             _place: place,
         }
@@ -226,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_viewer_gets_the_history_then_the_latest_then_the_end() {
         let feed = Feed::default();
-        for _ in 0..FINE_MAX + 25 {
+        for _ in 0..325 {
             feed.push(1, &(), Some(&()));
         }
         let mut viewer = feed.join(Bytes::from_static(b"hello"), 0, place());
@@ -253,18 +225,5 @@ mod tests {
         let mut viewer = feed.join(Bytes::from_static(b"hello"), 3, place());
         viewer.next().await;
         assert_eq!(numbers(&viewer.next().await.unwrap()), "id: 1-4");
-    }
-
-    #[test]
-    fn an_hour_is_kept_and_no_more() {
-        let feed = Feed::default();
-        for _ in 0..2 * HISTORY_SECONDS {
-            feed.push(1, &(), Some(&()));
-        }
-        let kept = feed.kept.lock();
-        assert_eq!((HISTORY_SECONDS, kept.coarse.len() + kept.fine.len()), (3600, 630));
-        assert_eq!(kept.coarse[0].0, HISTORY_SECONDS + COARSE_EVERY);
-        let numbers: Vec<u64> = kept.coarse.iter().chain(&kept.fine).map(|(number, _)| *number).collect();
-        assert!(numbers.windows(2).all(|pair| pair[1] - pair[0] <= COARSE_EVERY));
     }
 }

@@ -10,6 +10,7 @@
 mod assets;
 mod events_seen;
 mod feed;
+mod history;
 mod letters;
 mod payload;
 mod reading;
@@ -72,7 +73,7 @@ where
         return Router::new();
     }
     let live = Arc::new(Live {
-        run: reading::now_ms(),
+        run: engine_core::clock::wall_ms(),
         house,
         platform,
         feed: Feed::default(),

@@ -4,21 +4,20 @@
 use std::{
     collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::SystemTime,
 };
 
 use brokers::{
     log::{Health, Log, SYNC_BOUNDS_US, ShardStat},
     status::PUBLISH_BOUNDS_MS,
 };
-use engine_core::{AckLevel, Snapshot};
+use engine_core::{AckLevel, Snapshot, clock};
 use serde::Serialize;
 use transports::{ANSWER_BOUNDS_US, Tally};
 
 use super::{
     Live,
     events_seen::{self, EventsSeen},
-    feed::HISTORY_SECONDS,
+    history::HISTORY_SECONDS,
     refusals::Requests,
     verdict::{self, Facts, Moment, Recent, Verdict},
 };
@@ -130,12 +129,6 @@ struct Level {
     reason: Option<String>,
 }
 
-/// Milliseconds since the epoch.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 pub fn hello(live: &Live) -> Hello<'_> {
     let behind = &live.house.behind;
     let mut latencies = vec![("answer", ANSWER_BOUNDS_US.to_vec())];
@@ -204,7 +197,7 @@ fn sample<'a>(house: &'a House, stats: &[ShardStat], totals: &Totals, requests: 
     }
     let opened = house.tally(Tally::ConnectionsOpened);
     Sample {
-        at_ms: now_ms(),
+        at_ms: clock::wall_ms(),
         up_us: u64::try_from(house.started.elapsed().as_micros()).unwrap_or(u64::MAX),
         received: totals.received,
         accepted: totals.accepted,
@@ -318,7 +311,7 @@ fn present(live: &Live, stats: &[ShardStat], recent: &Recent) -> Present {
         recent,
     );
     verdict.reason = shortened(verdict.reason);
-    let now_ms = i64::try_from(now_ms()).unwrap_or(i64::MAX);
+    let now_ms = i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX);
     Present {
         verdict,
         draining: house.is_draining(),

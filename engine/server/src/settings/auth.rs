@@ -3,16 +3,8 @@
 use http::HeaderValue;
 use transports::Guard;
 
-use super::layers::{Problem, Values};
-
-/// What asks for a key, where there are any, beside the routes of events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Every route, RPC and port, except health and reflection.
-    pub all: bool,
-    /// Reflection.
-    pub reflection: bool,
-}
+use super::values::{Problem, Values};
+use crate::scope::Scope;
 
 /// Who may ask, and for what.
 #[derive(Clone, Debug, Default)]

@@ -17,7 +17,7 @@ use engine_core::{AckLevel, PartitionKey};
 
 use super::{
     Auth,
-    layers::{Problem, Values},
+    values::{Problem, Values},
 };
 use crate::{events::EventShapes, role::Part};
 

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, io, path::Path};
 
-use super::layers::Problem;
+use super::values::Problem;
 
 /// Variables by name.
 type Variables = BTreeMap<String, String>;

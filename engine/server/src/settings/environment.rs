@@ -4,8 +4,9 @@ use figment::value::Value;
 
 use super::{
     KEYS, Key, Kind,
-    layers::{Layers, Problem},
+    layers::Layers,
     value::{from_text, shown},
+    values::Problem,
 };
 use crate::role::Part;
 

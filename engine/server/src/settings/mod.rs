@@ -8,16 +8,18 @@ mod environment;
 mod keys;
 mod layers;
 mod value;
+mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-pub use auth::{Auth, Scope};
+pub use auth::Auth;
 pub use delivery::{DEFAULT_DIRECTORY, Delivery, Provider};
 pub use dotenv::read_dotenv;
 pub use environment::{WITHOUT_EFFECT, WithoutEffect};
 pub use keys::{KEYS, Key, Kind, find, named, nearest};
-pub use layers::{Checked, Flag, Layers, Origin, Problem, Resolved, Shown};
+pub use layers::{Checked, Flag, Layers, Resolved, Shown};
 pub use value::expectation;
+pub use values::{Origin, Problem};
 
 use crate::events::EventShapes;
 

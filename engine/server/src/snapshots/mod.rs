@@ -20,7 +20,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread::JoinHandle,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -29,6 +29,7 @@ use brokers::{
     window::Window,
 };
 use engine_analytics::Bounds;
+use engine_core::clock;
 use parking_lot::Mutex;
 
 use self::{
@@ -75,7 +76,7 @@ impl Counts {
     /// Age of the numbers on the disk.
     pub fn age(&self) -> Option<Duration> {
         let current_ms = self.current_ms.load(Relaxed);
-        (current_ms > 0).then(|| Duration::from_millis(now_ms().saturating_sub(current_ms)))
+        (current_ms > 0).then(|| Duration::from_millis(clock::wall_ms().saturating_sub(current_ms)))
     }
 }
 
@@ -260,9 +261,4 @@ fn open_journal(data: &Path, config: &LogConfig, cores: usize) -> Result<Log> {
     };
     let (journal, _) = opened.context("the journal of what comes from brokers cannot be opened")?;
     Ok(journal)
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

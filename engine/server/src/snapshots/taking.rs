@@ -16,10 +16,10 @@ use brokers::{
     log::{Cursor, Health},
 };
 use engine_analytics::Snapshot;
-use engine_core::Doorbell;
+use engine_core::{Doorbell, clock};
 use parking_lot::{Condvar, Mutex};
 
-use super::{JOURNAL, Snapshots, file::Header, now_ms, restore::Base};
+use super::{JOURNAL, Snapshots, file::Header, restore::Base};
 
 /// Longest that a core may take to get between two messages, and the journal to be synced.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,7 +123,7 @@ impl Snapshots {
 
     /// A snapshot of every core that has something new.
     fn round(&self, taken: impl Fn(usize) -> io::Result<Taken>, cursor: Option<&Cursor>) {
-        let (started, began_ms, mut whole) = (Instant::now(), now_ms(), true);
+        let (started, began_ms, mut whole) = (Instant::now(), clock::wall_ms(), true);
         for core in 0..self.parts.len() {
             if let Err(error) = taken(core).and_then(|taken| self.keep(core, taken, cursor)) {
                 whole = false;
@@ -204,7 +204,8 @@ impl Snapshots {
         let (mut log, mut journal) = self.positions[core].clone();
         log.extend(progress.log.map(|position| (core, position)));
         journal.extend(progress.journal.map(|position| (core, position)));
-        let header = Header { core, cores: self.parts.len(), taken_ms: now_ms(), events, log, journal };
+        let header =
+            Header { core, cores: self.parts.len(), taken_ms: clock::wall_ms(), events, log, journal };
         let bytes = self.folder.write(&header, generation, snapshot)?;
         self.last.lock()[core] = Last { generation, written: Some((progress, events)), bytes };
         self.counts.taken.fetch_add(1, Relaxed);

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 use transports::message::EVENT_NAME_BYTES_MAX;
 
-use super::rules::PRINTABLE;
+use super::patterns::PRINTABLE;
 
 /// Adds the routes and their schemas. `asks`: whether they ask for a key (`auth.scope = all`); `levels`: what accepting can
 /// mean with these settings.

@@ -15,11 +15,9 @@ use super::{
         ingestion::{BATCH_MAX, TIMEOUT_SECONDS_MAX},
         validate::AMOUNT_MAX,
     },
-    schema,
+    patterns,
 };
 
-/// What no id has: control characters.
-pub(super) const PRINTABLE: &str = "^[^\\u0000-\\u001F\\u007F-\\u009F]*$";
 /// What a filter may ask for; funnels are over users, so theirs may not ask for one.
 const FILTERS: &str = "^(user_id|session_id|source|event_type)$|^properties\\.";
 const FUNNEL_FILTERS: &str = "^(session_id|source|event_type)$|^properties\\.";
@@ -114,7 +112,7 @@ pub(super) fn event_rules() -> Value {
         "type": "object",
         "required": ["userId", "eventType"],
         "properties": {
-            "id": {"maxLength": EVENT_ID_CHARS_MAX, "pattern": PRINTABLE},
+            "id": {"maxLength": EVENT_ID_CHARS_MAX, "pattern": patterns::PRINTABLE},
             "userId": {"type": "string", "minLength": 1, "maxLength": EVENT_NAME_BYTES_MAX},
             "sessionId": {"maxLength": EVENT_NAME_BYTES_MAX},
             "source": {"maxLength": EVENT_NAME_BYTES_MAX},
@@ -159,7 +157,7 @@ pub(super) fn event_rules() -> Value {
                     "name": {"type": "string", "minLength": 1},
                     "metrics": {"items": {"properties": {
                         "name": {"maxLength": EVENT_NAME_BYTES_MAX},
-                        "value": {"pattern": schema::FINITE},
+                        "value": {"pattern": patterns::FINITE},
                     }}},
                 },
             },
@@ -169,5 +167,5 @@ pub(super) fn event_rules() -> Value {
 
 /// A time that is counted: from 1970 on.
 fn counted() -> Value {
-    json!({"pattern": schema::time("(19[7-9][0-9]|[2-9][0-9]{3})")})
+    json!({"pattern": patterns::time("(19[7-9][0-9]|[2-9][0-9]{3})")})
 }
