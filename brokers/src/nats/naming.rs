@@ -3,10 +3,13 @@
 
 use std::fmt::Write;
 
+use engine_core::{Record, key_hash};
+
 /// Names the records that go to JetStream.
 #[derive(Clone, Debug)]
 pub enum Naming {
-    /// By their place in the log, which is the same when a later run sends them again.
+    /// By their place in the log and what they say, which are the same when a later run sends them again. The place alone
+    /// would not do: a directory that was restored from a copy gives its places out again, to other records.
     Log {
         /// What tells this log from others.
         log: String,
@@ -40,14 +43,14 @@ impl Naming {
     }
 
     /// The name of the record with this tag, which is asked for once.
-    pub(super) fn name(&mut self, tag: u64) -> Name {
-        let mut text = String::with_capacity(64);
+    pub(super) fn name(&mut self, tag: u64, record: &Record<'_>) -> Name {
+        let mut text = String::with_capacity(80);
         // Writing to a String cannot fail.
         let may_be_there = match self {
             Self::Log { log, shards } => {
                 let (place, low) = ((tag >> OFFSET_BITS) as usize, tag & ((1 << OFFSET_BITS) - 1));
                 let (shard, sent_below) = shards.get(place).copied().unwrap_or((place, u64::MAX));
-                let _ = write!(text, "{log}-{shard}-{low}");
+                let _ = write!(text, "{log}-{shard}-{low}-{:016x}", hash(record));
                 low < sent_below
             }
             Self::Run { run, next } => {
@@ -60,6 +63,17 @@ impl Naming {
     }
 }
 
+/// Tells records apart that stand in one place, one after the other.
+fn hash(record: &Record<'_>) -> u64 {
+    let parts = [record.id, record.source, record.metadata, record.payload].map(key_hash);
+    let mut all = [0; 40];
+    let numbers = parts.into_iter().chain([record.timestamp_seconds.cast_unsigned()]);
+    for (place, number) in all.as_chunks_mut::<8>().0.iter_mut().zip(numbers) {
+        *place = number.to_le_bytes();
+    }
+    key_hash(&all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,11 +81,21 @@ mod tests {
     #[test]
     fn a_record_of_the_log_has_one_name_in_every_run_and_others_have_another() {
         let naming = |upto| Naming::Log { log: "a1".into(), shards: vec![(0, upto), (3, upto)] };
-        let tag = 1 << OFFSET_BITS | 17;
-        assert_eq!(naming(10).name(tag), Name { text: "a1-3-17".into(), may_be_there: false });
-        assert_eq!(naming(18).name(tag), Name { text: "a1-3-17".into(), may_be_there: true });
+        let (tag, record) = (1 << OFFSET_BITS | 17, Record { id: b"i", payload: b"p", ..Record::default() });
+        let text = "a1-3-17-db4fffc8af2e069d";
+        assert_eq!(naming(10).name(tag, &record), Name { text: text.into(), may_be_there: false });
+        assert_eq!(naming(18).name(tag, &record), Name { text: text.into(), may_be_there: true });
+        for other in [
+            Record { id: b"j", ..record },
+            Record { source: b"s", ..record },
+            Record { payload: b"q", ..record },
+            Record { metadata: b"m", ..record },
+            Record { timestamp_seconds: 1, ..record },
+        ] {
+            assert_ne!(naming(10).name(tag, &other).text, text);
+        }
         let (mut one, mut other) = (Naming::of_this_run(), Naming::of_this_run());
-        assert_ne!(one.name(1), one.name(1));
-        assert_ne!(one.name(1).text, other.name(1).text);
+        assert_ne!(one.name(1, &record), one.name(1, &record));
+        assert_ne!(one.name(1, &record).text, other.name(1, &record).text);
     }
 }

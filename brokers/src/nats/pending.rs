@@ -12,7 +12,7 @@ use engine_core::{Record, TRACE_FIELD, Traceparent};
 use super::{PACK_HEADER, naming::Name};
 use crate::{data_message, raw_message};
 
-/// Bytes of a pack's headers, at most: `Nats-Msg-Id` (with what a new name adds), `Tidegate-Pack`, `schema`, and
+/// Bytes of a pack's headers, at most: `Nats-Msg-Id`, `Tidegate-Pack`, `schema`, and
 /// `Nats-Expected-Stream` with a name of up to 255 bytes.
 pub(super) const PACK_HEAD_BYTES: usize = 448;
 
@@ -111,18 +111,6 @@ impl Pending {
     /// Whether a value of `bytes` bytes can be added.
     pub(super) fn has_room(&self, bytes: usize, records_max: usize, bytes_max: usize) -> bool {
         self.sealed.is_none() && self.len() < records_max && self.payload.len() + 1 + bytes <= bytes_max
-    }
-
-    /// Another record has its name.
-    pub(super) fn rename(&mut self) {
-        let more = fastrand::u64(..);
-        if let Some((headers, _)) = &mut self.sealed
-            && let Some(name) = headers.get("Nats-Msg-Id")
-        {
-            let name = format!("{name}-{more:016x}");
-            headers.insert("Nats-Msg-Id", name.as_str());
-        }
-        (self.attempts, self.may_be_there) = (0, false);
     }
 
     /// Headers and payload; nothing is added any more.

@@ -3,8 +3,7 @@
 //! When the connection is lost, an acknowledgement is late, or JetStream refuses for now, the connection is thrown away
 //! and everything unacknowledged is sent again in order on a new one, under the same `Nats-Msg-Id`: what had arrived
 //! is recognised there (for two minutes, the stream's default) and acknowledged as a duplicate. That id names the record
-//! ([`Naming`]). A duplicate that was not sent before is another record under the same name: it is not stored, so it is sent
-//! again under a new one, and may then stand behind later ones of its key.
+//! ([`Naming`]), so what is recognised is this record and none beside it.
 //!
 //! A client that reconnects by itself would first send what it still holds, which is the middle of what is unacknowledged:
 //! later messages of a key would be stored before earlier ones.
@@ -51,9 +50,6 @@ const PACK_BYTES_MAX: usize = 256 << 10;
 #[derive(Deserialize)]
 struct PubAck {
     error: Option<PubError>,
-    /// The stream has a message with this `Nats-Msg-Id`, and did not store this one.
-    #[serde(default)]
-    duplicate: bool,
 }
 
 #[derive(Deserialize)]
@@ -227,18 +223,7 @@ impl<C: Client> NatsPublisher<C> {
                 Some((NO_RESPONDERS, "nobody listens: JetStream is off, or the stream is gone".to_owned()))
             }
             Answer::Json(json) => match serde_json::from_slice::<PubAck>(json) {
-                Ok(PubAck { error: None, duplicate: true })
-                    if pending.attempts <= 1 && !pending.may_be_there =>
-                {
-                    // Not stored, and no resend of ours.
-                    self.status.retries.fetch_add(1, Ordering::Relaxed);
-                    tracing::error!(
-                        stream = self.config.stream,
-                        "JetStream has another message under a record's name; it is sent again under a new one"
-                    );
-                    pending.rename();
-                    return Err(Leave::ForNow);
-                }
+                // Also a duplicate: what has its name is this record.
                 Ok(PubAck { error: None, .. }) => None,
                 Ok(PubAck { error: Some(error), .. }) => {
                     Some((error.err_code.unwrap_or(0), error.description))
@@ -415,7 +400,7 @@ impl<C: Client> Publisher for NatsPublisher<C> {
             if is_full {
                 return Err(Busy);
             }
-            self.pending.push_back(Pending::raw(subject, tag, self.naming.name(tag), record));
+            self.pending.push_back(Pending::raw(subject, tag, self.naming.name(tag, record), record));
             self.in_flight += 1;
             return Ok(());
         }
@@ -426,11 +411,11 @@ impl<C: Client> Publisher for NatsPublisher<C> {
             *last.subject() == subject && last.has_room(self.value.len(), records_max, bytes_max)
         };
         if let Some(last) = last.filter(takes) {
-            last.push(tag, self.naming.name(tag), &self.value);
+            last.push(tag, self.naming.name(tag, record), &self.value);
         } else if is_full {
             return Err(Busy);
         } else {
-            self.pending.push_back(Pending::new(subject, tag, self.naming.name(tag), record, &self.value));
+            self.pending.push_back(Pending::new(subject, tag, self.naming.name(tag, record), record, &self.value));
         }
         self.in_flight += 1;
         Ok(())
