@@ -394,6 +394,8 @@ pub struct Delivery<P> {
     unburied: VecDeque<Ack>,
     /// When that is tried again.
     bury_at: Option<Instant>,
+    /// Why the oldest of them cannot be put there. While it cannot, nothing else is sent.
+    cannot_bury: Option<String>,
 }
 
 impl<P> std::fmt::Debug for Delivery<P> {
@@ -405,7 +407,16 @@ impl<P> std::fmt::Debug for Delivery<P> {
 impl<P: Publisher> Delivery<P> {
     fn new(plan: DeliveryPlan, feed: Feed, publisher: P) -> Self {
         let breaker = Breaker::new(plan.breaker, clock::now());
-        Self { plan, feed, publisher, breaker, acks: Vec::new(), unburied: VecDeque::new(), bury_at: None }
+        Self {
+            plan,
+            feed,
+            publisher,
+            breaker,
+            acks: Vec::new(),
+            unburied: VecDeque::new(),
+            bury_at: None,
+            cannot_bury: None,
+        }
     }
 
     /// One turn, which waits for the client for so long at most. False: it is to stop, and nothing is under way any more.
@@ -515,14 +526,18 @@ impl<P: Publisher> Delivery<P> {
         self.bury_at = None;
         while let Some(ack) = self.unburied.front() {
             if let Err(error) = self.bury_one(ack) {
-                tracing::error!(
-                    error,
-                    "a dead letter cannot be kept; trying again, the broker's other messages wait"
-                );
-                self.plan.status.set_trouble(Some(format!("a dead letter cannot be kept: {error}")));
+                let why = format!("a dead letter cannot be kept: {error}");
+                if self.cannot_bury.as_ref() != Some(&why) {
+                    tracing::error!(
+                        error,
+                        "a dead letter cannot be kept; trying again, the broker's other messages wait"
+                    );
+                    self.cannot_bury = Some(why);
+                }
                 self.bury_at = Some(clock::now() + DEAD_LETTER_RETRY);
                 return;
             }
+            self.cannot_bury = None;
             if let Some(ack) = self.unburied.pop_front() {
                 self.settle(&ack);
             }
@@ -638,7 +653,8 @@ impl<P: Publisher> Delivery<P> {
         // A pause may be over at once: while there is no connection, no try is worth anything.
         let is_tried = self.breaker.is_half_open() && self.publisher.is_connected();
         let was_open = status.is_open();
-        status.set_open(self.breaker.is_open() || (self.breaker.is_half_open() && !is_tried));
+        let is_away = self.breaker.is_open() || (self.breaker.is_half_open() && !is_tried);
+        status.set_open(is_away || self.cannot_bury.is_some());
         if was_open
             && !status.is_open()
             && let Feed::Cores(links) = &self.feed
@@ -650,6 +666,9 @@ impl<P: Publisher> Delivery<P> {
         if is_well {
             // Not before: a breaker that is not open yet has heard nothing.
             status.set_trouble(None);
+        } else if self.cannot_bury.is_some() {
+            // Whatever the broker says: it could be well, and nothing would come of that.
+            status.set_trouble(self.cannot_bury.clone());
         } else if self.breaker.is_open() && status.trouble().is_none() {
             status.set_trouble(Some("it acknowledges nothing".to_owned()));
         }

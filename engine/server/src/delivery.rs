@@ -104,6 +104,8 @@ pub struct Behind {
     waited_at_start: u64,
     workers: Option<Cursor>,
     outbound: Mutex<Vec<DeliveryThread>>,
+    /// What lists the misses of the brokers that go without a log.
+    misses: Mutex<Vec<Arc<SideStatus>>>,
     inbound: Mutex<Vec<InboundThread>>,
     remote_thread: Mutex<Option<RemoteThread>>,
     stop: AtomicBool,
@@ -182,6 +184,7 @@ impl Behind {
             remote: delivery.remote.is_some().then(Arc::default),
             remote_thread: Mutex::default(),
             outbound: Mutex::default(),
+            misses: Mutex::default(),
             inbound: Mutex::default(),
             stop: AtomicBool::new(false),
             disk_free: AtomicU64::new(u64::MAX),
@@ -373,6 +376,7 @@ impl Behind {
     ) -> Result<Vec<DirectPort>, String> {
         let name = broker.provider.name();
         let status = Arc::new(SideStatus::new(name));
+        self.misses.lock().push(Arc::clone(&status));
         let plan = DeliveryPlan {
             status: Arc::clone(&status),
             breaker: self.delivery.breaker,
@@ -523,7 +527,14 @@ impl Behind {
             let trouble = broker.status.trouble().unwrap_or_else(|| "out of reach".to_owned());
             format!("{}: {trouble}", broker.status.name)
         };
-        (!enough).then(|| away.iter().map(name).collect::<Vec<_>>().join("; "))
+        if !enough {
+            return Some(away.iter().map(name).collect::<Vec<_>>().join("; "));
+        }
+        // One side is enough, if what the others miss can be listed.
+        let is_stuck = |listing: &&Arc<SideStatus>| {
+            listing.is_known() && listing.is_open() && away.iter().any(|side| side.status.name == listing.name)
+        };
+        self.misses.lock().iter().find(is_stuck).and_then(|listing| listing.trouble())
     }
 
     fn set_gate(&self, level: AckLevel, reason: Option<String>) {

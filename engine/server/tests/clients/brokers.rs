@@ -222,6 +222,79 @@ fn a_message_in_kafka_has_its_key_and_headers_and_its_offset_is_committed_when_i
     });
 }
 
+/// How often what is ready is asked, one time after the other, for longer than a broker's silence is noticed in.
+const ASKED: usize = 60;
+
+#[test]
+fn a_dead_letter_that_cannot_be_kept_keeps_the_server_from_being_ready_until_it_can() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let (_nats, url) = nats(&folder);
+    let data = folder.path().join("data");
+    let server = Start::new()
+        .variable("QUEUE_TYPE", "nats")
+        .variable("NATS_URL", &url)
+        .set(&format!("data.directory={}", data.display()))
+        .set("queue.consume=false")
+        .set("ack.timeout=1s")
+        .set("ack.default=delivered")
+        .run();
+    delivered(&server, DELIVERED, r#"{"data":"first"}"#);
+    // A file where the folder should be.
+    std::fs::write(data.join("dead-letter"), "").unwrap();
+    let refused = post(&server, DELIVERED, &format!(r#"{{"data":"{}"}}"#, "x".repeat(900_000)));
+    assert_eq!(refused.status, 504, "{}", refused.text());
+    let is_ready = || get(server.gateway(), "/ready").status == 200;
+    eventually("it is known", || (!is_ready()).then_some(()));
+    for _ in 0..ASKED {
+        let ready = get(server.gateway(), "/ready");
+        assert_eq!(ready.status, 503, "{}", ready.text());
+        assert!(ready.text().contains("a dead letter cannot be kept"), "{}", ready.text());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(post(&server, DELIVERED, r#"{"data":"waits"}"#).status, 503);
+    std::fs::remove_file(data.join("dead-letter")).unwrap();
+    eventually("it is kept", || is_ready().then_some(()));
+    assert_eq!(post(&server, DELIVERED, r#"{"data":"after"}"#).json()["ack"], "delivered");
+}
+
+#[test]
+fn what_a_side_misses_and_cannot_be_listed_is_refused_and_that_is_said() {
+    if !can_be_had() {
+        return;
+    }
+    let folder = Scratch::new();
+    let ((nats, url), (_kafka, brokers)) = (nats(&folder), kafka(&folder));
+    let server = Start::new()
+        .variable("QUEUE_TYPE", "composite")
+        .variable("NATS_URL", &url)
+        .variable("KAFKA_BROKERS", &brokers)
+        .set("composite.providers=nats,kafka")
+        .set("composite.strategy=best-effort")
+        .set("queue.consume=false")
+        .set("ack.timeout=1s")
+        // A file where the dead letters' folder should be.
+        .file("tidegate-data", "")
+        .run();
+    delivered(&server, DELIVERED, r#"{"data":"first"}"#);
+    nats.pause();
+    let refused = eventually("what cannot be listed is refused", || {
+        let answer = post(&server, DELIVERED, r#"{"data":"x"}"#);
+        (answer.status == 503).then_some(answer)
+    });
+    assert!(refused.text().contains("cannot be listed"), "{}", refused.text());
+    for _ in 0..ASKED {
+        let ready = get(server.gateway(), "/ready");
+        assert_eq!(ready.status, 503, "{}", ready.text());
+        assert!(ready.text().contains("what nats misses cannot be listed"), "{}", ready.text());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    nats.resume();
+    delivered(&server, DELIVERED, r#"{"data":"after"}"#);
+}
+
 #[test]
 fn what_a_broker_refuses_for_ever_is_a_dead_letter_and_what_follows_goes_on() {
     if !can_be_had() {
