@@ -336,12 +336,14 @@ impl DeadLetters {
     }
 
     fn full_text(&self, store: &Store) -> String {
+        // The disk's own trouble; of the log's limit the settings have another name here.
         let why = match store.writer.health() {
-            Health::Full(why) | Health::Failed(why) => why,
-            Health::Writing => "there is no room".to_owned(),
+            Health::Failed(why) => format!(": {why}"),
+            Health::Full(_) | Health::Writing => String::new(),
         };
         format!(
-            "the dead letters in {} are full (dead_letter.bytes_max = {}): {why}; replay them with `tidegate dlq replay`, raise              dead_letter.bytes_max, or set dead_letter.when_full = drop_oldest",
+            "the dead letters in {} are full (dead_letter.bytes_max = {}, or its disk){why}; replay them with `tidegate dlq replay`, \
+             raise dead_letter.bytes_max, or set dead_letter.when_full = drop_oldest",
             self.config.directory.display(),
             self.config.bytes_max
         )

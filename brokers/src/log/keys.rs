@@ -483,8 +483,7 @@ impl Log {
         }
         match self.write_keys(shard, state, segment, &entries) {
             Ok(()) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(Some(entries)),
-            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => Ok(Some(entries)),
+            Err(error) if disk::is_full(&error) => Ok(Some(entries)),
             Err(error) => Err(error),
         }
     }

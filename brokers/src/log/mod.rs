@@ -150,6 +150,16 @@ pub enum LogError {
         /// Why not.
         error: io::Error,
     },
+    /// What is to be salvaged cannot be copied.
+    #[error(
+        "cannot write the copy {path}: {error}; give `--salvage` a folder that can be written to and has room"
+    )]
+    Salvage {
+        /// The copy.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// Bytes that were acknowledged are damaged.
     #[error(
         "{path} is damaged at byte {position}: {what}. `tidegate log verify` shows what is there, `tidegate log repair --salvage DIR` copies it aside and cuts the damage out"
@@ -201,6 +211,12 @@ fn hint(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "; free some room, or set data.directory to another disk"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "; raise this process's limit of a file's size (ulimit -f, LimitFSIZE), or lower data.segment_bytes"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "; set data.directory to a folder, or to where one can be made"
         }
         _ => "",
     }

@@ -414,7 +414,8 @@ pub struct Repaired {
 /// When another process uses the folder, or files cannot be read or written.
 pub fn repair(disk: &dyn Disk, directory: &Path, salvage: &Path) -> Result<Vec<Repaired>, LogError> {
     let _lock = take_lock(disk, directory)?;
-    disk::create_folders(disk, salvage).map_err(LogError::io("create", salvage))?;
+    disk::create_folders(disk, salvage)
+        .map_err(|error| LogError::Salvage { path: salvage.to_owned(), error })?;
     let verified = verify(disk, directory)?;
     if verified.is_whole() {
         return Ok(Vec::new());
@@ -515,8 +516,10 @@ fn copy_aside(disk: &dyn Disk, salvage: &Path, path: &Path, shard: usize) -> Res
         file.write_all_at(&bytes, 0)?;
         file.sync_all()
     });
-    written.map_err(LogError::io("write", &copy))?;
-    Ok(copy)
+    match written {
+        Ok(()) => Ok(copy),
+        Err(error) => Err(LogError::Salvage { path: copy, error }),
+    }
 }
 
 /// Says anew what a shard has to hold: what it holds.

@@ -82,9 +82,9 @@ pub(super) fn recover(
         // It was being made, or an earlier version was here.
         Found::Nothing | Found::Empty | Found::Damaged => None,
     };
-    if let Some((list, _)) = said {
+    if let Some((list, mark)) = said {
         drop_deleted(disk, &folder, &mut paths, list)?;
-        check_list(shard, &paths, list)?;
+        check_list(shard, &paths, list, mark)?;
     }
     let proven = said.map_or(0, |(_, mark)| mark);
     let mut report = ShardRecovery { shard, ..ShardRecovery::default() };
@@ -238,17 +238,18 @@ fn drop_deleted(
 }
 
 /// Whether the segments that have to be there are.
-fn check_list(shard: usize, paths: &[(u64, PathBuf)], list: List) -> Result<(), LogError> {
+fn check_list(shard: usize, paths: &[(u64, PathBuf)], list: List, mark: u64) -> Result<(), LogError> {
+    let end = list.end.max(mark);
     let Some(last) = list.last else { return Ok(()) };
     let first = paths.first().map(|(first, _)| *first);
     if first.is_none_or(|first| first > list.first_offset) {
-        let upto = first.unwrap_or(list.end.max(last + 1));
+        let upto = first.unwrap_or(end.max(last + 1));
         let text = format!("the segment that begins at offset {} is gone", list.first_offset);
         return Err(missing(shard, list.first_offset, Some(upto), text));
     }
     if !paths.iter().any(|(first, _)| *first == last) {
         let text = format!("the segment that begins at offset {last} is gone");
-        let upto = (list.end > last).then_some(list.end);
+        let upto = (end > last).then_some(end);
         return Err(missing(shard, last, upto, text));
     }
     Ok(())

@@ -555,7 +555,7 @@ impl Commits {
         let segment = match segment::put_in_use(self.log.disk(), &folder, &*file, &header) {
             Ok(segment) => segment,
             // A new name may need a block, too.
-            Err(error) if is_full(&error) => {
+            Err(error) if crate::disk::is_full(&error) => {
                 self.prepared = Some(file);
                 self.out_of_room(error, true)?;
                 return Ok(false);
@@ -602,7 +602,7 @@ impl Commits {
                     }
                     Err(error) => error,
                 };
-            let wants_room = error.raw_os_error().is_none() || is_full(&error);
+            let wants_room = error.raw_os_error().is_none() || crate::disk::is_full(&error);
             // What is finished gives way before anything new is refused.
             if !wants_room || !self.log.give_way().unwrap_or(false) {
                 return Err(error);
@@ -631,6 +631,10 @@ impl Commits {
                     self.segment_bytes
                 )
             }
+            Some(rustix::io::Errno::FBIG) => format!(
+                "this process may write no file of {} bytes into data.directory = {directory}: raise its limit (ulimit -f, LimitFSIZE), or lower data.segment_bytes",
+                self.segment_bytes
+            ),
             Some(rustix::io::Errno::ROFS | rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
                 format!("data.directory = {directory} cannot be written to: {error}")
             }
@@ -684,10 +688,4 @@ impl Commits {
         self.marked_at = clock::now();
         Ok(())
     }
-}
-
-/// Whether the disk, or this user's part of it, has no room.
-fn is_full(error: &io::Error) -> bool {
-    let full = [rustix::io::Errno::NOSPC, rustix::io::Errno::DQUOT];
-    error.raw_os_error().is_some_and(|code| full.contains(&rustix::io::Errno::from_raw_os_error(code)))
 }

@@ -415,7 +415,13 @@ impl<C: Client> Publisher for NatsPublisher<C> {
         } else if is_full {
             return Err(Busy);
         } else {
-            self.pending.push_back(Pending::new(subject, tag, self.naming.name(tag, record), record, &self.value));
+            self.pending.push_back(Pending::new(
+                subject,
+                tag,
+                self.naming.name(tag, record),
+                record,
+                &self.value,
+            ));
         }
         self.in_flight += 1;
         Ok(())

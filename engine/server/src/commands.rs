@@ -8,11 +8,13 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 use rustix::fs::fstat;
+use signal_hook::consts::SIGXFSZ;
 
 use crate::{
     cli::{Cli, Command, ConfigAction, Sources, With},
@@ -29,7 +31,9 @@ use crate::{
 
 /// Runs the program; every error goes to standard error with the way out.
 pub fn main() -> ExitCode {
-    match dispatch() {
+    // A write beyond the process's limit of a file's size (RLIMIT_FSIZE) is an error then, as on a full disk, and not the end.
+    let beyond_limit = signal_hook::flag::register(SIGXFSZ, Arc::default());
+    match beyond_limit.map_err(Into::into).and_then(|_| dispatch()) {
         Ok(code) => code,
         // The reader (`head`) has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,

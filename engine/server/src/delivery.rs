@@ -532,7 +532,9 @@ impl Behind {
         }
         // One side is enough, if what the others miss can be listed.
         let is_stuck = |listing: &&Arc<SideStatus>| {
-            listing.is_known() && listing.is_open() && away.iter().any(|side| side.status.name == listing.name)
+            listing.is_known()
+                && listing.is_open()
+                && away.iter().any(|side| side.status.name == listing.name)
         };
         self.misses.lock().iter().find(is_stuck).and_then(|listing| listing.trouble())
     }

@@ -47,7 +47,11 @@ fn verify(directory: &Path) -> Result<ExitCode> {
     let mut damaged = 0;
     for report in &verified.segments {
         let path = report.path.display();
-        let offsets = format!("offsets {} to {}", report.first_offset, report.next_offset);
+        let offsets = if report.next_offset > report.first_offset {
+            format!("offsets {} to {}", report.first_offset, report.next_offset - 1)
+        } else {
+            format!("begins at offset {}", report.first_offset)
+        };
         match report.verdict {
             Verdict::Whole => {
                 writeln!(io::stdout(), "whole    {path}  {offsets}, {} messages", report.records)?

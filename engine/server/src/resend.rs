@@ -97,18 +97,25 @@ const MARK_EVERY: usize = 16;
 
 /// Shows the dead letters, or sends them once more.
 pub fn dead_letters(action: &DlqAction, directory: &Path, server: Server) -> Result<ExitCode> {
-    let folder = |given: &Option<PathBuf>| dead_letter_folder(given.as_deref().unwrap_or(directory));
+    let folder = |given: &Option<PathBuf>| {
+        if let Some(given) = given.as_ref().filter(|given| !given.is_dir()) {
+            bail!("--directory {}: there is no such folder", given.display());
+        }
+        Ok(dead_letter_folder(given.as_deref().unwrap_or(directory)))
+    };
     match action {
-        DlqAction::List { directory, json, .. } => list(&folder(directory), *json),
+        DlqAction::List { directory, json, .. } => list(&folder(directory)?, *json),
         DlqAction::Replay { directory, url, .. } => {
-            replay_dead_letters(&folder(directory), &server.or(url.as_deref()))
+            replay_dead_letters(&folder(directory)?, &server.or(url.as_deref()))
         }
     }
 }
 
 fn list(folder: &Path, as_json: bool) -> Result<ExitCode> {
     if !folder.is_dir() {
-        writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
+        if !as_json {
+            writeln!(io::stdout(), "no dead letters: there is no {}", folder.display())?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let (mut count, mut written) = (0, Ok(()));

@@ -65,9 +65,6 @@ enum Action {
         /// Messages a second, all keys together.
         #[arg(long = "load", default_value_t = 2000)]
         total: u64,
-        /// queued, durable or delivered.
-        #[arg(long, default_value = "delivered")]
-        level: String,
     },
     /// Two processes share a consumer group; one is killed, the other takes over.
     Group {
@@ -161,7 +158,7 @@ struct Run {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Action::Run(run) => ledger_test(&run),
-        Action::Outage { run, seconds, total, level } => outage_test(&run, seconds, total, &level),
+        Action::Outage { run, seconds, total } => outage_test(&run, seconds, total),
         Action::Group { run, seconds } => group_test(&run, seconds),
         Action::Damage(damage) => damage::run(&damage),
         Action::Compare { nats, kafka, stream, topic } => compare_sides(&nats, &stream, &kafka, &topic),
@@ -245,17 +242,13 @@ fn ledger_test(run: &Run) -> Result<bool> {
     Ok(clean)
 }
 
-fn outage_test(run: &Run, seconds: u64, rate: u64, level: &str) -> Result<bool> {
+fn outage_test(run: &Run, seconds: u64, rate: u64) -> Result<bool> {
     let folder = std::env::temp_dir().join(format!("ledger-outage-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let house = House::start(run, &folder, 1, false)?;
     // A moment to find its brokers.
     thread::sleep(Duration::from_secs(5));
-    let level = match level {
-        "queued" => "queued",
-        "durable" => "durable",
-        _ => "delivered",
-    };
+    let level = levels(run)[0];
     let victim = house.kafka.as_ref().or(house.nats.as_ref()).context("there is no broker to stop")?;
     let (before, during) = outage::run(&house.engines[0], victim, level, rate, seconds)?;
     println!("p99 during / before: {:.2}", during as f64 / before.max(1) as f64);
@@ -427,4 +420,14 @@ fn compare_sides(nats: &str, stream: &str, kafka: &str, topic: &str) -> Result<b
         }
     }
     Ok(left == right)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_can_be_asked_for() {
+        super::Cli::command().debug_assert();
+    }
 }

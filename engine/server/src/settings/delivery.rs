@@ -272,8 +272,12 @@ impl Delivery {
         let weak_kafka = self.providers.contains(&Provider::Kafka) && kafka_acks != "all";
         let log_is_a_side = self.queue_type == "composite" && self.providers.contains(&Provider::Log);
         let delivered = if !(brokers || log_is_a_side) {
+            let mend = match queue_type.as_str() {
+                "composite" => "put nats, kafka or log among composite.providers",
+                _ => "set QUEUE_TYPE to nats, kafka or composite",
+            };
             Some(format!(
-                "the level `delivered` cannot be reached with queue.type = {queue_type}: there is no broker; set QUEUE_TYPE to nats, kafka or composite"
+                "the level `delivered` cannot be reached with queue.type = {queue_type}: there is no broker; {mend}"
             ))
         } else if weak_kafka {
             Some(format!(
