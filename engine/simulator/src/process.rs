@@ -1,6 +1,12 @@
 //! One life of the process: the cores, the log's and the brokers' threads, each a thing to be given turns.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    path::PathBuf,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use brokers::{
     Pipeline, Publisher, Way,
@@ -208,6 +214,7 @@ impl Process {
     /// Whether everything that was accepted has come to an end, and every consumer has passed all of the log.
     pub fn is_at_rest(&self) -> bool {
         self.shards.iter().all(|shard| shard.in_flight() == 0)
+            && self.statuses.iter().all(|status| status.in_flight.load(Relaxed) == 0)
             && self.log.as_ref().is_none_or(|log| log.lags().iter().all(|(_, lag)| *lag == 0))
     }
 }

@@ -27,6 +27,12 @@ const DISK_BYTES: u64 = 64 << 20;
 const BEGINNING_MS: u64 = 1_700_000_000_000;
 /// Turns in which everything has to come to rest once nothing is wrong.
 const REST_TURNS: u32 = 30_000;
+/// Messages of the last life.
+const LAST_MESSAGES: u32 = 12;
+/// The same, of a few.
+const LAST_MESSAGES_MANY: u32 = 500;
+/// How often in a row the last life has to be seen at rest.
+const RESTS: u32 = 8;
 /// Turns in which an orderly end of the threads has to be over.
 const END_TURNS: u32 = 2_000;
 
@@ -528,9 +534,20 @@ impl World<'_> {
             Err(NoStart::PowerCut) => return violation("no start without damage", "the disk has no power"),
             Err(NoStart::Broken(violation)) => return Err(violation),
         };
+        // Nothing is in its way, so all of it has to be answered; now and then it is more than there are places for.
+        let mut left = if self.random.u8(0..32) == 0 { LAST_MESSAGES_MANY } else { LAST_MESSAGES };
+        let mut rests = 0;
         for turn in 0..REST_TURNS {
+            if left > 0 && self.random.bool() {
+                left -= 1;
+                self.send(&mut process, self.plan.lives.len())?;
+            }
             // A rest that is only seen from time to time is one, too.
-            if turn % 16 == 0 && process.is_at_rest() {
+            if turn % 16 == 0 {
+                rests = if left == 0 && process.is_at_rest() { rests + 1 } else { 0 };
+            }
+            // What another side has already may still be on its way to a slower one.
+            if rests >= RESTS {
                 self.look_at_dead_letters()?;
                 return self.ledger.check_end();
             }
