@@ -45,6 +45,9 @@ use crate::{
 
 /// Bytes of a pack, at most; never more than half of what the server takes.
 const PACK_BYTES_MAX: usize = 256 << 10;
+/// Bytes that are under way, at most, beside the one message that goes over it: with `nats.in_flight_max` alone the largest
+/// messages would take gigabytes.
+const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
 /// JetStream's answer to a publish.
 #[derive(Deserialize)]
@@ -76,6 +79,8 @@ pub struct NatsPublisher<C: Client = AsyncNats> {
     pending: VecDeque<Pending>,
     first: u64,
     in_flight: usize,
+    /// Bytes of all these.
+    bytes: usize,
     /// From here on to be sent, counted from the first.
     unsent: usize,
     /// Nothing is sent before.
@@ -131,6 +136,7 @@ impl<C: Client> NatsPublisher<C> {
             pending: VecDeque::new(),
             first: 0,
             in_flight: 0,
+            bytes: 0,
             unsent: 0,
             hold: None,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
@@ -259,8 +265,9 @@ impl<C: Client> NatsPublisher<C> {
         pending.done = true;
         self.in_flight -= pending.len();
         acks.extend(pending.take_tags().map(|tag| Ack { tag, outcome: outcome.clone() }));
-        while self.pending.front().is_some_and(|pending| pending.done) {
-            self.pending.pop_front();
+        while let Some(done) = self.pending.pop_front_if(|pending| pending.done) {
+            // What is between the records of a pack counts with the one before it.
+            self.bytes -= done.bytes() + 1;
             self.first += 1;
             self.unsent = self.unsent.saturating_sub(1);
         }
@@ -390,6 +397,9 @@ impl<C: Client> Publisher for NatsPublisher<C> {
             return Err(Busy);
         };
         let (records_max, bytes_max) = (self.config.pack_messages, pack_bytes_max(session));
+        if self.bytes >= IN_FLIGHT_BYTES_MAX {
+            return Err(Busy);
+        }
         let is_full = self.pending.len() >= self.config.in_flight_max;
         if is_full && !self.pending.back().is_some_and(|last| last.has_room(0, records_max, bytes_max)) {
             return Err(Busy);
@@ -402,6 +412,7 @@ impl<C: Client> Publisher for NatsPublisher<C> {
             }
             self.pending.push_back(Pending::raw(subject, tag, self.naming.name(tag, record), record));
             self.in_flight += 1;
+            self.bytes += record.payload.len() + 1;
             return Ok(());
         }
         self.value.clear();
@@ -424,6 +435,7 @@ impl<C: Client> Publisher for NatsPublisher<C> {
             ));
         }
         self.in_flight += 1;
+        self.bytes += self.value.len() + 1;
         Ok(())
     }
 

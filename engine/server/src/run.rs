@@ -492,6 +492,7 @@ fn finish(
         consumed,
         processed = worked.processed,
         failed = worked.failed,
+        repeated = worked.repeated,
         kept = behind.kept(),
         connections_cut = end.cut,
         "stopped"

@@ -332,6 +332,31 @@ fn a_log_that_was_set_back_sends_other_records_from_the_same_places_and_all_are_
 }
 
 #[test]
+fn what_is_under_way_has_a_bound_in_bytes_and_gives_its_room_back() {
+    let Some(broker) = Broker::start() else { return };
+    broker.make_stream(config());
+    for pack_messages in [1, 8] {
+        let mut publisher = broker.publisher(pack_messages);
+        let payload = vec![b'x'; 200_000];
+        let mut taken = 0;
+        for round in 0..2 {
+            let begun = taken;
+            let mut take = |number: &u64| {
+                let id = format!("{pack_messages} {number:05}");
+                publisher
+                    .publish(*number, &Record { id: id.as_bytes(), payload: &payload, ..Record::default() })
+            };
+            taken += (taken..1024).take_while(|number| take(number).is_ok()).count() as u64;
+            let bytes = (taken - begun) as usize * 200_000;
+            // Written in base64, they are a third longer.
+            assert!((40 << 20..60 << 20).contains(&bytes), "round {round}: {bytes}");
+            assert_eq!(refused(&decide(&mut publisher)), []);
+        }
+        assert_eq!(publisher.bytes, 0);
+    }
+}
+
+#[test]
 fn a_full_stream_buries_nothing_and_goes_on_in_order() {
     let Some(broker) = Broker::start() else { return };
     broker.make_stream(Config { max_messages: 10, ..config() });

@@ -296,6 +296,14 @@ fn delivery(house: &House, families: &mut Vec<Family>) {
     );
     families.extend(
         Family::counter(
+            "tidegate_messages_repeated_total",
+            "Messages that came to the workers again, from another side or once more from a broker, and were not worked on twice.",
+        )
+        .count(&[], behind.worked().repeated)
+        .finish(),
+    );
+    families.extend(
+        Family::counter(
             "tidegate_processing_attempts_failed_total",
             "Attempts of the workers at a message that came to nothing; a message that a broker brought is tried five times.",
         )
