@@ -97,16 +97,12 @@ const MARK_EVERY: usize = 16;
 
 /// Shows the dead letters, or sends them once more.
 pub fn dead_letters(action: &DlqAction, directory: &Path, server: Server) -> Result<ExitCode> {
-    let folder = |given: &Option<PathBuf>| {
-        if let Some(given) = given.as_ref().filter(|given| !given.is_dir()) {
-            bail!("--directory {}: there is no such folder", given.display());
-        }
-        Ok(dead_letter_folder(given.as_deref().unwrap_or(directory)))
-    };
+    // There need not be one: it is made with the first dead letter.
+    let folder = |given: &Option<PathBuf>| dead_letter_folder(given.as_deref().unwrap_or(directory));
     match action {
-        DlqAction::List { directory, json, .. } => list(&folder(directory)?, *json),
+        DlqAction::List { directory, json, .. } => list(&folder(directory), *json),
         DlqAction::Replay { directory, url, .. } => {
-            replay_dead_letters(&folder(directory)?, &server.or(url.as_deref()))
+            replay_dead_letters(&folder(directory), &server.or(url.as_deref()))
         }
     }
 }

@@ -483,12 +483,20 @@ fn a_message_that_waits_for_a_frozen_broker_grows_old_until_it_goes_on() {
     });
     assert_eq!(age(), 0.0);
     nats.pause();
-    let mut peer = Peer::connect(server.gateway());
-    peer.send(format!(
-        "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    ));
-    eventually("it is two seconds old", || (age() >= 2.0).then_some(()));
+    let mut waiting = Vec::new();
+    eventually("one is two seconds old", || {
+        let age = age();
+        if age == 0.0 {
+            // A server that is being stopped may still answer one.
+            let mut peer = Peer::connect(server.gateway());
+            peer.send(format!(
+                "POST /api/v1/ingest HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ));
+            waiting.push(peer);
+        }
+        (age >= 2.0).then_some(())
+    });
     nats.resume();
     eventually("it has gone on", || (age() == 0.0).then_some(()));
 }
