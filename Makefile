@@ -45,10 +45,9 @@ run: ## Start the server
 fmt: ## Format
 	$(CARGO) fmt --all
 
-lint: ## Formatting, clippy, and which way modules depend on each other, as CI has it
+lint: ## Formatting and clippy, as CI has it
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	$(CARGO) run --quiet --package xtask -- structure
 
 loom: ## Explore the interleavings of everything two cores share
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(TARGET)/loom $(CARGO) test --package loom-tests --profile loom

@@ -343,6 +343,11 @@ mod tests {
     }
 
     #[test]
+    fn this_tree_has_no_circle_that_is_not_known() {
+        check(&crate::root()).unwrap();
+    }
+
+    #[test]
     fn a_circle_is_found_through_a_use_a_path_and_a_re_export() {
         let krate = krate(&[
             ("", "mod a; mod b; mod c; mod d; pub use self::c::Thing;"),

@@ -223,7 +223,7 @@ fn a_message_in_kafka_has_its_key_and_headers_and_its_offset_is_committed_when_i
 }
 
 /// How often what is ready is asked, one time after the other, for longer than a broker's silence is noticed in.
-const ASKED: usize = 60;
+const ASKED: usize = 40;
 
 #[test]
 fn a_dead_letter_that_cannot_be_kept_keeps_the_server_from_being_ready_until_it_can() {
