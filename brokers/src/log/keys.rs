@@ -468,10 +468,17 @@ impl Log {
                 self.disk().remove(&path_of(&folder, file.first_offset))?;
                 return Ok(None);
             }
-            let open = self.disk().open(&path_of(&folder, file.first_offset), Open::Write)?;
-            open.sync_all()?;
-            self.disk().sync_folder(&folder)?;
-            return Ok(None);
+            let path = path_of(&folder, file.first_offset);
+            let synced = self.disk().open(&path, Open::Write).and_then(|open| {
+                open.sync_all()?;
+                self.disk().sync_folder(&folder)
+            });
+            if synced.is_err() {
+                // A later sync would say nothing of what this one has left out: it is written anew, from the segment.
+                state.drop_keys(file.first_offset);
+                let _ = self.disk().remove(&path);
+            }
+            return synced.map(|()| None);
         }
         if is_older(next.created_ms, keeping.repeats.age) {
             return Ok(None);
