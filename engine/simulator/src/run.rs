@@ -33,6 +33,8 @@ const LAST_MESSAGES: u32 = 12;
 const LAST_MESSAGES_MANY: u32 = 500;
 /// How often in a row the last life has to be seen at rest.
 const RESTS: u32 = 8;
+/// The same where one side is enough and there is no log: what waits for the slower one is nowhere to be seen.
+const RESTS_OF_A_SLOWER_SIDE: u32 = 40;
 /// Turns in which an orderly end of the threads has to be over.
 const END_TURNS: u32 = 2_000;
 
@@ -536,6 +538,8 @@ impl World<'_> {
         };
         // Nothing is in its way, so all of it has to be answered; now and then it is more than there are places for.
         let mut left = if self.random.u8(0..32) == 0 { LAST_MESSAGES_MANY } else { LAST_MESSAGES };
+        let shape = self.shape();
+        let enough = if shape.best_effort && !shape.has_log() { RESTS_OF_A_SLOWER_SIDE } else { RESTS };
         let mut rests = 0;
         for turn in 0..REST_TURNS {
             if left > 0 && self.random.bool() {
@@ -547,7 +551,7 @@ impl World<'_> {
                 rests = if left == 0 && process.is_at_rest() { rests + 1 } else { 0 };
             }
             // What another side has already may still be on its way to a slower one.
-            if rests >= RESTS {
+            if rests >= enough {
                 self.look_at_dead_letters()?;
                 return self.ledger.check_end();
             }
