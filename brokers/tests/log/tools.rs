@@ -36,6 +36,29 @@ fn repair_copies_the_damage_aside_and_says_exactly_what_is_lost() {
 }
 
 #[test]
+fn repair_of_a_segment_among_others_keeps_all_of_it_but_the_damage() {
+    let folder = Folder::new();
+    let long = "z".repeat(20 << 10);
+    {
+        let (log, _) = folder.open().unwrap();
+        let mut writer = writer(&log);
+        for _ in 0..9 {
+            append(&mut writer, &[long.as_str()]);
+        }
+    }
+    let segments = folder.segments();
+    assert!(segments.len() > 2, "{segments:?}");
+    let mut bytes = fs::read(&segments[0]).unwrap();
+    bytes[1 << 10] ^= 0x40; // in the payload of offset 0
+    fs::write(&segments[0], &bytes).unwrap();
+    let repaired =
+        offline::repair(&brokers::disk::Machine, folder.path(), &folder.path().join("salvage")).unwrap();
+    assert_eq!(repaired[0].lost, [(0, 1)]);
+    let offsets: Vec<u64> = read(&folder.open().unwrap().0).into_iter().map(|(offset, _)| offset).collect();
+    assert_eq!(offsets, (1..9).collect::<Vec<_>>());
+}
+
+#[test]
 fn dump_shows_every_message_once() {
     let folder = Folder::new();
     for _ in 0..2 {
