@@ -29,7 +29,7 @@ const BEGINNING_MS: u64 = 1_700_000_000_000;
 const REST_TURNS: u32 = 30_000;
 /// Messages of the last life.
 const LAST_MESSAGES: u32 = 12;
-/// The same, of a few.
+/// The same, in a few runs: more than there are places for.
 const LAST_MESSAGES_MANY: u32 = 500;
 /// How often in a row the last life has to be seen at rest.
 const RESTS: u32 = 8;
@@ -158,7 +158,7 @@ impl World<'_> {
             let sends = left > 0 && self.random.u32(0..life.steps - step) < left;
             if sends {
                 left -= 1;
-                self.send(&mut process, number)?;
+                self.send(&mut process, number, true)?;
             }
             self.turn(&mut process)?;
             if self.disk.is_off() {
@@ -240,12 +240,13 @@ impl World<'_> {
         }
     }
 
-    /// A message, or a repeat, is sent to some core.
-    fn send(&mut self, process: &mut Process, life: usize) -> Result<(), Violation> {
+    /// A message, or with `repeats` perhaps one that was sent before, is sent to some core.
+    fn send(&mut self, process: &mut Process, life: usize, repeats: bool) -> Result<(), Violation> {
         let cores = process.shards.len();
         let home = self.random.usize(0..cores);
-        let repeated =
-            (self.random.u8(0..4) == 0).then(|| self.ledger.one_with_id(&mut self.random, 20)).flatten();
+        let repeated = (self.random.u8(0..4) == 0 && repeats)
+            .then(|| self.ledger.one_with_id(&mut self.random, 20))
+            .flatten();
         let number = match repeated {
             Some(number) => number,
             None => {
@@ -536,15 +537,17 @@ impl World<'_> {
             Err(NoStart::PowerCut) => return violation("no start without damage", "the disk has no power"),
             Err(NoStart::Broken(violation)) => return Err(violation),
         };
-        // Nothing is in its way, so all of it has to be answered; now and then it is more than there are places for.
-        let mut left = if self.random.u8(0..32) == 0 { LAST_MESSAGES_MANY } else { LAST_MESSAGES };
+        // Nothing is in its way, so all of it has to be answered.
+        let are_many = self.random.u8(0..32) == 0;
+        let mut left = if are_many { LAST_MESSAGES_MANY } else { LAST_MESSAGES };
         let shape = self.shape();
         let enough = if shape.best_effort && !shape.has_log() { RESTS_OF_A_SLOWER_SIDE } else { RESTS };
         let mut rests = 0;
         for turn in 0..REST_TURNS {
             if left > 0 && self.random.bool() {
                 left -= 1;
-                self.send(&mut process, self.plan.lives.len())?;
+                // Among many one waits in the queue for longer than the shortest window lasts.
+                self.send(&mut process, self.plan.lives.len(), !are_many)?;
             }
             // A rest that is only seen from time to time is one, too.
             if turn % 16 == 0 {
