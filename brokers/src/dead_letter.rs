@@ -336,13 +336,16 @@ impl DeadLetters {
     }
 
     fn full_text(&self, store: &Store) -> String {
-        // The disk's own trouble; of the log's limit the settings have another name here.
         let why = match store.writer.health() {
-            Health::Failed(why) => format!(": {why}"),
-            Health::Full(_) | Health::Writing => String::new(),
+            // Its own limit, which the log calls by the name that this setting has there.
+            Health::Full(_) if store.log.bytes() + self.config.segment_bytes > self.config.bytes_max => {
+                String::new()
+            }
+            Health::Full(why) | Health::Failed(why) => format!(": {why}"),
+            Health::Writing => String::new(),
         };
         format!(
-            "the dead letters in {} are full (dead_letter.bytes_max = {}, or its disk){why}; replay them with `tidegate dlq replay`, \
+            "the dead letters in {} are full (dead_letter.bytes_max = {}){why}; replay them with `tidegate dlq replay`, \
              raise dead_letter.bytes_max, or set dead_letter.when_full = drop_oldest",
             self.config.directory.display(),
             self.config.bytes_max
@@ -644,6 +647,7 @@ mod tests {
         assert!((9..=20).contains(&kept), "{kept}");
         let why = append(&letters).unwrap_err();
         assert!(why.contains("dead_letter.bytes_max = 20480") && why.contains("when_full"), "{why}");
+        assert!(!why.contains("data."), "only its own settings are named: {why}");
         letters.maintain();
         assert!(letters.bytes() > 4 * 4096 && letters.dropped() == 0);
         mark_replayed(&Machine, &folder, kept).unwrap();
