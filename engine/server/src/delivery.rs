@@ -84,8 +84,10 @@ pub struct Behind {
     queue_bytes_max: usize,
     /// The log, if there is one.
     pub log: Option<Log>,
-    /// Looks for damage in what it keeps.
+    /// Looks for damage in what it keeps; only the thread that watches has a use for it.
     scrub: Option<Mutex<Scrub>>,
+    /// Segments of the log that were found damaged when they were read again.
+    pub damaged_segments: AtomicU64,
     /// The brokers.
     pub brokers: Vec<Broker>,
     /// The process that everything is sent on to, if there is one.
@@ -175,6 +177,7 @@ impl Behind {
             }),
             queue_bytes_max: settings.queue_bytes_max,
             scrub: log.clone().map(|log| Mutex::new(Scrub::new(log))),
+            damaged_segments: AtomicU64::new(0),
             log,
             gate: Arc::default(),
             failed: AtomicBool::new(false),
@@ -565,14 +568,13 @@ impl Behind {
         {
             tracing::error!(%error, "the log cannot be tidied up; nothing is deleted meanwhile");
         }
-        if let Some(error) = self.scrub.as_ref().and_then(|scrub| scrub.lock().look(SCRUB_BYTES)) {
-            tracing::error!(%error, "a check of what the log keeps has found damage");
+        if let Some(scrub) = &self.scrub {
+            let mut scrub = scrub.lock();
+            if let Some(error) = scrub.look(SCRUB_BYTES) {
+                tracing::error!(%error, "a check of what the log keeps has found damage");
+            }
+            self.damaged_segments.store(scrub.damaged() as u64, Ordering::Relaxed);
         }
-    }
-
-    /// Segments of the log that were found damaged when they were read again; `None` without a log.
-    pub fn damaged_segments(&self) -> Option<usize> {
-        self.scrub.as_ref().map(|scrub| scrub.lock().damaged())
     }
 
     /// Takes nothing more from brokers; while the cores still work.

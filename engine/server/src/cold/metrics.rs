@@ -340,7 +340,7 @@ fn delivery(house: &House, families: &mut Vec<Family>) {
             "tidegate_log_damaged_segments",
             "Segments of the log that were found damaged when they were read again; a check reads 1 MiB a second.",
         );
-        let damaged = damaged.level(&[], behind.damaged_segments().unwrap_or_default() as f64);
+        let damaged = damaged.level(&[], behind.damaged_segments.load(Relaxed) as f64);
         families.extend([bytes, next, age, sync, lag, damaged].into_iter().filter_map(Family::finish));
     }
     let counter = |name: &str, help: &str, of: &dyn Fn(&SideStatus) -> &AtomicU64| {
